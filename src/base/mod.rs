@@ -1,0 +1,12 @@
+//! Floor 0: values that every floor shares. Touches nothing.
+
+pub mod amount;
+pub mod codec;
+pub mod digest;
+pub mod keyspace;
+pub mod limit;
+pub mod peer;
+pub mod range;
+pub mod text;
+pub mod time;
+pub mod units;

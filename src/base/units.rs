@@ -1,0 +1,1 @@
+//! Amounts as people write them: `20 GiB`, `10 Mbit/s`, `300 ms`.

@@ -1,0 +1,1 @@
+//! Floor 9: commands: assembly and talk with the user.

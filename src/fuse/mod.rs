@@ -1,0 +1,1 @@
+//! Floor 7: the door to the kernel: fuser, mounting and unmounting.

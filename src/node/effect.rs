@@ -1,0 +1,157 @@
+//! What the node machine wants done.
+
+use super::input::{JobId, WantId};
+use crate::base::digest::ChunkId;
+use crate::base::peer::{Contact, PeerId};
+use crate::base::range::SliceRange;
+use crate::base::time::Instant;
+use crate::wire::message::{CallFailure, Demand, Fetch, Located, Refusal, Request, Response};
+
+/// Names a call of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// Names a request of a peer until it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Ask a peer, over the open link to it or by dialling its addresses. Ends with `Input::Answered`. For `Request::Fetch`
+    /// the shell verifies each slice against the outline, stores it, and reports `Input::Delivered` as it goes.
+    Call {
+        /// Its name.
+        call: CallId,
+        /// Whom.
+        to: Contact,
+        /// What.
+        request: Request,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// Give a call up; its `Input::Answered` (`Cancelled`, or a result that crossed) still comes.
+    Cancel {
+        /// Which.
+        call: CallId,
+    },
+    /// Answer a request.
+    Answer {
+        /// Which.
+        token: Token,
+        /// With what.
+        response: Response,
+    },
+    /// Answer a fetch from the store; if the store lacks any of the slices, answer `otherwise`.
+    Serve {
+        /// Which.
+        token: Token,
+        /// What was asked.
+        fetch: Fetch,
+        /// How often it is asked for.
+        demand: Demand,
+        /// The referral or refusal when it is not held.
+        otherwise: Response,
+    },
+    /// Answer a locate: fill in `located.held` from the store first.
+    AnswerLocated {
+        /// Which.
+        token: Token,
+        /// The chunks asked for.
+        chunks: Vec<ChunkId>,
+        /// What the machine knows of other holders.
+        located: Located,
+    },
+    /// Of an accepted host offer: reserve and mark as hosted in the store, so that eviction spares them until `until`.
+    /// The machine then pulls them by itself (`Call` with `Fetch`).
+    Keep {
+        /// Chunk and length.
+        chunks: Vec<(ChunkId, u32)>,
+        /// On whose behalf.
+        owner: PeerId,
+        /// Seconds from now.
+        lease: u32,
+    },
+    /// A want ended.
+    WantDone {
+        /// Which.
+        want: WantId,
+        /// All wanted slices, or k shards that give them, are in the store; or why not.
+        result: Result<WantOk, WantFailure>,
+    },
+    /// Progress of a publish job.
+    Published {
+        /// Which.
+        job: JobId,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// Answer to `Command::Locate`.
+    Located {
+        /// Which.
+        want: WantId,
+        /// For each chunk, in order: who is known to hold it.
+        holders: Vec<(ChunkId, Vec<Contact>)>,
+    },
+    /// Contacts worth remembering across a restart, the best first (at most a few hundred; sent now and then).
+    Remember(Vec<Contact>),
+    /// A peer did something that an honest one does not. Close its links and do not dial it until told.
+    Drop {
+        /// Who.
+        peer: PeerId,
+        /// What it did.
+        why: &'static str,
+    },
+}
+
+/// What a finished want brought.
+#[derive(Debug, Clone, Default)]
+pub struct WantOk {
+    /// Slices now in the store, by index into the stripe's chunks: either those wanted, or the same slices of k others.
+    pub have: Vec<(u8, SliceRange)>,
+    /// Who delivered, the best first: pass them as `likely` with the tree's next want.
+    pub providers: Vec<Contact>,
+}
+
+/// Why a want failed, in full, for `tornet why`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantFailure {
+    /// The class, for errno.
+    pub kind: WantFailureKind,
+    /// Chunks that could not be had, with what was tried for each.
+    pub missing: Vec<(ChunkId, Vec<(PeerId, CallFailure)>)>,
+    /// How many shards of the stripe were found, and how many are needed.
+    pub found: u8,
+    /// k.
+    pub needed: u8,
+}
+
+/// Class of a failed want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WantFailureKind {
+    /// No peer in time.
+    Timeout,
+    /// Peers were found, and all they had was damaged.
+    Damaged,
+    /// All peers in reach were asked and too few shards exist.
+    NotFound,
+    /// Over the price limit of the user.
+    Price(Refusal),
+}
+
+/// How far a publish job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Chunk copies that peers confirmed to hold.
+    pub hosted: u64,
+    /// Chunk copies wanted.
+    pub wanted: u64,
+    /// Distinct hosts of the worst-off group.
+    pub hosts_min: u16,
+    /// Distinct hosts that this group should have.
+    pub hosts_wanted: u16,
+    /// Chunks announced in their neighbourhood.
+    pub announced: u64,
+    /// Chunks to announce.
+    pub to_announce: u64,
+}

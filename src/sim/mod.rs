@@ -1,0 +1,1 @@
+//! Floor 5: a simulated world for the same node machine: many nodes, one seed.

@@ -1,0 +1,1 @@
+//! Floor 6: the meaning of file operations: own tree, references, control files.

@@ -1,0 +1,219 @@
+//! All messages. Layouts, limits and examples stand in `FORMAT.md`.
+
+use crate::base::amount::Msat;
+use crate::base::digest::ChunkId;
+use crate::base::keyspace::Key;
+use crate::base::peer::{Contact, PeerId};
+use crate::base::range::SliceRange;
+use std::net::SocketAddr;
+
+/// What one peer asks of another. One to a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// First on every new link, from both sides.
+    Hello(Hello),
+    /// The contacts closest to a key that the peer knows.
+    Find {
+        /// Where in the key space.
+        key: Key,
+    },
+    /// Who holds these chunks: the peer itself, peers it heard of, or contacts closer to the first of them.
+    Locate {
+        /// At most `limit::IDS_MAX`, not empty.
+        chunks: Vec<ChunkId>,
+    },
+    /// Slices of one chunk.
+    Fetch(Fetch),
+    /// The sender holds these chunks; to be kept until it expires.
+    Announce {
+        /// At most `limit::IDS_MAX`.
+        chunks: Vec<ChunkId>,
+        /// Seconds from now, at most a day and a half.
+        ttl: u32,
+    },
+    /// Would the peer keep these chunks? It answers which, and pulls them from the sender.
+    Host(Host),
+    /// Cumulative signed receipt: place kept for the credit issue; refused by this version.
+    Receipt(Vec<u8>),
+    /// Invoice or payment notice: place kept for the credit issue; refused by this version.
+    Payment(Vec<u8>),
+    /// Relay and hole punching: place kept for the reach issue; refused by this version.
+    Reach(Vec<u8>),
+}
+
+/// What a peer says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Program and version, at most 64 bytes, for logs only.
+    pub agent: String,
+    /// Addresses at which the sender believes it can be reached (port matters most).
+    pub addrs: Vec<SocketAddr>,
+    /// Proof-of-work nonce for the sender's rank; 0 means none.
+    pub rank_nonce: u64,
+    /// What the sender charges. All zero in this version.
+    pub price: Price,
+    /// Bit set of `capability` values.
+    pub capabilities: u64,
+    /// The address from which the sender sees the receiver.
+    pub observed: Option<SocketAddr>,
+}
+
+/// Bits of `Hello::capabilities`.
+pub mod capability {
+    /// Keeps provider records for others and answers look-ups.
+    pub const ROUTES: u64 = 1;
+    /// Accepts host offers.
+    pub const HOSTS: u64 = 2;
+}
+
+/// A seller's posted price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Price {
+    /// For each MiB delivered.
+    pub per_mib: Msat,
+    /// For each request answered.
+    pub per_request: Msat,
+}
+
+/// A request for slices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// Of which chunk.
+    pub chunk: ChunkId,
+    /// Which slices; `count` 0 asks for the outline alone.
+    pub slices: SliceRange,
+    /// Whether to send the outline (the slice hashes that prove every slice) first.
+    pub outline: bool,
+    /// The most that the asker will pay for this answer.
+    pub ceiling: Msat,
+}
+
+/// An offer to pay for hosting (free of charge in this version).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Chunk and its length in bytes; at most `limit::IDS_MAX`.
+    pub chunks: Vec<(ChunkId, u32)>,
+    /// How long, in seconds from now.
+    pub lease: u32,
+    /// Offered for each MiB and day.
+    pub price: Msat,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// To `Hello`: the same about the answering side.
+    Hello(Hello),
+    /// To `Find`.
+    Found {
+        /// At most `limit::CONTACTS_MAX`.
+        contacts: Vec<Contact>,
+    },
+    /// To `Locate`.
+    Located(Located),
+    /// To `Fetch`; the outline (if asked for) and the slices' bytes follow on the stream.
+    Slices(Slices),
+    /// To `Fetch`, when the peer does not hold (all of) what was asked.
+    Referral {
+        /// Peers that announced the chunk here.
+        holders: Vec<Contact>,
+        /// Contacts closer to the chunk than the answering peer.
+        closer: Vec<Contact>,
+        /// How often it is asked for.
+        demand: Demand,
+    },
+    /// To `Announce`: how many were kept.
+    Announced {
+        /// Of the announced chunks, from the front.
+        kept: u32,
+    },
+    /// To `Host`: bit i set when the i-th chunk of the offer is accepted.
+    Hosting {
+        /// Little-endian bit set, as many bits as chunks were offered.
+        accepted: Vec<u8>,
+    },
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+/// Answer to `Locate`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Located {
+    /// Bit i set: the answering peer holds all of the i-th chunk itself.
+    pub held: Vec<u8>,
+    /// Contacts that `providers` points into; at most 255.
+    pub contacts: Vec<Contact>,
+    /// (index of chunk, index into `contacts`): that contact announced that chunk.
+    pub providers: Vec<(u16, u8)>,
+    /// Contacts closer to the first chunk than the answering peer; at most `limit::CONTACTS_MAX`.
+    pub closer: Vec<Contact>,
+}
+
+/// How slices are announced before they follow on the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slices {
+    /// Length of the whole chunk in bytes; proved by outline and slices.
+    pub chunk_len: u32,
+    /// Which slices follow: those asked for, cut at the chunk's end.
+    pub slices: SliceRange,
+    /// Whether the outline stands before them (32 bytes for each slice of the whole chunk; nothing when it has only one).
+    pub outline: bool,
+    /// What this answer costs.
+    pub charge: Msat,
+    /// How often the chunk is asked for here.
+    pub demand: Demand,
+}
+
+/// Popularity of a chunk as one peer sees it: decayed counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// Requests in the last hour, decayed.
+    pub asked: u32,
+    /// Searches for it that found nothing.
+    pub missed: u32,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The message is not one that this version knows.
+    Unknown,
+    /// It does not decode, or breaks a limit.
+    Malformed,
+    /// Too much to do; ask again later.
+    Busy,
+    /// No space or quota for it.
+    Full,
+    /// The asker owes more than its credit line.
+    CreditLimit,
+    /// The price is over the ceiling of the request.
+    Price,
+    /// The asker is not welcome here.
+    Denied,
+}
+
+/// A failed call, as the asking side sees it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallFailure {
+    /// No link could be opened.
+    #[error("peer {0} cannot be reached")]
+    Unreachable(PeerId),
+    /// No answer in time.
+    #[error("no answer in time")]
+    Timeout,
+    /// The link ended first.
+    #[error("the link ended")]
+    LinkLost,
+    /// It refused.
+    #[error("refused: {0:?}")]
+    Refused(Refusal),
+    /// What it sent does not decode, or is not what was asked for: its fault.
+    #[error("a false answer: {0}")]
+    False(&'static str),
+    /// Our own store could not take it: not the peer's fault.
+    #[error("the local store failed")]
+    Store,
+    /// We cancelled it.
+    #[error("cancelled")]
+    Cancelled,
+}

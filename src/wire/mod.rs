@@ -1,0 +1,4 @@
+//! Floor 1: the messages between peers. One request and one answer to each QUIC stream; bytes in, typed values out.
+
+pub mod close;
+pub mod message;
