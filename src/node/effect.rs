@@ -1,15 +1,12 @@
 //! What the node machine wants done.
 
-use super::input::{JobId, WantId};
+use super::input::JobId;
 use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
-use crate::base::range::SliceRange;
 use crate::base::time::Instant;
-use crate::wire::message::{CallFailure, Demand, Fetch, Located, Refusal, Request, Response};
-
-/// Names a call of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallId(pub u64);
+pub use crate::fetch::want::{WantFailure, WantFailureKind, WantId, WantOk};
+pub use crate::wire::call::CallId;
+use crate::wire::message::{Demand, Fetch, Located, Request, Response};
 
 /// Names a request of a peer until it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,41 +99,6 @@ pub enum Effect {
         /// What it did.
         why: &'static str,
     },
-}
-
-/// What a finished want brought.
-#[derive(Debug, Clone, Default)]
-pub struct WantOk {
-    /// Slices now in the store, by index into the stripe's chunks: either those wanted, or the same slices of k others.
-    pub have: Vec<(u8, SliceRange)>,
-    /// Who delivered, the best first: pass them as `likely` with the tree's next want.
-    pub providers: Vec<Contact>,
-}
-
-/// Why a want failed, in full, for `tornet why`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantFailure {
-    /// The class, for errno.
-    pub kind: WantFailureKind,
-    /// Chunks that could not be had, with what was tried for each.
-    pub missing: Vec<(ChunkId, Vec<(PeerId, CallFailure)>)>,
-    /// How many shards of the stripe were found, and how many are needed.
-    pub found: u8,
-    /// k.
-    pub needed: u8,
-}
-
-/// Class of a failed want.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WantFailureKind {
-    /// No peer in time.
-    Timeout,
-    /// Peers were found, and all they had was damaged.
-    Damaged,
-    /// All peers in reach were asked and too few shards exist.
-    NotFound,
-    /// Over the price limit of the user.
-    Price(Refusal),
 }
 
 /// How far a publish job is.

@@ -1,11 +1,13 @@
 //! What the node machine is told.
 
-use super::effect::{CallId, Token};
+use super::effect::Token;
 use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
-use crate::wire::message::{CallFailure, Request, Response, Slices};
+pub use crate::fetch::want::{Urgency, Want, WantId};
+pub use crate::wire::call::{Answer, CallId};
+use crate::wire::message::{CallFailure, Request};
 use std::net::SocketAddr;
 
 /// One event.
@@ -57,24 +59,6 @@ pub enum Input {
     Command(Command),
 }
 
-/// How a call ended well.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// An answer without slices.
-    Message(Response),
-    /// A fetch whose slices were all verified and stored.
-    Fetched {
-        /// The header that came before them.
-        header: Slices,
-        /// Bytes received, for the peer's measured rate.
-        bytes: u64,
-    },
-}
-
-/// Names a want until it is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WantId(pub u64);
-
 /// Names a publish job until it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
@@ -103,40 +87,6 @@ pub enum Command {
         /// When to give up.
         deadline: Instant,
     },
-}
-
-/// Slices of the chunks of one stripe, or of a lone chunk (k = 1, one id: manifests, directories, short files).
-#[derive(Debug, Clone)]
-pub struct Want {
-    /// Its name.
-    pub id: WantId,
-    /// All chunk ids of the stripe, data first, then parity.
-    pub chunks: Vec<ChunkId>,
-    /// How many of them are data (k): any k of them give the wanted slices.
-    pub data: u8,
-    /// Length of each of them in bytes; 0 when not known (a root): then `needs` is taken as "all slices".
-    pub chunk_len: u32,
-    /// Which slices of which data chunks (index below k) are missing here.
-    pub needs: Vec<(u8, SliceRange)>,
-    /// Slices that the store has already, by index: usable for rebuilding.
-    pub have: Vec<(u8, SliceRange)>,
-    /// What it is for.
-    pub urgency: Urgency,
-    /// When it fails with `WantFailure::Timeout`.
-    pub deadline: Instant,
-    /// Peers that delivered other chunks of the same tree, the best first.
-    pub likely: Vec<Contact>,
-}
-
-/// Order among wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Urgency {
-    /// A reader waits for it.
-    Reader,
-    /// A reader will probably want it soon.
-    Ahead,
-    /// Pins, warm-up, hosting.
-    Bulk,
 }
 
 /// A tree's chunks to be hosted.
