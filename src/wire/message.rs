@@ -7,6 +7,15 @@ use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use std::net::SocketAddr;
 
+/// Longest text in `Hello::agent`; printable ASCII.
+pub const HELLO_AGENT_BYTES_MAX: usize = 64;
+/// Longest life of a provider record: a day and a half.
+pub const TTL_SECONDS_MAX: u32 = 36 * 3600;
+/// Longest body of a message whose place is only kept.
+pub const OPAQUE_BYTES_MAX: usize = 4096;
+/// Most contacts that the providers of one `Located` point into.
+pub const LOCATED_CONTACTS_MAX: usize = 255;
+
 /// What one peer asks of another. One to a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -26,7 +35,7 @@ pub enum Request {
     Fetch(Fetch),
     /// The sender holds these chunks; to be kept until it expires.
     Announce {
-        /// At most `limit::IDS_MAX`.
+        /// At most `limit::IDS_MAX`, not empty.
         chunks: Vec<ChunkId>,
         /// Seconds from now, at most a day and a half.
         ttl: u32,
@@ -91,7 +100,7 @@ pub struct Fetch {
 /// An offer to pay for hosting (free of charge in this version).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// Chunk and its length in bytes; at most `limit::IDS_MAX`.
+    /// Chunk and its length in bytes; at most `limit::IDS_MAX`, not empty.
     pub chunks: Vec<(ChunkId, u32)>,
     /// How long, in seconds from now.
     pub lease: u32,

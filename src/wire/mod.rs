@@ -2,4 +2,5 @@
 
 pub mod call;
 pub mod close;
+pub mod codec;
 pub mod message;

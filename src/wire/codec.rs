@@ -1,0 +1,710 @@
+//! Messages as bytes: a version byte, a type byte, the fields. Decoding is total and canonical: what decodes encodes to the
+//! same bytes. Encoding cuts lists and texts at their limits, so that nothing is sent that the other side would refuse.
+
+use super::message::{
+    Demand, Fetch, HELLO_AGENT_BYTES_MAX, Hello, Host, LOCATED_CONTACTS_MAX, Located, OPAQUE_BYTES_MAX, Price, Refusal,
+    Request, Response, Slices, TTL_SECONDS_MAX,
+};
+use crate::base::amount::Msat;
+use crate::base::codec::{DecodeError, Reader, Writer};
+use crate::base::digest::ChunkId;
+use crate::base::keyspace::Key;
+use crate::base::limit::{
+    CHUNK_BYTES_MAX, CHUNK_SLICES_MAX, CONTACT_ADDRS_MAX, CONTACTS_MAX, IDS_MAX, MESSAGE_BYTES_MAX,
+};
+use crate::base::peer::{Contact, PeerId};
+use crate::base::range::{SliceRange, slice_count};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The version of the messages: their first byte.
+pub const VERSION: u8 = 1;
+
+/// Type bytes. An answer has the number of its request with the high bit set, where there is one.
+mod kind {
+    pub(super) const HELLO: u8 = 0x01;
+    pub(super) const FIND: u8 = 0x02;
+    pub(super) const LOCATE: u8 = 0x03;
+    pub(super) const FETCH: u8 = 0x04;
+    pub(super) const ANNOUNCE: u8 = 0x05;
+    pub(super) const HOST: u8 = 0x06;
+    pub(super) const RECEIPT: u8 = 0x07;
+    pub(super) const PAYMENT: u8 = 0x08;
+    pub(super) const REACH: u8 = 0x09;
+    pub(super) const HELLO_BACK: u8 = 0x81;
+    pub(super) const FOUND: u8 = 0x82;
+    pub(super) const LOCATED: u8 = 0x83;
+    pub(super) const SLICES: u8 = 0x84;
+    pub(super) const ANNOUNCED: u8 = 0x85;
+    pub(super) const HOSTING: u8 = 0x86;
+    pub(super) const REFERRAL: u8 = 0xfe;
+    pub(super) const REFUSED: u8 = 0xff;
+}
+
+const ADDR_BYTES_MAX: usize = 1 + 16 + 2;
+const CONTACT_BYTES_MIN: usize = 32 + 1;
+const CONTACT_BYTES_MAX: usize = CONTACT_BYTES_MIN + CONTACT_ADDRS_MAX * ADDR_BYTES_MAX;
+const PROVIDER_BYTES: usize = 3;
+/// Pairs of chunk and provider that always fit beside the longest lists of contacts.
+pub const LOCATED_PROVIDERS_MIN: usize = (MESSAGE_BYTES_MAX
+    - 2
+    - (1 + IDS_MAX / 8)
+    - 2
+    - LOCATED_CONTACTS_MAX * CONTACT_BYTES_MAX
+    - 3
+    - 1
+    - CONTACTS_MAX * CONTACT_BYTES_MAX)
+    / PROVIDER_BYTES;
+
+const _: () = assert!(LOCATED_PROVIDERS_MIN >= IDS_MAX * 8, "eight providers of each chunk fit");
+const _: () = assert!(2 * CONTACTS_MAX * CONTACT_BYTES_MAX + 64 <= MESSAGE_BYTES_MAX, "a referral fits");
+const _: () = assert!(LOCATED_CONTACTS_MAX <= u8::MAX as usize && IDS_MAX <= u16::MAX as usize);
+
+/// What to answer a request that does not decode.
+pub fn refusal(error: &DecodeError) -> Refusal {
+    match error {
+        DecodeError::Unknown { what: "message" | "version", .. } => Refusal::Unknown,
+        _ => Refusal::Malformed,
+    }
+}
+
+impl Request {
+    /// The bytes of the message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.byte(VERSION);
+        match self {
+            Request::Hello(hello) => {
+                out.byte(kind::HELLO);
+                put_hello(&mut out, hello);
+            }
+            Request::Find { key } => {
+                out.byte(kind::FIND);
+                out.raw(&key.0);
+            }
+            Request::Locate { chunks } => {
+                out.byte(kind::LOCATE);
+                put_ids(&mut out, chunks);
+            }
+            Request::Fetch(fetch) => {
+                out.byte(kind::FETCH);
+                out.raw(&fetch.chunk.0);
+                put_range(&mut out, fetch.slices);
+                out.byte(u8::from(fetch.outline));
+                out.uint(fetch.ceiling.0);
+            }
+            Request::Announce { chunks, ttl } => {
+                out.byte(kind::ANNOUNCE);
+                put_ids(&mut out, chunks);
+                out.uint(u64::from((*ttl).min(TTL_SECONDS_MAX)));
+            }
+            Request::Host(host) => {
+                out.byte(kind::HOST);
+                let chunks = cut(&host.chunks, IDS_MAX);
+                out.uint(chunks.len() as u64);
+                for (id, len) in chunks {
+                    out.raw(&id.0);
+                    out.uint(u64::from(*len));
+                }
+                out.uint(u64::from(host.lease));
+                out.uint(host.price.0);
+            }
+            Request::Receipt(bytes) => put_opaque(&mut out, kind::RECEIPT, bytes),
+            Request::Payment(bytes) => put_opaque(&mut out, kind::PAYMENT, bytes),
+            Request::Reach(bytes) => put_opaque(&mut out, kind::REACH, bytes),
+        }
+        out.into_bytes()
+    }
+
+    /// Reads the bytes of one message, all of them. [`refusal`] gives the answer to what is not one.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Request, DecodeError> {
+        let (kind, mut from) = open(bytes)?;
+        let request = match kind {
+            kind::HELLO => Request::Hello(take_hello(&mut from)?),
+            kind::FIND => Request::Find { key: Key(from.array()?) },
+            kind::LOCATE => Request::Locate { chunks: take_ids(&mut from)? },
+            kind::FETCH => Request::Fetch(Fetch {
+                chunk: ChunkId(from.array()?),
+                slices: take_range(&mut from)?,
+                outline: take_flag(&mut from)?,
+                ceiling: Msat(from.uint()?),
+            }),
+            kind::ANNOUNCE => Request::Announce {
+                chunks: take_ids(&mut from)?,
+                ttl: from.uint_max("seconds to live", u64::from(TTL_SECONDS_MAX))? as u32,
+            },
+            kind::HOST => {
+                let count = from.count("number of chunks", IDS_MAX, 33)?;
+                let mut chunks = Vec::with_capacity(count);
+                for _ in 0..count {
+                    chunks.push((ChunkId(from.array()?), take_chunk_len(&mut from)?));
+                }
+                not_empty(&chunks)?;
+                let lease = from.uint_max("lease", u64::from(u32::MAX))? as u32;
+                Request::Host(Host { chunks, lease, price: Msat(from.uint()?) })
+            }
+            kind::RECEIPT => Request::Receipt(take_opaque(&mut from)?),
+            kind::PAYMENT => Request::Payment(take_opaque(&mut from)?),
+            kind::REACH => Request::Reach(take_opaque(&mut from)?),
+            got => return Err(DecodeError::Unknown { what: "message", got: u64::from(got) }),
+        };
+        from.finish()?;
+        Ok(request)
+    }
+}
+
+impl Response {
+    /// The bytes of the message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.byte(VERSION);
+        match self {
+            Response::Hello(hello) => {
+                out.byte(kind::HELLO_BACK);
+                put_hello(&mut out, hello);
+            }
+            Response::Found { contacts } => {
+                out.byte(kind::FOUND);
+                put_contacts(&mut out, contacts, CONTACTS_MAX);
+            }
+            Response::Located(located) => {
+                out.byte(kind::LOCATED);
+                put_located(&mut out, located);
+            }
+            Response::Slices(slices) => {
+                out.byte(kind::SLICES);
+                out.uint(u64::from(slices.chunk_len));
+                put_range(&mut out, slices.slices);
+                out.byte(u8::from(slices.outline));
+                out.uint(slices.charge.0);
+                put_demand(&mut out, slices.demand);
+            }
+            Response::Referral { holders, closer, demand } => {
+                out.byte(kind::REFERRAL);
+                put_contacts(&mut out, holders, CONTACTS_MAX);
+                put_contacts(&mut out, closer, CONTACTS_MAX);
+                put_demand(&mut out, *demand);
+            }
+            Response::Announced { kept } => {
+                out.byte(kind::ANNOUNCED);
+                out.uint(u64::from((*kept).min(IDS_MAX as u32)));
+            }
+            Response::Hosting { accepted } => {
+                out.byte(kind::HOSTING);
+                out.bytes(cut(accepted, IDS_MAX / 8));
+            }
+            Response::Refused(refusal) => {
+                out.byte(kind::REFUSED);
+                out.byte(refusal.code());
+            }
+        }
+        out.into_bytes()
+    }
+
+    /// Reads the bytes of one message, all of them.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Response, DecodeError> {
+        let (kind, mut from) = open(bytes)?;
+        let response = match kind {
+            kind::HELLO_BACK => Response::Hello(take_hello(&mut from)?),
+            kind::FOUND => Response::Found { contacts: take_contacts(&mut from, CONTACTS_MAX)? },
+            kind::LOCATED => Response::Located(take_located(&mut from)?),
+            kind::SLICES => {
+                let chunk_len = take_chunk_len(&mut from)?;
+                let slices = take_range(&mut from)?;
+                if slices.end() > slice_count(chunk_len) {
+                    return Err(DecodeError::Invalid("slices past the end of the chunk"));
+                }
+                Response::Slices(Slices {
+                    chunk_len,
+                    slices,
+                    outline: take_flag(&mut from)?,
+                    charge: Msat(from.uint()?),
+                    demand: take_demand(&mut from)?,
+                })
+            }
+            kind::REFERRAL => Response::Referral {
+                holders: take_contacts(&mut from, CONTACTS_MAX)?,
+                closer: take_contacts(&mut from, CONTACTS_MAX)?,
+                demand: take_demand(&mut from)?,
+            },
+            kind::ANNOUNCED => {
+                Response::Announced { kept: from.uint_max("number of chunks kept", IDS_MAX as u64)? as u32 }
+            }
+            kind::HOSTING => Response::Hosting { accepted: from.bytes("length of a bit set", IDS_MAX / 8)?.to_vec() },
+            kind::REFUSED => {
+                let code = from.byte()?;
+                Response::Refused(
+                    Refusal::from_code(code).ok_or(DecodeError::Unknown { what: "refusal", got: u64::from(code) })?,
+                )
+            }
+            got => return Err(DecodeError::Unknown { what: "message", got: u64::from(got) }),
+        };
+        from.finish()?;
+        Ok(response)
+    }
+}
+
+fn open(bytes: &[u8]) -> Result<(u8, Reader<'_>), DecodeError> {
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        let (got, max) = (bytes.len() as u64, MESSAGE_BYTES_MAX as u64);
+        return Err(DecodeError::OverLimit { what: "length of a message", got, max });
+    }
+    let mut from = Reader::new(bytes);
+    let version = from.byte()?;
+    if version != VERSION {
+        return Err(DecodeError::Unknown { what: "version", got: u64::from(version) });
+    }
+    Ok((from.byte()?, from))
+}
+
+fn cut<T>(list: &[T], max: usize) -> &[T] {
+    list.get(..max).unwrap_or(list)
+}
+
+fn not_empty<T>(list: &[T]) -> Result<(), DecodeError> {
+    if list.is_empty() { Err(DecodeError::Invalid("empty list of chunks")) } else { Ok(()) }
+}
+
+fn put_ids(out: &mut Writer, ids: &[ChunkId]) {
+    let ids = cut(ids, IDS_MAX);
+    out.uint(ids.len() as u64);
+    for id in ids {
+        out.raw(&id.0);
+    }
+}
+
+fn take_ids(from: &mut Reader<'_>) -> Result<Vec<ChunkId>, DecodeError> {
+    let count = from.count("number of chunks", IDS_MAX, 32)?;
+    let ids = (0..count).map(|_| from.array().map(ChunkId)).collect::<Result<Vec<_>, _>>()?;
+    not_empty(&ids)?;
+    Ok(ids)
+}
+
+fn put_range(out: &mut Writer, range: SliceRange) {
+    out.byte(range.first);
+    out.byte(range.count);
+}
+
+fn take_range(from: &mut Reader<'_>) -> Result<SliceRange, DecodeError> {
+    let [first, count] = from.array()?;
+    if usize::from(first) + usize::from(count) > CHUNK_SLICES_MAX {
+        return Err(DecodeError::Invalid("slices past the longest chunk"));
+    }
+    Ok(SliceRange { first, count })
+}
+
+fn take_flag(from: &mut Reader<'_>) -> Result<bool, DecodeError> {
+    match from.byte()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(DecodeError::NotCanonical("flag over 1")),
+    }
+}
+
+fn take_chunk_len(from: &mut Reader<'_>) -> Result<u32, DecodeError> {
+    match from.uint_max("length of a chunk", CHUNK_BYTES_MAX as u64)? as u32 {
+        0 => Err(DecodeError::Invalid("empty chunk")),
+        len => Ok(len),
+    }
+}
+
+fn put_opaque(out: &mut Writer, kind: u8, bytes: &[u8]) {
+    out.byte(kind);
+    out.bytes(cut(bytes, OPAQUE_BYTES_MAX));
+}
+
+fn take_opaque(from: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
+    Ok(from.bytes("length of a reserved message", OPAQUE_BYTES_MAX)?.to_vec())
+}
+
+fn put_demand(out: &mut Writer, demand: Demand) {
+    out.uint(u64::from(demand.asked));
+    out.uint(u64::from(demand.missed));
+}
+
+fn take_demand(from: &mut Reader<'_>) -> Result<Demand, DecodeError> {
+    let asked = from.uint_max("demand", u64::from(u32::MAX))? as u32;
+    let missed = from.uint_max("demand", u64::from(u32::MAX))? as u32;
+    Ok(Demand { asked, missed })
+}
+
+fn put_addr(out: &mut Writer, addr: &SocketAddr) {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => {
+            out.byte(4);
+            out.raw(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.byte(6);
+            out.raw(&ip.octets());
+        }
+    }
+    out.raw(&addr.port().to_le_bytes());
+}
+
+fn take_addr(from: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
+    let ip = match from.byte()? {
+        4 => IpAddr::V4(Ipv4Addr::from(from.array::<4>()?)),
+        6 => {
+            let ip = Ipv6Addr::from(from.array::<16>()?);
+            if ip.to_ipv4_mapped().is_some() {
+                return Err(DecodeError::NotCanonical("an IPv4 address in IPv6 form"));
+            }
+            IpAddr::V6(ip)
+        }
+        got => return Err(DecodeError::Unknown { what: "address family", got: u64::from(got) }),
+    };
+    Ok(SocketAddr::new(ip, u16::from_le_bytes(from.array()?)))
+}
+
+fn put_addrs(out: &mut Writer, addrs: &[SocketAddr]) {
+    let addrs = cut(addrs, CONTACT_ADDRS_MAX);
+    out.uint(addrs.len() as u64);
+    for addr in addrs {
+        put_addr(out, addr);
+    }
+}
+
+fn take_addrs(from: &mut Reader<'_>) -> Result<Vec<SocketAddr>, DecodeError> {
+    let count = from.count("number of addresses", CONTACT_ADDRS_MAX, 7)?;
+    (0..count).map(|_| take_addr(from)).collect()
+}
+
+fn put_contacts(out: &mut Writer, contacts: &[Contact], max: usize) {
+    let contacts = cut(contacts, max);
+    out.uint(contacts.len() as u64);
+    for contact in contacts {
+        out.raw(&contact.peer.0);
+        put_addrs(out, &contact.addrs);
+    }
+}
+
+fn take_contacts(from: &mut Reader<'_>, max: usize) -> Result<Vec<Contact>, DecodeError> {
+    let count = from.count("number of contacts", max, CONTACT_BYTES_MIN)?;
+    (0..count).map(|_| Ok(Contact { peer: PeerId(from.array()?), addrs: take_addrs(from)? })).collect()
+}
+
+fn put_hello(out: &mut Writer, hello: &Hello) {
+    let agent: Vec<u8> = hello
+        .agent
+        .chars()
+        .map(|c| if matches!(c, ' '..='~') { c as u8 } else { b'?' })
+        .take(HELLO_AGENT_BYTES_MAX)
+        .collect();
+    out.bytes(&agent);
+    put_addrs(out, &hello.addrs);
+    out.uint(hello.rank_nonce);
+    out.uint(hello.price.per_mib.0);
+    out.uint(hello.price.per_request.0);
+    out.uint(hello.capabilities);
+    out.byte(u8::from(hello.observed.is_some()));
+    if let Some(addr) = &hello.observed {
+        put_addr(out, addr);
+    }
+}
+
+fn take_hello(from: &mut Reader<'_>) -> Result<Hello, DecodeError> {
+    let agent = from.bytes("length of the agent's name", HELLO_AGENT_BYTES_MAX)?;
+    if !agent.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(DecodeError::Invalid("character in the agent's name"));
+    }
+    let agent = agent.iter().map(|byte| char::from(*byte)).collect();
+    Ok(Hello {
+        agent,
+        addrs: take_addrs(from)?,
+        rank_nonce: from.uint()?,
+        price: Price { per_mib: Msat(from.uint()?), per_request: Msat(from.uint()?) },
+        capabilities: from.uint()?,
+        observed: if take_flag(from)? { Some(take_addr(from)?) } else { None },
+    })
+}
+
+fn put_located(out: &mut Writer, located: &Located) {
+    out.bytes(cut(&located.held, IDS_MAX / 8));
+    let contacts = cut(&located.contacts, LOCATED_CONTACTS_MAX);
+    put_contacts(out, contacts, LOCATED_CONTACTS_MAX);
+    let mut providers = located.providers.clone();
+    providers.retain(|(chunk, contact)| usize::from(*chunk) < IDS_MAX && usize::from(*contact) < contacts.len());
+    providers.sort_unstable();
+    providers.dedup();
+    let room = MESSAGE_BYTES_MAX.saturating_sub(out.len() + 3 + 1 + CONTACTS_MAX * CONTACT_BYTES_MAX) / PROVIDER_BYTES;
+    providers.truncate(room);
+    out.uint(providers.len() as u64);
+    for (chunk, contact) in providers {
+        out.raw(&chunk.to_le_bytes());
+        out.byte(contact);
+    }
+    put_contacts(out, &located.closer, CONTACTS_MAX);
+}
+
+fn take_located(from: &mut Reader<'_>) -> Result<Located, DecodeError> {
+    let held = from.bytes("length of a bit set", IDS_MAX / 8)?.to_vec();
+    let contacts = take_contacts(from, LOCATED_CONTACTS_MAX)?;
+    let count = from.count("number of providers", MESSAGE_BYTES_MAX / PROVIDER_BYTES, PROVIDER_BYTES)?;
+    let mut providers: Vec<(u16, u8)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let pair = (u16::from_le_bytes(from.array()?), from.byte()?);
+        if usize::from(pair.0) >= IDS_MAX || usize::from(pair.1) >= contacts.len() {
+            return Err(DecodeError::Invalid("provider that points nowhere"));
+        }
+        if providers.last().is_some_and(|last| *last >= pair) {
+            return Err(DecodeError::NotCanonical("providers out of order"));
+        }
+        providers.push(pair);
+    }
+    let closer = take_contacts(from, CONTACTS_MAX)?;
+    Ok(Located { held, contacts, providers, closer })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn id() -> impl Strategy<Value = ChunkId> {
+        any::<[u8; 32]>().prop_map(ChunkId)
+    }
+
+    fn addr() -> impl Strategy<Value = SocketAddr> {
+        let v4 = (any::<[u8; 4]>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(IpAddr::from(ip), port));
+        let v6 = (any::<[u8; 16]>(), any::<u16>()).prop_map(|(mut ip, port)| {
+            ip[0] |= 0x20;
+            SocketAddr::new(IpAddr::from(ip), port)
+        });
+        prop_oneof![v4, v6]
+    }
+
+    fn contact() -> impl Strategy<Value = Contact> {
+        (any::<[u8; 32]>(), vec(addr(), 0..=CONTACT_ADDRS_MAX))
+            .prop_map(|(peer, addrs)| Contact { peer: PeerId(peer), addrs })
+    }
+
+    fn range() -> impl Strategy<Value = SliceRange> {
+        (0u8..=64).prop_flat_map(|first| (0u8..=64 - first).prop_map(move |count| SliceRange { first, count }))
+    }
+
+    fn hello() -> impl Strategy<Value = Hello> {
+        (
+            "[ -~]{0,64}",
+            vec(addr(), 0..=8),
+            any::<u64>(),
+            any::<(u64, u64)>(),
+            any::<u64>(),
+            proptest::option::of(addr()),
+        )
+            .prop_map(|(agent, addrs, rank_nonce, price, capabilities, observed)| Hello {
+                agent,
+                addrs,
+                rank_nonce,
+                price: Price { per_mib: Msat(price.0), per_request: Msat(price.1) },
+                capabilities,
+                observed,
+            })
+    }
+
+    fn demand() -> impl Strategy<Value = Demand> {
+        any::<(u32, u32)>().prop_map(|(asked, missed)| Demand { asked, missed })
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        let opaque = || vec(any::<u8>(), 0..100);
+        prop_oneof![
+            hello().prop_map(Request::Hello),
+            any::<[u8; 32]>().prop_map(|key| Request::Find { key: Key(key) }),
+            vec(id(), 1..20).prop_map(|chunks| Request::Locate { chunks }),
+            (id(), range(), any::<bool>(), any::<u64>()).prop_map(|(chunk, slices, outline, ceiling)| {
+                Request::Fetch(Fetch { chunk, slices, outline, ceiling: Msat(ceiling) })
+            }),
+            (vec(id(), 1..20), 0..=TTL_SECONDS_MAX).prop_map(|(chunks, ttl)| Request::Announce { chunks, ttl }),
+            (vec((id(), 1..=CHUNK_BYTES_MAX as u32), 1..20), any::<u32>(), any::<u64>())
+                .prop_map(|(chunks, lease, price)| Request::Host(Host { chunks, lease, price: Msat(price) })),
+            opaque().prop_map(Request::Receipt),
+            opaque().prop_map(Request::Payment),
+            opaque().prop_map(Request::Reach),
+        ]
+    }
+
+    fn located() -> impl Strategy<Value = Located> {
+        (vec(any::<u8>(), 0..=64), vec(contact(), 1..12), vec(contact(), 0..=20)).prop_flat_map(
+            |(held, contacts, closer)| {
+                let last = contacts.len() as u8;
+                proptest::collection::btree_set((0u16..512, 0u8..last), 0..60).prop_map(move |providers| Located {
+                    held: held.clone(),
+                    contacts: contacts.clone(),
+                    providers: providers.into_iter().collect(),
+                    closer: closer.clone(),
+                })
+            },
+        )
+    }
+
+    fn response() -> impl Strategy<Value = Response> {
+        let contacts = || vec(contact(), 0..=CONTACTS_MAX);
+        let slices = (1..=CHUNK_BYTES_MAX as u32, any::<(u8, u8)>(), any::<bool>(), any::<u64>(), demand());
+        prop_oneof![
+            hello().prop_map(Response::Hello),
+            contacts().prop_map(|contacts| Response::Found { contacts }),
+            located().prop_map(Response::Located),
+            slices.prop_map(|(chunk_len, at, outline, charge, demand)| {
+                let last = slice_count(chunk_len);
+                let first = at.0 % (last + 1);
+                let count = at.1 % (last - first + 1);
+                let slices = SliceRange { first, count };
+                Response::Slices(Slices { chunk_len, slices, outline, charge: Msat(charge), demand })
+            }),
+            (contacts(), contacts(), demand()).prop_map(|(holders, closer, demand)| Response::Referral {
+                holders,
+                closer,
+                demand
+            }),
+            (0..=IDS_MAX as u32).prop_map(|kept| Response::Announced { kept }),
+            vec(any::<u8>(), 0..=64).prop_map(|accepted| Response::Hosting { accepted }),
+            (1u8..=7).prop_map(|code| Response::Refused(Refusal::from_code(code).unwrap())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_back(request in request(), response in response()) {
+            prop_assert_eq!(Request::from_bytes(&request.to_bytes()), Ok(request));
+            prop_assert_eq!(Response::from_bytes(&response.to_bytes()), Ok(response));
+        }
+
+        #[test]
+        fn what_decodes_has_one_form(kind in prop_oneof![0u8..12, 0x80u8..0x8a, 0xfeu8..=0xff],
+                                     rest in vec(prop_oneof![0u8..8, any::<u8>()], 0..200)) {
+            let bytes = [&[VERSION, kind][..], &rest].concat();
+            if let Ok(request) = Request::from_bytes(&bytes) {
+                prop_assert_eq!(&request.to_bytes(), &bytes);
+            }
+            if let Ok(response) = Response::from_bytes(&bytes) {
+                prop_assert_eq!(&response.to_bytes(), &bytes);
+            }
+        }
+
+        #[test]
+        fn a_changed_message_is_refused_or_has_one_form(request in request(), response in response(),
+                                                        at: prop::sample::Index, byte: u8, cut in 0usize..4) {
+            let mut bytes = request.to_bytes();
+            let place = at.index(bytes.len());
+            bytes[place] = byte;
+            bytes.truncate(bytes.len() - cut.min(bytes.len()));
+            if let Ok(request) = Request::from_bytes(&bytes) {
+                prop_assert_eq!(request.to_bytes(), bytes);
+            }
+            let mut bytes = response.to_bytes();
+            let place = at.index(bytes.len());
+            bytes[place] = byte;
+            if let Ok(response) = Response::from_bytes(&bytes) {
+                prop_assert_eq!(response.to_bytes(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_message_is_told_from_a_broken_one() {
+        let error = |bytes: &[u8]| refusal(&Request::from_bytes(bytes).unwrap_err());
+        assert_eq!(error(&[VERSION, 0x44, 1, 2, 3]), Refusal::Unknown);
+        assert_eq!(error(&[9, kind::FIND]), Refusal::Unknown);
+        assert_eq!(error(&[VERSION, kind::FIND, 1]), Refusal::Malformed);
+        assert_eq!(error(&[VERSION, kind::LOCATE, 0]), Refusal::Malformed);
+        assert_eq!(error(&[]), Refusal::Malformed);
+        assert_eq!(error(&vec![VERSION; MESSAGE_BYTES_MAX + 1]), Refusal::Malformed);
+    }
+
+    #[test]
+    fn the_longest_lists_are_cut_so_that_the_message_fits() {
+        let addr = SocketAddr::new(IpAddr::from([0x20; 16]), 1);
+        let contact = Contact { peer: PeerId([1; 32]), addrs: vec![addr; 20] };
+        let located = Located {
+            held: vec![0xff; 100],
+            contacts: vec![contact.clone(); 300],
+            providers: (0..512).flat_map(|chunk| (0..=255).map(move |at| (chunk, at))).collect(),
+            closer: vec![contact.clone(); 100],
+        };
+        let bytes = Response::Located(located).to_bytes();
+        assert!(bytes.len() <= MESSAGE_BYTES_MAX);
+        let Ok(Response::Located(back)) = Response::from_bytes(&bytes) else { panic!("does not decode") };
+        assert_eq!(back.closer.len(), CONTACTS_MAX);
+        assert!(back.providers.len() >= LOCATED_PROVIDERS_MIN);
+        let hello = Hello {
+            agent: "\u{1b}[31m".repeat(40),
+            addrs: vec![addr; 20],
+            rank_nonce: 0,
+            price: Price::default(),
+            capabilities: 0,
+            observed: None,
+        };
+        assert!(Request::from_bytes(&Request::Hello(hello).to_bytes()).is_ok());
+        let chunks = vec![(ChunkId([7; 32]), CHUNK_BYTES_MAX as u32); 600];
+        let host = Request::Host(Host { chunks, lease: u32::MAX, price: Msat(u64::MAX) }).to_bytes();
+        assert!(host.len() <= MESSAGE_BYTES_MAX && Request::from_bytes(&host).is_ok());
+    }
+
+    /// The examples of `FORMAT.md`.
+    fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
+        let near: SocketAddr = "192.0.2.1:4000".parse().unwrap();
+        let far: SocketAddr = "[2001:db8::1]:4001".parse().unwrap();
+        let chunk = ChunkId([0x11; 32]);
+        let contact = Contact { peer: PeerId([0x22; 32]), addrs: vec![near] };
+        let hello = Hello {
+            agent: "tornet 0.1.0".into(),
+            addrs: vec![near, far],
+            rank_nonce: 300,
+            price: Price { per_mib: Msat(10), per_request: Msat(1) },
+            capabilities: 3,
+            observed: Some(near),
+        };
+        let demand = Demand { asked: 200, missed: 1 };
+        let requests = [
+            Request::Hello(hello),
+            Request::Find { key: Key([0x33; 32]) },
+            Request::Locate { chunks: vec![chunk] },
+            Request::Fetch(Fetch {
+                chunk,
+                slices: SliceRange { first: 2, count: 3 },
+                outline: true,
+                ceiling: Msat(1000),
+            }),
+            Request::Announce { chunks: vec![chunk], ttl: 86_400 },
+            Request::Host(Host { chunks: vec![(chunk, 1_048_576)], lease: 604_800, price: Msat::ZERO }),
+            Request::Receipt(vec![1, 2, 3]),
+        ];
+        let responses = [
+            Response::Found { contacts: vec![contact.clone()] },
+            Response::Located(Located {
+                held: vec![0],
+                contacts: vec![contact.clone()],
+                providers: vec![(0, 0)],
+                closer: vec![],
+            }),
+            Response::Slices(Slices {
+                chunk_len: 100_000,
+                slices: SliceRange { first: 2, count: 3 },
+                outline: true,
+                charge: Msat(0),
+                demand,
+            }),
+            Response::Referral { holders: vec![contact], closer: vec![], demand },
+            Response::Announced { kept: 1 },
+            Response::Hosting { accepted: vec![1] },
+            Response::Refused(Refusal::Busy),
+        ];
+        let requests = requests.into_iter().map(|r| (r.to_bytes(), Ok(r)));
+        requests.chain(responses.into_iter().map(|r| (r.to_bytes(), Err(r)))).collect()
+    }
+
+    #[test]
+    fn the_examples_of_the_format_document_hold() {
+        let document = include_str!("../FORMAT.md");
+        let lines: Vec<&str> = document.lines().collect();
+        for (bytes, message) in examples() {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert!(lines.iter().any(|line| line.contains(&format!("`{hex}`"))), "missing: `{hex}` {message:?}");
+            match message {
+                Ok(request) => assert_eq!(Request::from_bytes(&bytes), Ok(request)),
+                Err(response) => assert_eq!(Response::from_bytes(&bytes), Ok(response)),
+            }
+        }
+    }
+}
