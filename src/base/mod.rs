@@ -6,6 +6,7 @@ pub mod digest;
 pub mod keyspace;
 pub mod limit;
 pub mod peer;
+pub mod random;
 pub mod range;
 pub mod text;
 pub mod time;
