@@ -1,0 +1,311 @@
+//! Provider records kept for others: which peers announced which chunks. Who announces is authenticated by its link; how much anyone can make
+//! us remember is bounded.
+
+use crate::base::digest::ChunkId;
+use crate::base::limit::{PROVIDERS_MAX, PROVIDERS_PER_CHUNK_MAX};
+use crate::base::peer::{Contact, PeerId};
+use crate::base::time::Instant;
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
+
+/// Bounds of the records.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// Records in all.
+    pub records_max: usize,
+    /// Records of one chunk.
+    pub per_chunk_max: usize,
+    /// Records of one announcing peer.
+    pub per_peer_max: usize,
+    /// Longest life of a record.
+    pub ttl_max: Duration,
+    /// How often each record is looked at for having expired.
+    pub sweep_period: Duration,
+}
+
+impl Default for ProviderConfig {
+    fn default() -> ProviderConfig {
+        ProviderConfig {
+            records_max: PROVIDERS_MAX,
+            per_chunk_max: PROVIDERS_PER_CHUNK_MAX,
+            per_peer_max: PROVIDERS_MAX / 5,
+            ttl_max: Duration::from_secs(u64::from(crate::wire::message::TTL_SECONDS_MAX)),
+            sweep_period: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Who announced what. A record costs 40 bytes and its share of a tree: peers are counted once and numbered.
+#[derive(Debug)]
+pub struct Providers {
+    config: ProviderConfig,
+    /// (chunk, peer's number) -> second of expiry.
+    records: BTreeMap<(ChunkId, u32), u32>,
+    peers: BTreeMap<PeerId, Announcer>,
+    by_number: BTreeMap<u32, PeerId>,
+    number_next: u32,
+    /// The record looked at last; `None` at the start of a round.
+    swept: Option<(ChunkId, u32)>,
+    sweep_at: Instant,
+}
+
+#[derive(Debug)]
+struct Announcer {
+    number: u32,
+    contact: Contact,
+    records: usize,
+}
+
+const SWEEP_STEPS: u64 = 60;
+
+impl Providers {
+    /// No records yet.
+    pub fn new(config: ProviderConfig) -> Providers {
+        Providers {
+            config,
+            records: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            by_number: BTreeMap::new(),
+            number_next: 0,
+            swept: None,
+            sweep_at: Instant::default(),
+        }
+    }
+
+    /// `from` says that it holds `chunk`. `near` is called when space is short: then only chunks of our own neighbourhood are kept.
+    /// Returns whether the record is kept.
+    pub fn announced(
+        &mut self,
+        now: Instant,
+        from: &Contact,
+        chunk: ChunkId,
+        ttl: Duration,
+        near: impl FnOnce() -> bool,
+    ) -> bool {
+        let expires = seconds(now.after(ttl.min(self.config.ttl_max)));
+        if let Some(peer) = self.peers.get_mut(&from.peer) {
+            peer.contact = from.clone();
+            if let Some(record) = self.records.get_mut(&(chunk, peer.number)) {
+                *record = expires;
+                return true;
+            }
+            if peer.records >= self.config.per_peer_max {
+                return false;
+            }
+        }
+        if self.records.len() >= self.config.records_max
+            || (self.records.len() >= self.config.records_max / 2 && !near())
+        {
+            return false;
+        }
+        let of_chunk: Vec<(u32, u32)> = self.of_chunk(&chunk).collect();
+        if of_chunk.len() >= self.config.per_chunk_max {
+            // Room is made only by records that have expired: else newcomers could push out those who really hold it.
+            let Some((number, _)) = of_chunk.iter().find(|(_, at)| *at <= seconds(now)) else { return false };
+            self.remove(chunk, *number);
+        }
+        let number = match self.peers.get_mut(&from.peer) {
+            Some(peer) => {
+                peer.records += 1;
+                peer.number
+            }
+            None => {
+                let number = self.number_next;
+                self.number_next = self.number_next.wrapping_add(1);
+                if self.by_number.contains_key(&number) {
+                    return false;
+                }
+                self.by_number.insert(number, from.peer);
+                self.peers.insert(from.peer, Announcer { number, contact: from.clone(), records: 1 });
+                number
+            }
+        };
+        self.records.insert((chunk, number), expires);
+        true
+    }
+
+    /// The peers that announced a chunk and may still have it.
+    pub fn of(&self, now: Instant, chunk: &ChunkId) -> Vec<Contact> {
+        let alive = self.of_chunk(chunk).filter(|(_, expires)| *expires > seconds(now));
+        let peers = alive.filter_map(|(number, _)| self.by_number.get(&number));
+        peers.filter_map(|peer| self.peers.get(peer)).map(|peer| peer.contact.clone()).collect()
+    }
+
+    /// A peer has other addresses now.
+    pub fn moved(&mut self, contact: &Contact) {
+        if let Some(peer) = self.peers.get_mut(&contact.peer) {
+            peer.contact = contact.clone();
+        }
+    }
+
+    /// A peer does not hold the chunk (it said so when asked).
+    pub fn denied(&mut self, peer: &PeerId, chunk: ChunkId) {
+        if let Some(number) = self.peers.get(peer).map(|peer| peer.number) {
+            self.remove(chunk, number);
+        }
+    }
+
+    /// Forgets everything that a peer announced.
+    pub fn forget(&mut self, peer: &PeerId) {
+        if let Some(number) = self.peers.get(peer).map(|peer| peer.number) {
+            let gone: Vec<ChunkId> = self.records.keys().filter(|key| key.1 == number).map(|key| key.0).collect();
+            for chunk in gone {
+                self.remove(chunk, number);
+            }
+        }
+    }
+
+    /// How many records are kept.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Takes out expired records: a sixtieth of all at a time.
+    pub fn tick(&mut self, now: Instant) {
+        if now < self.sweep_at {
+            return;
+        }
+        self.sweep_at = now.after(self.config.sweep_period / SWEEP_STEPS as u32);
+        let step = self.records.len() / SWEEP_STEPS as usize + 64;
+        let mut last = None;
+        let mut gone = Vec::new();
+        for (key, expires) in self.records.range((self.swept.map_or(Unbounded, Excluded), Unbounded)).take(step) {
+            last = Some(*key);
+            if *expires <= seconds(now) {
+                gone.push(*key);
+            }
+        }
+        self.swept = last;
+        for (chunk, number) in gone {
+            self.remove(chunk, number);
+        }
+    }
+
+    /// When `tick` has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        (!self.records.is_empty()).then_some(self.sweep_at)
+    }
+
+    fn of_chunk(&self, chunk: &ChunkId) -> impl Iterator<Item = (u32, u32)> {
+        self.records.range((*chunk, 0)..=(*chunk, u32::MAX)).map(|((_, number), expires)| (*number, *expires))
+    }
+
+    fn remove(&mut self, chunk: ChunkId, number: u32) {
+        if self.records.remove(&(chunk, number)).is_none() {
+            return;
+        }
+        let Some(id) = self.by_number.get(&number).copied() else { return };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.records -= 1;
+            if peer.records == 0 {
+                self.peers.remove(&id);
+                self.by_number.remove(&number);
+            }
+        }
+    }
+}
+
+/// Whole seconds since the node started; 136 years fit.
+fn seconds(at: Instant) -> u32 {
+    (at.0 / 1_000_000).min(u64::from(u32::MAX)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contact(number: u32) -> Contact {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_le_bytes());
+        Contact { peer: PeerId(id), addrs: vec![] }
+    }
+
+    fn chunk(number: u32) -> ChunkId {
+        ChunkId(contact(number).peer.0)
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn records_expire_and_are_swept() {
+        let mut providers = Providers::new(ProviderConfig::default());
+        let start = Instant(5_000_000);
+        for number in 0..500 {
+            assert!(providers.announced(start, &contact(number % 5), chunk(number), HOUR, || true));
+        }
+        assert_eq!(providers.of(start, &chunk(7)), [contact(2)]);
+        let later = start.after(HOUR);
+        assert_eq!(providers.of(later, &chunk(7)), []);
+        let mut now = later;
+        for _ in 0..60 {
+            providers.tick(now);
+            now = now.after(Duration::from_secs(10));
+        }
+        assert!(providers.is_empty() && providers.peers.is_empty() && providers.by_number.is_empty());
+    }
+
+    #[test]
+    fn an_announcement_lives_no_longer_than_allowed_and_a_new_one_prolongs_it() {
+        let mut providers = Providers::new(ProviderConfig::default());
+        providers.announced(Instant(0), &contact(1), chunk(1), HOUR * 1000, || true);
+        assert!(providers.of(Instant(0).after(HOUR * 37), &chunk(1)).is_empty());
+        providers.announced(Instant(0).after(HOUR * 30), &contact(1), chunk(1), HOUR * 24, || true);
+        assert_eq!(providers.of(Instant(0).after(HOUR * 37), &chunk(1)).len(), 1);
+        assert_eq!(providers.len(), 1);
+    }
+
+    #[test]
+    fn nobody_can_fill_the_records() {
+        let config = ProviderConfig { records_max: 1000, per_peer_max: 100, ..ProviderConfig::default() };
+        let mut providers = Providers::new(config);
+        let kept = (0..500).filter(|n| providers.announced(Instant(0), &contact(1), chunk(*n), HOUR, || true)).count();
+        assert_eq!(kept, 100, "one peer");
+        let kept =
+            (0..100).filter(|n| providers.announced(Instant(0), &contact(2 + n), chunk(9), HOUR, || true)).count();
+        assert_eq!(kept, PROVIDERS_PER_CHUNK_MAX - 1, "one chunk");
+        let mut far = 0;
+        for peer in 200..300 {
+            far += (1000..1100)
+                .filter(|n| providers.announced(Instant(0), &contact(peer), chunk(peer * n), HOUR, || false))
+                .count();
+        }
+        assert!(providers.len() <= 500, "half is for everybody: {} {far}", providers.len());
+        for peer in 300..400 {
+            for n in 1000..1100 {
+                providers.announced(Instant(0), &contact(peer), chunk(peer * n), HOUR, || true);
+            }
+        }
+        assert_eq!(providers.len(), 1000, "all of it for our neighbourhood");
+    }
+
+    #[test]
+    fn newcomers_cannot_push_out_holders_but_take_the_place_of_expired_ones() {
+        let mut providers = Providers::new(ProviderConfig::default());
+        for number in 0..PROVIDERS_PER_CHUNK_MAX as u32 {
+            assert!(providers.announced(Instant(0), &contact(number), chunk(1), HOUR, || true));
+        }
+        assert!(!providers.announced(Instant(0), &contact(99), chunk(1), HOUR, || true));
+        let later = Instant(0).after(HOUR);
+        assert!(providers.announced(later, &contact(99), chunk(1), HOUR, || true));
+        assert_eq!(providers.of(later, &chunk(1)), [contact(99)]);
+    }
+
+    #[test]
+    fn a_peer_can_be_forgotten() {
+        let mut providers = Providers::new(ProviderConfig::default());
+        for number in 0..10 {
+            providers.announced(Instant(0), &contact(number % 2), chunk(number), HOUR, || true);
+        }
+        providers.denied(&contact(1).peer, chunk(1));
+        assert!(providers.of(Instant(0), &chunk(1)).is_empty());
+        providers.forget(&contact(0).peer);
+        assert_eq!(providers.len(), 4);
+        assert_eq!(providers.peers.len(), 1);
+    }
+}
