@@ -1,1 +1,436 @@
 //! Floor 8: the configuration file and where things are.
+//!
+//! Order of precedence: default < file < environment < flag. The file is the user's: it is read, never written.
+
+pub mod file;
+pub mod place;
+
+use crate::base::units::Size;
+use file::{Position, RawFile, ReadError};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The UDP port that is tried first when none is set.
+pub const PORT_DEFAULT: u16 = 41641;
+/// The cache's limit when none is set.
+pub const CACHE_DEFAULT: Size = Size(20 << 30);
+/// What is kept for others when none is set.
+pub const HOSTING_DEFAULT: Size = Size(10 << 30);
+
+/// Where a setting came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// The configuration file.
+    File(PathBuf, Position),
+    /// An environment variable.
+    Environment(&'static str),
+    /// A flag on the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => write!(f, "default"),
+            Source::File(path, at) => write!(f, "{}:{}:{}", path.display(), at.line, at.column),
+            Source::Environment(name) => write!(f, "environment variable {name}"),
+            Source::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// A value in force and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Who set it.
+    pub source: Source,
+}
+
+/// Where the node listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The address.
+    pub addr: SocketAddr,
+    /// Whether another port will do when this one is taken.
+    pub flexible: bool,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.addr, if self.flexible { " (another port where that is taken)" } else { "" })
+    }
+}
+
+/// Who can make the same chunks from the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Convergence {
+    /// This node alone: nobody can confirm that it holds a known file.
+    Private,
+    /// Everybody who chose the same: the swarm keeps one copy.
+    Public,
+}
+
+impl FromStr for Convergence {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Convergence, String> {
+        match text {
+            "private" => Ok(Convergence::Private),
+            "public" => Ok(Convergence::Public),
+            _ => Err(format!("{text:?} is neither \"private\" nor \"public\"")),
+        }
+    }
+}
+
+impl fmt::Display for Convergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Convergence::Private => "private",
+            Convergence::Public => "public",
+        })
+    }
+}
+
+/// What flags may say. They override everything else.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--bootstrap`, as often as given.
+    pub bootstrap: Vec<String>,
+}
+
+/// All settings, validated.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Identity, tree and store lie here.
+    pub data_dir: Setting<PathBuf>,
+    /// The configuration file that was looked for, and whether it is there.
+    pub file: Setting<PathBuf>,
+    /// Whether that file exists.
+    pub file_found: bool,
+    /// Limit of the store of cached chunks.
+    pub cache: Setting<Size>,
+    /// Limit of what is kept on behalf of others.
+    pub hosting: Setting<Size>,
+    /// How files are coded.
+    pub redundancy: Setting<Redundancy>,
+    /// Who makes the same chunks.
+    pub convergence: Setting<Convergence>,
+    /// Where the node listens.
+    pub listen: Setting<Listen>,
+    /// Peers to begin with.
+    pub bootstrap: Setting<Vec<String>>,
+    /// Whether peers are looked for on the local network.
+    pub mdns: Setting<bool>,
+}
+
+/// Why the settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no home to put things in.
+    #[error(transparent)]
+    Place(#[from] place::PlaceError),
+    /// The file cannot be read or understood.
+    #[error(transparent)]
+    File(#[from] ReadError),
+    /// A value is not acceptable.
+    #[error("{place}: {key}: {message}")]
+    Value {
+        /// File, line and column, or the variable's or flag's name.
+        place: String,
+        /// Which setting.
+        key: &'static str,
+        /// What is wrong and what is accepted.
+        message: String,
+    },
+}
+
+/// The environment, as an argument so that tests need not change their own.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+struct Layers<'a> {
+    env: Environment<'a>,
+    path: &'a Path,
+}
+
+impl Layers<'_> {
+    /// The highest layer below flags that sets `key`, parsed; else the default.
+    fn pick<T>(
+        &self,
+        key: &'static str,
+        variable: &'static str,
+        file: Option<&(String, Position)>,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Setting<T>, ConfigError> {
+        let (text, source) = if let Some(text) = (self.env)(variable) {
+            (text, Source::Environment(variable))
+        } else if let Some((text, at)) = file {
+            (text.clone(), Source::File(self.path.to_path_buf(), *at))
+        } else {
+            return Ok(Setting { value: default, source: Source::Default });
+        };
+        match parse(&text) {
+            Ok(value) => Ok(Setting { value, source }),
+            Err(message) => Err(ConfigError::Value { place: source.to_string(), key, message }),
+        }
+    }
+}
+
+fn typed<T: FromStr>(text: &str) -> Result<T, String>
+where
+    T::Err: fmt::Display,
+{
+    text.trim().parse().map_err(|e: T::Err| e.to_string())
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "true" | "on" | "yes" | "1" => Ok(true),
+        "false" | "off" | "no" | "0" => Ok(false),
+        other => Err(format!("{other:?} is neither \"true\" nor \"false\"")),
+    }
+}
+
+fn port(text: &str) -> Result<Listen, String> {
+    let port = text.trim().parse().map_err(|_| format!("{text:?} is no port: write a number from 0 to 65535"))?;
+    Ok(Listen { addr: SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), flexible: false })
+}
+
+impl Settings {
+    /// Reads all layers once.
+    pub fn load(flags: &Flags, env: Environment<'_>) -> Result<Settings, ConfigError> {
+        let data_dir = place::data_dir(flags.data_dir.as_deref(), env)?;
+        let file = place::config_file(flags.config.as_deref(), env)?;
+        // A file that was asked for must be there; the usual place may be empty.
+        let raw = RawFile::read(&file.value, file.source != Source::Default)?;
+        let file_found = raw.is_some();
+        let raw = raw.unwrap_or_default();
+        let layers = Layers { env, path: &file.value };
+
+        let cache =
+            layers.pick("storage.cache", "TORNET_STORAGE_CACHE", raw.cache.as_ref(), CACHE_DEFAULT, typed::<Size>)?;
+        let hosting =
+            layers.pick("storage.hosting", "TORNET_STORAGE_HOSTING", raw.hosting.as_ref(), HOSTING_DEFAULT, typed)?;
+        let redundancy = layers.pick(
+            "storage.redundancy",
+            "TORNET_STORAGE_REDUNDANCY",
+            raw.redundancy.as_ref(),
+            Redundancy::Auto,
+            typed,
+        )?;
+        let convergence = layers.pick(
+            "storage.convergence",
+            "TORNET_STORAGE_CONVERGENCE",
+            raw.convergence.as_ref(),
+            Convergence::Private,
+            typed,
+        )?;
+        let anywhere = Listen { addr: SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT_DEFAULT)), flexible: true };
+        let mut listen = layers.pick("network.port", "TORNET_NETWORK_PORT", raw.port.as_ref(), anywhere, port)?;
+        if let Some(addr) = flags.listen {
+            listen = Setting { value: Listen { addr, flexible: false }, source: Source::Flag("--listen") };
+        }
+        let mdns = layers.pick("network.mdns", "TORNET_NETWORK_MDNS", raw.mdns.as_ref(), true, switch)?;
+        let bootstrap = bootstrap(flags, env, &raw, &file.value)?;
+        Ok(Settings { data_dir, file, file_found, cache, hosting, redundancy, convergence, listen, bootstrap, mdns })
+    }
+
+    /// Every setting in force: its name, its value as text, and where it came from.
+    pub fn list(&self) -> Vec<(&'static str, String, String)> {
+        fn row<T: fmt::Display>(key: &'static str, setting: &Setting<T>) -> (&'static str, String, String) {
+            (key, setting.value.to_string(), setting.source.to_string())
+        }
+        let path =
+            |key, setting: &Setting<PathBuf>| (key, setting.value.display().to_string(), setting.source.to_string());
+        let bootstrap = if self.bootstrap.value.is_empty() {
+            "none".to_string()
+        } else {
+            self.bootstrap.value.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let mut config = path("config", &self.file);
+        if !self.file_found {
+            config.1.push_str(" (not there)");
+        }
+        vec![
+            path("data-dir", &self.data_dir),
+            config,
+            row("storage.cache", &self.cache),
+            row("storage.hosting", &self.hosting),
+            row("storage.redundancy", &self.redundancy),
+            row("storage.convergence", &self.convergence),
+            row("network.port", &self.listen),
+            ("network.bootstrap", bootstrap, self.bootstrap.source.to_string()),
+            row("network.mdns", &self.mdns),
+        ]
+    }
+}
+
+/// The peers to begin with, of the highest layer that names any.
+fn bootstrap(
+    flags: &Flags,
+    env: Environment<'_>,
+    raw: &RawFile,
+    path: &Path,
+) -> Result<Setting<Vec<String>>, ConfigError> {
+    let mut texts: Vec<(String, Source)> = Vec::new();
+    let variable = "TORNET_NETWORK_BOOTSTRAP";
+    if !flags.bootstrap.is_empty() {
+        texts.extend(flags.bootstrap.iter().map(|text| (text.clone(), Source::Flag("--bootstrap"))));
+    } else if let Some(list) = env(variable) {
+        let items = list.split([' ', ',']).filter(|text| !text.is_empty());
+        texts.extend(items.map(|text| (text.to_string(), Source::Environment(variable))));
+    } else {
+        let items = raw.bootstrap.iter();
+        texts.extend(items.map(|(text, at)| (text.clone(), Source::File(path.to_path_buf(), *at))));
+    }
+    let source = texts.first().map_or(Source::Default, |(_, source)| source.clone());
+    let mut value = Vec::new();
+    for (text, source) in texts {
+        let peer = typed(&text).map_err(|message| ConfigError::Value {
+            place: source.to_string(),
+            key: "network.bootstrap",
+            message,
+        })?;
+        value.push(peer);
+    }
+    Ok(Setting { value, source })
+}
+
+/// How files are coded for hosts that come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redundancy {
+    /// As this version thinks best: 8+4 until a node measures how often its hosts are away.
+    Auto,
+    /// A fixed scheme.
+    Fixed(u8, u8),
+}
+
+impl FromStr for Redundancy {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Redundancy, String> {
+        if text == "auto" {
+            return Ok(Redundancy::Auto);
+        }
+        let (k, m) = text.split_once('+').ok_or("write \"auto\" or a scheme as in \"8+4\"")?;
+        match (k.parse(), m.parse()) {
+            (Ok(k), Ok(m)) => Ok(Redundancy::Fixed(k, m)),
+            _ => Err("write \"auto\" or a scheme as in \"8+4\"".into()),
+        }
+    }
+}
+
+impl fmt::Display for Redundancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Redundancy::Auto => write!(f, "auto (8+4)"),
+            Redundancy::Fixed(k, m) => write!(f, "{k}+{m}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn load(text: &str, env: &[(&str, &str)], flags: Flags) -> Result<Settings, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        let mut map: BTreeMap<String, String> =
+            env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        map.insert("HOME".into(), "/home/x".into());
+        map.insert("TORNET_CONFIG".into(), path.display().to_string());
+        let shown = path.display().to_string();
+        Settings::load(&flags, &|name| map.get(name).cloned()).map_err(|e| e.to_string().replace(&shown, "FILE"))
+    }
+
+    fn refused(text: &str) -> String {
+        load(text, &[], Flags::default()).unwrap_err()
+    }
+
+    #[test]
+    fn with_nothing_configured_the_defaults_hold() {
+        let settings = load("", &[], Flags::default()).unwrap();
+        assert_eq!(settings.data_dir.value, Path::new("/home/x/.local/share/tornet"));
+        assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
+        assert_eq!(settings.convergence.value, Convergence::Private);
+        assert!(settings.mdns.value && settings.listen.value.flexible);
+        assert_eq!(settings.list().len(), 9);
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file() {
+        let file = "[storage]\ncache = \"1 GiB\"\nredundancy = \"4+2\"\n[network]\nport = 1000\nmdns = false\n";
+        let flags = Flags { listen: Some("127.0.0.1:9".parse().unwrap()), ..Flags::default() };
+        let env = [("TORNET_STORAGE_CACHE", "2 GiB"), ("TORNET_NETWORK_PORT", "2000")];
+        let settings = load(file, &env, flags).unwrap();
+        assert_eq!(settings.cache.value, Size(2 << 30));
+        assert_eq!(settings.cache.source, Source::Environment("TORNET_STORAGE_CACHE"));
+        assert_eq!(settings.redundancy.value, Redundancy::Fixed(4, 2));
+        assert!(matches!(&settings.redundancy.source, Source::File(_, at) if (at.line, at.column) == (3, 14)));
+        assert_eq!(settings.listen.value.addr.port(), 9);
+        assert!(!settings.mdns.value);
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_line_and_column() {
+        assert_eq!(
+            refused("[storage]\ncahce = \"1 GiB\"\n"),
+            "FILE:2:1: unknown key `cahce` in [storage]; known here: cache, hosting, redundancy, convergence"
+        );
+        assert_eq!(refused("[strange]\n"), "FILE:1:2: unknown section [strange]; known: [storage], [network]");
+        assert_eq!(
+            refused("[network]\nupload = \"1 Mbit/s\"\n"),
+            "FILE:2:1: `upload` in [network] is not in this version yet"
+        );
+        assert_eq!(
+            refused("\n[payments]\nenabled = false\n"),
+            "FILE:2:2: section [payments] is not in this version yet"
+        );
+        assert_eq!(
+            refused("[storage]\ncache = \"20\"\n"),
+            "FILE:2:9: storage.cache: \"20\" has no unit: write a size as in \"20 GiB\" (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB, PiB)"
+        );
+        assert_eq!(refused("[storage]\ncache = 20\n"), "FILE:2:9: `cache` in [storage] must be text in quotes");
+        assert_eq!(
+            refused("[network]\nport = 70000\n"),
+            "FILE:2:8: network.port: \"70000\" is no port: write a number from 0 to 65535"
+        );
+        assert_eq!(
+            refused("[storage]\nconvergence = \"open\"\n"),
+            "FILE:2:15: storage.convergence: \"open\" is neither \"private\" nor \"public\""
+        );
+        assert!(refused("[storage\n").starts_with("FILE:1:9: "), "{}", refused("[storage\n"));
+        assert!(refused("cache = 1\n").starts_with("FILE:1:1: `cache` stands outside a section"));
+    }
+
+    #[test]
+    fn a_bad_variable_is_named() {
+        let error = load("", &[("TORNET_STORAGE_CACHE", "much")], Flags::default()).unwrap_err();
+        assert_eq!(
+            error,
+            "environment variable TORNET_STORAGE_CACHE: storage.cache: \"much\" does not begin with a number: write a size as in \"20 GiB\""
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_be_there() {
+        let flags = Flags { config: Some("/nowhere/config.toml".into()), ..Flags::default() };
+        assert_eq!(
+            load("", &[], flags).unwrap_err(),
+            "cannot read the configuration file /nowhere/config.toml: No such file or directory (os error 2)"
+        );
+    }
+}

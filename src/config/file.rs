@@ -1,0 +1,229 @@
+//! The configuration file as text: which keys there are, and where in the file each value stands.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A place in the file, counted from 1; columns are characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+/// Why the file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It cannot be read.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is longer than any sensible file.
+    #[error("the configuration file {path} is over {max} bytes")]
+    Long {
+        /// Which.
+        path: PathBuf,
+        /// The bound.
+        max: u64,
+    },
+    /// It is not understood.
+    #[error("{path}:{line}:{column}: {message}", line = at.line, column = at.column)]
+    Text {
+        /// Which.
+        path: PathBuf,
+        /// Where in it.
+        at: Position,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A value as text, whatever its TOML type, and where it stands.
+pub type Placed = (String, Position);
+
+/// The file's values, not yet validated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RawFile {
+    /// `[storage] cache`.
+    pub cache: Option<Placed>,
+    /// `[storage] hosting`.
+    pub hosting: Option<Placed>,
+    /// `[storage] redundancy`.
+    pub redundancy: Option<Placed>,
+    /// `[storage] convergence`.
+    pub convergence: Option<Placed>,
+    /// `[network] port`.
+    pub port: Option<Placed>,
+    /// `[network] bootstrap`.
+    pub bootstrap: Vec<Placed>,
+    /// `[network] mdns`.
+    pub mdns: Option<Placed>,
+}
+
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Keys that do something, by section.
+const KNOWN: &[(&str, &[&str])] =
+    &[("storage", &["cache", "hosting", "redundancy", "convergence"]), ("network", &["port", "bootstrap", "mdns"])];
+
+/// Keys of versions to come. To accept one silently would promise what does not happen.
+const LATER: &[(&str, &[&str])] = &[("network", &["upload", "download", "schedule", "mode"])];
+const LATER_SECTIONS: &[&str] = &["credit", "payments"];
+
+enum Shape {
+    Text,
+    Number,
+    Switch,
+    List,
+}
+
+fn shape(section: &str, key: &str) -> Shape {
+    match (section, key) {
+        ("network", "port") => Shape::Number,
+        ("network", "mdns") => Shape::Switch,
+        ("network", "bootstrap") => Shape::List,
+        _ => Shape::Text,
+    }
+}
+
+impl RawFile {
+    /// Reads the file; `None` when it is not there and need not be.
+    pub fn read(path: &Path, required: bool) -> Result<Option<RawFile>, ReadError> {
+        let failed = |source| ReadError::Read { path: path.to_path_buf(), source };
+        match fs::metadata(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !required => return Ok(None),
+            Ok(found) if found.len() > FILE_BYTES_MAX => {
+                return Err(ReadError::Long { path: path.to_path_buf(), max: FILE_BYTES_MAX });
+            }
+            found => found.map_err(failed)?,
+        };
+        let text = fs::read_to_string(path).map_err(failed)?;
+        RawFile::parse(&text).map(Some).map_err(|(at, message)| ReadError::Text {
+            path: path.to_path_buf(),
+            at: position(&text, at),
+            message,
+        })
+    }
+
+    /// An error is its place in bytes, and its message.
+    fn parse(text: &str) -> Result<RawFile, (usize, String)> {
+        let document = DeTable::parse(text)
+            .map_err(|e| (e.span().map_or(0, |span| span.start), e.message().trim_end().to_string()))?;
+        let mut raw = RawFile::default();
+        for (section, value) in document.get_ref() {
+            let at = section.span().start;
+            let name: &str = section.get_ref();
+            let known = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, keys)| *keys);
+            let DeValue::Table(table) = value.get_ref() else {
+                return Err((at, format!("`{name}` stands outside a section: put it under one of {}", sections())));
+            };
+            let Some(known) = known else {
+                return Err((
+                    at,
+                    if LATER_SECTIONS.contains(&name) {
+                        format!("section [{name}] is not in this version yet")
+                    } else {
+                        format!("unknown section [{name}]; known: {}", sections())
+                    },
+                ));
+            };
+            for (key, value) in table {
+                let word: &str = key.get_ref();
+                if LATER.iter().any(|(section, keys)| *section == name && keys.contains(&word)) {
+                    return Err((key.span().start, format!("`{word}` in [{name}] is not in this version yet")));
+                }
+                if !known.contains(&word) {
+                    let known = known.join(", ");
+                    return Err((key.span().start, format!("unknown key `{word}` in [{name}]; known here: {known}")));
+                }
+                raw.take(text, name, word, value)?;
+            }
+        }
+        Ok(raw)
+    }
+
+    fn take(
+        &mut self,
+        text: &str,
+        section: &str,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), (usize, String)> {
+        let at = value.span().start;
+        let wrong = |what: &str| (at, format!("`{key}` in [{section}] must be {what}"));
+        let here = position(text, at);
+        let placed = match (shape(section, key), value.get_ref()) {
+            (Shape::Text, DeValue::String(word)) => (word.to_string(), here),
+            (Shape::Text, _) => return Err(wrong("text in quotes")),
+            (Shape::Number, DeValue::Integer(number)) => (number.to_string(), here),
+            (Shape::Number, _) => return Err(wrong("a whole number")),
+            (Shape::Switch, DeValue::Boolean(on)) => (on.to_string(), here),
+            (Shape::Switch, _) => return Err(wrong("true or false")),
+            (Shape::List, DeValue::Array(items)) => {
+                for item in items {
+                    let DeValue::String(word) = item.get_ref() else { return Err(wrong("a list of texts in quotes")) };
+                    self.bootstrap.push((word.to_string(), position(text, item.span().start)));
+                }
+                return Ok(());
+            }
+            (Shape::List, _) => return Err(wrong("a list of texts in quotes")),
+        };
+        let place = match key {
+            "cache" => &mut self.cache,
+            "hosting" => &mut self.hosting,
+            "redundancy" => &mut self.redundancy,
+            "convergence" => &mut self.convergence,
+            "port" => &mut self.port,
+            _ => &mut self.mdns,
+        };
+        *place = Some(placed);
+        Ok(())
+    }
+}
+
+fn sections() -> String {
+    KNOWN.iter().map(|(section, _)| format!("[{section}]")).collect::<Vec<_>>().join(", ")
+}
+
+fn position(text: &str, at: usize) -> Position {
+    let before = text.get(..at.min(text.len())).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
+    Position { line, column }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_position_counts_characters_from_one() {
+        let at = |text: &str, at| {
+            let place = position(text, at);
+            (place.line, place.column)
+        };
+        assert_eq!(at("ab\nä=c", 0), (1, 1));
+        assert_eq!(at("ab\nä=c", 5), (2, 2));
+        assert_eq!(at("ab", 99), (1, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
+            let _ = RawFile::parse(&text);
+        }
+
+        #[test]
+        fn any_value_is_read_or_refused(section in "storage|network|x", key in "cache|port|mdns|bootstrap|y", value in "\\PC{0,20}") {
+            let _ = RawFile::parse(&format!("[{section}]\n{key} = {value}\n"));
+        }
+    }
+}
