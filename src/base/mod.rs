@@ -9,7 +9,6 @@ pub mod network;
 pub mod peer;
 pub mod random;
 pub mod range;
-pub mod rng;
 pub mod text;
 pub mod time;
 pub mod units;

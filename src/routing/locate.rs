@@ -227,7 +227,7 @@ impl Locate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::rng::Rng;
+    use crate::base::random::Random;
     use crate::routing::lookup::tests::swarm;
 
     fn run(
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn hundreds_of_chunks_are_located_in_a_small_swarm_with_a_question_to_each() {
-        let mut rng = Rng::new(1);
+        let mut rng = Random::new(1);
         let chunks: Vec<ChunkId> = (0..512).map(|_| ChunkId(rng.bytes32())).collect();
         let peers: Vec<Contact> = (1..=12).map(contact).collect();
         let mut locate = Locate::new(LocateConfig::default(), PeerId([0; 32]), &chunks, peers.clone());
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn each_chunk_of_a_stripe_draws_the_search_to_its_own_neighbourhood_in_a_thousand() {
         let tables = swarm(1000, 8);
-        let mut rng = Rng::new(9);
+        let mut rng = Random::new(9);
         let chunks: Vec<ChunkId> = (0..24).map(|_| ChunkId(rng.bytes32())).collect();
         let mut records: BTreeMap<PeerId, BTreeSet<ChunkId>> = BTreeMap::new();
         for id in &chunks {

@@ -215,13 +215,13 @@ impl Lookup {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::base::rng::Rng;
+    use crate::base::random::Random;
     use crate::routing::table::{Table, TableConfig};
     use std::net::SocketAddr;
 
     /// Tables of a swarm at rest, each filled with a random order of acquaintance.
     pub(crate) fn swarm(size: usize, seed: u64) -> BTreeMap<PeerId, Table> {
-        let mut rng = Rng::new(seed);
+        let mut rng = Random::new(seed);
         let at: SocketAddr = "127.0.0.1:5000".parse().unwrap();
         let peers: Vec<PeerId> = (0..size).map(|_| PeerId(rng.bytes32())).collect();
         let mut tables = BTreeMap::new();
@@ -269,7 +269,7 @@ pub(crate) mod tests {
     #[test]
     fn the_closest_of_a_thousand_are_found_in_few_rounds() {
         let tables = swarm(1000, 1);
-        let mut rng = Rng::new(2);
+        let mut rng = Random::new(2);
         for _ in 0..20 {
             let key = Key(rng.bytes32());
             let me = *tables.keys().nth(rng.below(1000) as usize).unwrap();
@@ -285,7 +285,7 @@ pub(crate) mod tests {
     #[test]
     fn a_fifth_of_the_swarm_may_be_gone() {
         let tables = swarm(1000, 3);
-        let mut rng = Rng::new(4);
+        let mut rng = Random::new(4);
         let gone: BTreeSet<PeerId> = tables.keys().filter(|_| rng.below(5) == 0).copied().collect();
         for _ in 0..10 {
             let key = Key(rng.bytes32());
@@ -306,7 +306,7 @@ pub(crate) mod tests {
         let mut hits = [0, 0];
         for round in 0..20u64 {
             let tables = swarm(300, 100 + round);
-            let mut rng = Rng::new(round);
+            let mut rng = Random::new(round);
             let liars: BTreeSet<PeerId> = tables.keys().filter(|_| rng.below(8) == 0).copied().collect();
             let key = Key(rng.bytes32());
             let me = *tables.keys().find(|peer| !liars.contains(peer)).unwrap();
@@ -349,7 +349,7 @@ pub(crate) mod tests {
     fn many_made_up_contacts_take_no_memory() {
         let first = Contact { peer: PeerId([1; 32]), addrs: vec![] };
         let mut lookup = Lookup::new(LookupConfig::default(), PeerId([0; 32]), Key([9; 32]), vec![first]);
-        let mut rng = Rng::new(1);
+        let mut rng = Random::new(1);
         while let Some(contact) = lookup.poll(Instant(0)) {
             let lies = (0..500).map(|_| Contact { peer: PeerId(rng.bytes32()), addrs: vec![] }).collect();
             lookup.answered(&contact.peer, lies);

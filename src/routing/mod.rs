@@ -1,5 +1,6 @@
 //! Floor 2: the Kademlia table, iterative look-ups, provider records, announcements. No I/O.
 
+pub mod announce;
 pub mod locate;
 pub mod lookup;
 pub mod provider;

@@ -5,7 +5,7 @@ use crate::base::keyspace::Key;
 use crate::base::limit::CONTACTS_MAX;
 use crate::base::network::{Network, network};
 use crate::base::peer::{Contact, PeerId};
-use crate::base::rng::Rng;
+use crate::base::random::Random;
 use crate::base::time::Instant;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -239,7 +239,7 @@ impl Table {
 
     /// A key to look up because its bucket has not been looked at for long. Buckets nearer than the first empty one after
     /// our closest contact are covered by looking ourselves up.
-    pub fn stale(&self, now: Instant, rng: &mut Rng) -> Option<Key> {
+    pub fn stale(&self, now: Instant, rng: &mut Random) -> Option<Key> {
         let deepest =
             self.buckets.iter().rev().find(|(_, bucket)| !bucket.entries.is_empty()).map(|(index, _)| *index)?;
         let stale = |index: &u32| {
@@ -385,7 +385,7 @@ mod tests {
         for number in 1..100 {
             add(&mut table, number, [127, 0, 0, 1]);
         }
-        let mut rng = Rng::new(1);
+        let mut rng = Random::new(1);
         let mut now = Instant(0).after(Duration::from_secs(1000));
         let mut seen = Vec::new();
         while let Some(key) = table.stale(now, &mut rng) {

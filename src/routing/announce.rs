@@ -1,0 +1,583 @@
+//! Which held chunks to announce where and when: at the closest peers to each chunk, many chunks to one message, again before the records
+//! expire, and to peers who come later while a chunk is known at too few.
+
+use super::table::Table;
+use crate::base::digest::ChunkId;
+use crate::base::keyspace::{Distance, Key};
+use crate::base::limit::{CONTACTS_MAX, IDS_MAX};
+use crate::base::peer::{Contact, PeerId};
+use crate::base::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::time::Duration;
+
+/// Pace and spread of announcements.
+#[derive(Debug, Clone)]
+pub struct AnnounceConfig {
+    /// At how many of the closest peers a chunk is announced.
+    pub copies: usize,
+    /// How long a record shall live.
+    pub ttl: Duration,
+    /// When it is announced again; up to a quarter later, differently for each chunk.
+    pub renew_after: Duration,
+    /// When a chunk that nobody kept is tried again.
+    pub retry_after: Duration,
+    /// How long a short message waits for more chunks.
+    pub gather: Duration,
+    /// Messages in flight.
+    pub in_flight_max: usize,
+    /// Messages in a second.
+    pub rate: u32,
+    /// Chunks lined up for messages, each counted once for each peer.
+    pub lined_up_max: usize,
+}
+
+impl Default for AnnounceConfig {
+    fn default() -> AnnounceConfig {
+        AnnounceConfig {
+            copies: 8,
+            ttl: Duration::from_secs(24 * 3600),
+            renew_after: Duration::from_secs(9 * 3600),
+            retry_after: Duration::from_secs(20),
+            gather: Duration::from_millis(50),
+            in_flight_max: 16,
+            rate: 64,
+            lined_up_max: 32 * IDS_MAX,
+        }
+    }
+}
+
+/// Names a message until its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SendId(pub u64);
+
+/// What the announcer wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnnounceAction {
+    /// Send an announcement; its end comes back through `answered`.
+    Send {
+        /// Its name.
+        send: SendId,
+        /// To whom.
+        to: Contact,
+        /// Which chunks.
+        chunks: Vec<ChunkId>,
+        /// Seconds that the record shall live.
+        ttl: u32,
+    },
+    /// Look the neighbourhood of a key up; the result comes back through `found`.
+    Search {
+        /// Which key.
+        key: Key,
+    },
+    /// A chunk was announced; known at so many peers.
+    Announced {
+        /// Which chunk.
+        chunk: ChunkId,
+        /// At how many.
+        copies: usize,
+    },
+}
+
+/// Keeps the swarm told of what this node holds.
+#[derive(Debug)]
+pub struct Announcer {
+    config: AnnounceConfig,
+    held: BTreeSet<ChunkId>,
+    /// Minute of the node's clock -> chunks to be announced then.
+    due: BTreeMap<u64, Vec<ChunkId>>,
+    /// To be announced now, in the order of the key space.
+    waiting: BTreeSet<ChunkId>,
+    placing: BTreeMap<ChunkId, Placing>,
+    /// Known at too few peers, and at how many.
+    short: BTreeMap<ChunkId, usize>,
+    newcomers: VecDeque<(Contact, Option<ChunkId>)>,
+    outbox: BTreeMap<PeerId, Outbox>,
+    lined_up: usize,
+    sent: BTreeMap<SendId, (PeerId, Vec<ChunkId>)>,
+    send_next: u64,
+    searching: Option<ChunkId>,
+    tokens: f64,
+    tokens_at: Instant,
+    ready: VecDeque<AnnounceAction>,
+    /// Nothing to do before this unless something happens.
+    wake: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Placing {
+    open: usize,
+    kept: usize,
+}
+
+#[derive(Debug)]
+struct Outbox {
+    contact: Contact,
+    chunks: VecDeque<ChunkId>,
+    since: Instant,
+    busy: bool,
+}
+
+const MINUTE: u64 = 60_000_000;
+/// Chunks placed in one step, so that no step takes long.
+const STEP: usize = 256;
+
+impl Announcer {
+    /// Nothing held yet.
+    pub fn new(config: AnnounceConfig) -> Announcer {
+        let tokens = f64::from(config.rate);
+        Announcer {
+            config,
+            held: BTreeSet::new(),
+            due: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            placing: BTreeMap::new(),
+            short: BTreeMap::new(),
+            newcomers: VecDeque::new(),
+            outbox: BTreeMap::new(),
+            lined_up: 0,
+            sent: BTreeMap::new(),
+            send_next: 0,
+            searching: None,
+            tokens,
+            tokens_at: Instant::default(),
+            ready: VecDeque::new(),
+            wake: None,
+        }
+    }
+
+    /// These chunks are held; those that are new are announced.
+    pub fn hold(&mut self, now: Instant, chunks: &[ChunkId]) {
+        for chunk in chunks {
+            if self.held.insert(*chunk) {
+                self.waiting.insert(*chunk);
+                self.wake = Some(now);
+            }
+        }
+    }
+
+    /// These chunks are held and shall be announced now, whether they were before or not.
+    pub fn renew(&mut self, now: Instant, chunks: &[ChunkId]) {
+        for chunk in chunks {
+            self.held.insert(*chunk);
+            if !self.placing.contains_key(chunk) {
+                self.waiting.insert(*chunk);
+            }
+        }
+        self.wake = Some(now);
+    }
+
+    /// These chunks are not held any more.
+    pub fn dropped(&mut self, chunks: &[ChunkId]) {
+        for chunk in chunks {
+            self.held.remove(chunk);
+            self.waiting.remove(chunk);
+            self.short.remove(chunk);
+        }
+    }
+
+    /// Whether this node holds the chunk whole, as far as it was told.
+    pub fn holds(&self, chunk: &ChunkId) -> bool {
+        self.held.contains(chunk)
+    }
+
+    /// How many chunks are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// How many chunks wait to be announced.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len() + self.placing.len()
+    }
+
+    /// A contact entered the table: it may be wanted for chunks that are known at too few.
+    pub fn acquainted(&mut self, now: Instant, contact: &Contact) {
+        if self.newcomers.len() < CONTACTS_MAX * 8 {
+            self.newcomers.push_back((contact.clone(), None));
+        }
+        self.wake = Some(now);
+    }
+
+    /// The neighbourhood of `key` was looked up: `contacts` are the closest to it, the closest first.
+    pub fn found(&mut self, now: Instant, key: &Key, contacts: &[Contact]) {
+        self.wake = Some(now);
+        let Some(searched) = self.searching.take() else { return };
+        if contacts.is_empty() {
+            if self.waiting.remove(&searched) {
+                self.later(now, searched, 0);
+            }
+            return;
+        }
+        // Everybody is known whose key begins as the searched one does, for one bit more than the farthest found shares with it. Chunks with
+        // the same beginning stand beside it in order, and their closest peers are among those found.
+        let shared = match contacts.last() {
+            Some(last) if contacts.len() >= CONTACTS_MAX => key.distance(&Key::from(last.peer)).leading_zeros() + 1,
+            _ => 0,
+        };
+        let near = |chunk: &ChunkId| Key::from(*chunk).distance(key).leading_zeros() >= shared;
+        let mut region = vec![searched];
+        region.extend(self.waiting.range((Excluded(searched), Unbounded)).take_while(|c| near(c)).take(4 * STEP));
+        region.extend(self.waiting.range(..searched).rev().take_while(|c| near(c)).take(4 * STEP));
+        for chunk in region {
+            if self.waiting.remove(&chunk) {
+                let key = Key::from(chunk);
+                let mut closest: Vec<(Distance, &Contact)> =
+                    contacts.iter().map(|contact| (Key::from(contact.peer).distance(&key), contact)).collect();
+                closest.sort_by_key(|(distance, _)| *distance);
+                let targets = closest.into_iter().take(self.config.copies).map(|(_, contact)| contact.clone());
+                self.place(now, chunk, targets.collect());
+            }
+        }
+    }
+
+    /// How a message ended: how many of its chunks, from the front, were kept; `None` when there was no such answer.
+    pub fn answered(&mut self, now: Instant, send: SendId, kept: Option<usize>) {
+        let Some((peer, chunks)) = self.sent.remove(&send) else { return };
+        self.wake = Some(now);
+        let mut lost = Vec::new();
+        if let Some(outbox) = self.outbox.get_mut(&peer) {
+            outbox.busy = false;
+            if kept.is_none() {
+                lost.extend(outbox.chunks.drain(..));
+            }
+            if outbox.chunks.is_empty() {
+                self.outbox.remove(&peer);
+            }
+        }
+        self.lined_up -= lost.len();
+        let kept = kept.unwrap_or(0);
+        for (place, chunk) in chunks.into_iter().enumerate() {
+            self.settle(now, chunk, place < kept);
+        }
+        for chunk in lost {
+            self.settle(now, chunk, false);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self, now: Instant, table: &Table) -> Option<AnnounceAction> {
+        if let Some(action) = self.ready.pop_front() {
+            return Some(action);
+        }
+        if self.wake.is_none_or(|at| at > now) {
+            return None;
+        }
+        self.wake = None;
+        self.take_due(now);
+        self.greet(now, table);
+        if !table.is_empty() && self.lined_up < self.config.lined_up_max {
+            if table.everyone_known() {
+                let some: Vec<ChunkId> = self.waiting.iter().take(STEP).copied().collect();
+                for chunk in some {
+                    self.waiting.remove(&chunk);
+                    let targets = table.closest_healthy(&Key::from(chunk), self.config.copies);
+                    self.place(now, chunk, targets);
+                }
+                if !self.waiting.is_empty() {
+                    self.wake = Some(now);
+                }
+            } else if self.searching.is_none()
+                && let Some(first) = self.waiting.first()
+            {
+                self.searching = Some(*first);
+                self.ready.push_back(AnnounceAction::Search { key: Key::from(*first) });
+            }
+        }
+        self.send(now);
+        let due = self.due.keys().next().map(|minute| Instant(minute.saturating_add(1) * MINUTE));
+        self.wake = [self.wake, due].into_iter().flatten().min();
+        self.ready.pop_front()
+    }
+
+    /// When there is something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    fn take_due(&mut self, now: Instant) {
+        while let Some(entry) = self.due.first_entry() {
+            if (entry.key() + 1) * MINUTE > now.0 {
+                break;
+            }
+            let chunks = entry.remove();
+            let held = chunks.into_iter().filter(|chunk| self.held.contains(chunk));
+            self.waiting.extend(held);
+        }
+    }
+
+    /// Tells newcomers of chunks that too few know of, if they are close to them.
+    fn greet(&mut self, now: Instant, table: &Table) {
+        let Some((contact, from)) = self.newcomers.pop_front() else { return };
+        let lower = from.map_or(Unbounded, Excluded);
+        let page: Vec<(ChunkId, usize)> =
+            self.short.range((lower, Unbounded)).take(STEP).map(|(chunk, copies)| (*chunk, *copies)).collect();
+        let last = page.last().map(|(chunk, _)| *chunk);
+        for (chunk, copies) in page {
+            let close = table.closest_healthy(&Key::from(chunk), self.config.copies);
+            if close.iter().any(|near| near.peer == contact.peer) {
+                self.placing.entry(chunk).or_insert(Placing { open: 0, kept: copies });
+                self.line_up(now, chunk, contact.clone());
+            }
+        }
+        if last.is_some() {
+            self.newcomers.push_front((contact, last));
+        }
+        if !self.newcomers.is_empty() {
+            self.wake = Some(now);
+        }
+    }
+
+    fn place(&mut self, now: Instant, chunk: ChunkId, targets: Vec<Contact>) {
+        if targets.is_empty() {
+            self.later(now, chunk, 0);
+            return;
+        }
+        self.placing.insert(chunk, Placing::default());
+        for contact in targets {
+            self.line_up(now, chunk, contact);
+        }
+    }
+
+    fn line_up(&mut self, now: Instant, chunk: ChunkId, contact: Contact) {
+        let fresh = |contact| Outbox { contact, chunks: VecDeque::new(), since: now, busy: false };
+        let outbox = self.outbox.entry(contact.peer).or_insert_with(|| fresh(contact));
+        if outbox.chunks.is_empty() {
+            outbox.since = now;
+        }
+        outbox.chunks.push_back(chunk);
+        self.lined_up += 1;
+        if let Some(placing) = self.placing.get_mut(&chunk) {
+            placing.open += 1;
+        }
+    }
+
+    fn settle(&mut self, now: Instant, chunk: ChunkId, kept: bool) {
+        let Some(placing) = self.placing.get_mut(&chunk) else { return };
+        placing.open = placing.open.saturating_sub(1);
+        placing.kept += usize::from(kept);
+        if placing.open > 0 {
+            return;
+        }
+        let copies = placing.kept;
+        self.placing.remove(&chunk);
+        if copies > 0 {
+            self.ready.push_back(AnnounceAction::Announced { chunk, copies });
+        }
+        self.later(now, chunk, copies);
+    }
+
+    /// Decides when a chunk, now known at `copies` peers, is announced again.
+    fn later(&mut self, now: Instant, chunk: ChunkId, copies: usize) {
+        if !self.held.contains(&chunk) {
+            return;
+        }
+        if copies < self.config.copies {
+            self.short.insert(chunk, copies);
+        } else {
+            self.short.remove(&chunk);
+        }
+        let wait = if copies == 0 {
+            self.config.retry_after
+        } else {
+            // Spread by the chunk's own bits: the same everywhere, without a draw.
+            let part = u32::from(chunk.0[31]);
+            self.config.renew_after + self.config.renew_after / 4 * part / 256
+        };
+        let at = now.after(wait).0 / MINUTE;
+        self.due.entry(at).or_default().push(chunk);
+        let at = Instant((at + 1) * MINUTE);
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    fn send(&mut self, now: Instant) {
+        let rate = f64::from(self.config.rate);
+        self.tokens = (self.tokens + now.since(self.tokens_at).as_secs_f64() * rate).min(rate);
+        self.tokens_at = now;
+        let mut wake = None;
+        for (peer, outbox) in &mut self.outbox {
+            if outbox.busy || outbox.chunks.is_empty() || self.sent.len() >= self.config.in_flight_max {
+                continue;
+            }
+            let at = outbox.since.after(self.config.gather);
+            if outbox.chunks.len() < IDS_MAX && at > now {
+                wake = Some(wake.map_or(at, |wake: Instant| wake.min(at)));
+                continue;
+            }
+            if self.tokens < 1.0 {
+                let at = now.after(Duration::from_millis(20));
+                wake = Some(wake.map_or(at, |wake: Instant| wake.min(at)));
+                break;
+            }
+            self.tokens -= 1.0;
+            let count = outbox.chunks.len().min(IDS_MAX);
+            let chunks: Vec<ChunkId> = outbox.chunks.drain(..count).collect();
+            self.lined_up -= chunks.len();
+            outbox.busy = true;
+            outbox.since = now;
+            let send = SendId(self.send_next);
+            self.send_next += 1;
+            self.sent.insert(send, (*peer, chunks.clone()));
+            let ttl = self.config.ttl.as_secs() as u32;
+            self.ready.push_back(AnnounceAction::Send { send, to: outbox.contact.clone(), chunks, ttl });
+        }
+        self.wake = [self.wake, wake].into_iter().flatten().min();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random::Random;
+    use crate::routing::lookup::tests::swarm;
+    use crate::routing::table::TableConfig;
+    use std::net::SocketAddr;
+
+    type Records = BTreeMap<ChunkId, BTreeSet<PeerId>>;
+
+    fn at() -> SocketAddr {
+        "127.0.0.1:5000".parse().unwrap()
+    }
+
+    fn contact(number: u8) -> Contact {
+        Contact { peer: PeerId([number; 32]), addrs: vec![at()] }
+    }
+
+    fn table(peers: std::ops::RangeInclusive<u8>) -> Table {
+        let mut table = Table::new(TableConfig::default(), Key::from(PeerId([0; 32])));
+        for number in peers {
+            table.verified(Instant(0), contact(number), &at());
+        }
+        table
+    }
+
+    fn chunks(count: usize) -> Vec<ChunkId> {
+        let mut random = Random::new(5);
+        (0..count).map(|_| ChunkId(random.bytes32())).collect()
+    }
+
+    /// Runs until `end`; `kept` answers messages, `search` look-ups. Returns records, messages and searches.
+    fn run(
+        announcer: &mut Announcer,
+        table: &Table,
+        (mut now, end): (Instant, Instant),
+        mut kept: impl FnMut(&PeerId, usize) -> Option<usize>,
+        mut search: impl FnMut(&Key) -> Vec<Contact>,
+    ) -> (Records, usize, usize) {
+        let (mut records, mut messages, mut searches) = (Records::new(), 0, 0);
+        loop {
+            while let Some(action) = announcer.poll(now, table) {
+                match action {
+                    AnnounceAction::Send { send, to, chunks, ttl } => {
+                        assert!(chunks.len() <= IDS_MAX && ttl == 86_400);
+                        messages += 1;
+                        let kept = kept(&to.peer, chunks.len());
+                        for chunk in chunks.iter().take(kept.unwrap_or(0)) {
+                            assert!(records.entry(*chunk).or_default().insert(to.peer), "told twice");
+                        }
+                        announcer.answered(now, send, kept);
+                    }
+                    AnnounceAction::Search { key } => {
+                        searches += 1;
+                        let contacts = search(&key);
+                        announcer.found(now, &key, &contacts);
+                    }
+                    AnnounceAction::Announced { .. } => {}
+                }
+            }
+            match announcer.poll_timeout() {
+                Some(at) if at <= end => now = at.max(now),
+                _ => return (records, messages, searches),
+            }
+        }
+    }
+
+    fn span(from: u64, to: u64) -> (Instant, Instant) {
+        (Instant(from * 1_000_000), Instant(to * 1_000_000))
+    }
+
+    #[test]
+    fn many_chunks_go_to_their_eight_closest_peers_in_few_messages() {
+        let table = table(1..=12);
+        let chunks = chunks(1500);
+        let mut announcer = Announcer::new(AnnounceConfig::default());
+        announcer.hold(Instant(0), &chunks);
+        let (records, messages, _) = run(&mut announcer, &table, span(0, 30), |_, n| Some(n), |_| vec![]);
+        assert!(messages <= 12 * 6, "{messages}");
+        for chunk in &chunks {
+            let wanted: BTreeSet<PeerId> = table.closest(&Key::from(*chunk), 8).iter().map(|c| c.peer).collect();
+            assert_eq!(records[chunk], wanted);
+        }
+        announcer.hold(Instant(40_000_000), &chunks);
+        assert_eq!(run(&mut announcer, &table, span(40, 3600), |_, n| Some(n), |_| vec![]).1, 0, "once is enough");
+        let (records, ..) = run(&mut announcer, &table, span(3600, 12 * 3600), |_, n| Some(n), |_| vec![]);
+        assert_eq!(records.len(), chunks.len(), "announced again before they expire");
+    }
+
+    #[test]
+    fn peers_who_come_later_are_told_once() {
+        let few = table(1..=3);
+        let chunks = chunks(300);
+        let mut announcer = Announcer::new(AnnounceConfig::default());
+        announcer.hold(Instant(0), &chunks);
+        let (records, ..) = run(&mut announcer, &few, span(0, 30), |_, n| Some(n), |_| vec![]);
+        assert!(records.values().all(|peers| peers.len() == 3));
+        let more = table(1..=5);
+        announcer.acquainted(Instant(60_000_000), &contact(4));
+        announcer.acquainted(Instant(60_000_000), &contact(5));
+        let (records, messages, _) = run(&mut announcer, &more, span(60, 120), |_, n| Some(n), |_| vec![]);
+        assert_eq!(records.len(), 300);
+        assert!(records.values().all(|peers| *peers == [PeerId([4; 32]), PeerId([5; 32])].into()), "only the new ones");
+        assert!(messages <= 6, "{messages}");
+    }
+
+    #[test]
+    fn without_peers_it_waits_and_without_success_it_tries_again() {
+        let chunks = chunks(10);
+        let mut announcer = Announcer::new(AnnounceConfig::default());
+        announcer.hold(Instant(0), &chunks);
+        assert_eq!(run(&mut announcer, &table(1..=0), span(0, 600), |_, n| Some(n), |_| vec![]).1, 0);
+        announcer.acquainted(Instant(600_000_000), &contact(1));
+        let (records, messages, _) = run(&mut announcer, &table(1..=1), span(600, 601), |_, _| None, |_| vec![]);
+        assert_eq!((records.len(), messages), (0, 1));
+        let (records, ..) = run(&mut announcer, &table(1..=1), span(601, 900), |_, n| Some(n), |_| vec![]);
+        assert_eq!(records.len(), 10);
+        announcer.dropped(&chunks);
+        assert_eq!(run(&mut announcer, &table(1..=1), span(900, 90_000), |_, n| Some(n), |_| vec![]).1, 0);
+    }
+
+    #[test]
+    fn in_a_large_swarm_one_search_serves_a_region_of_the_key_space() {
+        let tables = swarm(500, 6);
+        let me = *tables.keys().next().unwrap();
+        let table = &tables[&me];
+        assert!(!table.everyone_known());
+        let chunks = chunks(2000);
+        let mut announcer = Announcer::new(AnnounceConfig::default());
+        announcer.hold(Instant(0), &chunks);
+        let closest = |key: &Key, count: usize| {
+            let mut all: Vec<PeerId> = tables.keys().filter(|peer| **peer != me).copied().collect();
+            all.sort_by_key(|peer| Key::from(*peer).distance(key));
+            all.into_iter().take(count).map(|peer| Contact { peer, addrs: vec![at()] }).collect::<Vec<_>>()
+        };
+        let (records, _, searches) = run(&mut announcer, table, span(0, 600), |_, n| Some(n), |key| closest(key, 20));
+        assert!(searches < 200, "{searches}");
+        assert_eq!(records.len(), 2000);
+        let mut right = 0;
+        for chunk in &chunks {
+            let wanted = closest(&Key::from(*chunk), 8);
+            right += wanted.iter().filter(|contact| records[chunk].contains(&contact.peer)).count();
+        }
+        assert!(right >= 2000 * 8 * 95 / 100, "{right} of 16000");
+    }
+
+    #[test]
+    fn the_rate_is_bounded() {
+        let table = table(1..=20);
+        let config = AnnounceConfig { rate: 4, gather: Duration::ZERO, ..AnnounceConfig::default() };
+        let mut announcer = Announcer::new(config);
+        announcer.hold(Instant(0), &chunks(4000));
+        let (_, messages, _) = run(&mut announcer, &table, span(0, 5), |_, n| Some(n), |_| vec![]);
+        assert!(messages <= 4 + 5 * 4, "{messages}");
+    }
+}
