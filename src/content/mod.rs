@@ -2,4 +2,5 @@
 
 pub mod chunk;
 pub mod cipher;
+pub mod erasure;
 pub mod random;
