@@ -4,4 +4,3 @@ pub mod chunk;
 pub mod cipher;
 pub mod erasure;
 pub mod random;
-pub mod reference;

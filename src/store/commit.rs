@@ -1,0 +1,161 @@
+//! The thread that makes things durable: syncs the data, commits the index, frees what the index no longer knows.
+
+use super::error::StoreError;
+use super::index::Batch;
+use super::queue::Round;
+use super::segment::Place;
+use super::{Inner, lock};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What was put is committed after this time at the latest.
+const SOON: Duration = Duration::from_secs(1);
+/// How often leases and the disk are looked after when nothing happens.
+const LATE: Duration = Duration::from_secs(30);
+/// Uncommitted bytes at which a commit falls due, when the cache is large enough.
+const COMMIT_BYTES: u64 = 64 << 20;
+const COMMIT_BYTES_MIN: u64 = 1 << 20;
+
+/// What passes from one commit to the next.
+#[derive(Debug, Default)]
+pub(super) struct Carry {
+    /// To punch.
+    pub(super) freed: Vec<(Place, u64)>,
+    /// Punched, not yet taken off the index's list.
+    pub(super) punched: Vec<Place>,
+}
+
+/// Runs until the store is closed.
+pub(super) fn run(inner: &Inner, freed: Vec<(Place, u64)>) {
+    let mut carry = Carry { freed, ..Carry::default() };
+    inner.punch(&mut carry);
+    let mut ticks = 0u32;
+    loop {
+        let round = inner.rounds.next(SOON, LATE, inner.commit_bytes());
+        inner.retry_stuck();
+        if round != Round::Due {
+            inner.queue.drain();
+        }
+        let mut result = inner.commit(&mut carry, round == Round::Last);
+        if let (Ok(()), Some(error)) = (&result, inner.budget.stuck()) {
+            result = Err(error);
+        }
+        if let (Err(error), Round::Due) = (&result, round) {
+            tracing::warn!(%error, "the store could not commit; it tries again");
+        }
+        inner.rounds.finish(result);
+        if round == Round::Last {
+            inner.queue.close();
+            return;
+        }
+        ticks = ticks.wrapping_add(1);
+        if let Err(error) = inner.maintain(&mut carry, ticks) {
+            tracing::warn!(%error, "the store could not make room");
+        }
+    }
+}
+
+impl Inner {
+    /// Uncommitted bytes at which a commit falls due: so few that a small cache does not overrun its quota between commits.
+    pub(super) fn commit_bytes(&self) -> u64 {
+        (self.config.cache_bytes / 16).clamp(COMMIT_BYTES_MIN, COMMIT_BYTES)
+    }
+
+    /// Has the writer try again what it could not write.
+    fn retry_stuck(&self) {
+        if self.budget.stuck().is_none() || lock(&self.failed).is_some() {
+            return;
+        }
+        self.budget.set_stuck(None);
+        for id in std::mem::take(&mut *lock(&self.stuck)) {
+            let queue = self.entries.look(&self.index, &id, |entry| {
+                if !entry.queued && !entry.pieces.is_empty() {
+                    entry.queued = true;
+                    self.queue.push(id);
+                }
+            });
+            if queue.is_err() {
+                lock(&self.stuck).push(id);
+            }
+        }
+    }
+
+    /// One commit of all that changed. On error all of it stays and is tried again with the next.
+    pub(super) fn commit(&self, carry: &mut Carry, last: bool) -> Result<(), StoreError> {
+        if let Some(why) = &*lock(&self.failed) {
+            return Err(StoreError::ReadOnly(why.clone()));
+        }
+        // Before the entries: a segment sealed by now gets no record that they do not show.
+        let mut sealed = Vec::new();
+        for (number, segment) in self.segments.all() {
+            let known = segment.row.lock().unwrap_or_else(std::sync::PoisonError::into_inner).sealed;
+            if segment.sealed.load(Ordering::Acquire) && !known {
+                sealed.push(number);
+            }
+        }
+        let collected = self.entries.collect();
+        let batch = Batch {
+            changes: collected.iter().map(|collected| collected.change).collect(),
+            lost: std::mem::take(&mut *lock(&self.lost)),
+            punched: carry.punched.clone(),
+            pins: std::mem::take(&mut *lock(&self.pins)),
+            sealed,
+            heat: last,
+        };
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let synced = self.segments.sync();
+        let result = match synced {
+            Ok(()) => self.index.commit(&batch, &self.segments),
+            Err(error) => {
+                // What the disk lost in a failed sync, no second sync brings back: trust nothing that is not committed.
+                self.fail(&error);
+                Err(error)
+            }
+        };
+        self.entries.committed(&collected, result.is_ok());
+        match result {
+            Ok(committed) => {
+                self.counters.commits.fetch_add(1, Ordering::Relaxed);
+                *lock(&self.totals) = committed.totals;
+                carry.punched.clear();
+                for number in &committed.dead {
+                    self.segments.remove(*number)?;
+                }
+                carry.freed.retain(|(place, _)| !committed.dead.contains(&place.segment));
+                carry.freed.extend(committed.freed);
+                self.punch(carry);
+                Ok(())
+            }
+            Err(error) => {
+                lock(&self.lost).extend(batch.lost);
+                lock(&self.pins).splice(0..0, batch.pins);
+                if matches!(error, StoreError::Io { .. }) {
+                    self.fail(&error);
+                } else {
+                    self.rounds.nudge();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn fail(&self, error: &StoreError) {
+        tracing::error!(%error, "the disk failed: the store takes no more data");
+        let mut failed = lock(&self.failed);
+        failed.get_or_insert_with(|| error.to_string());
+        drop(failed);
+        self.budget.set_stuck(Some(error.again()));
+    }
+
+    fn punch(&self, carry: &mut Carry) {
+        for (place, len) in std::mem::take(&mut carry.freed) {
+            match self.segments.punch(place.segment, place.offset(), len) {
+                Ok(()) => carry.punched.push(place),
+                // Stays on the index's list, for the next start.
+                Err(error) => tracing::warn!(%error, "space could not be given back"),
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Making room: ends leases, keeps the cache within its quota and the disk above its floor.
+
+use super::commit::Carry;
+use super::error::StoreError;
+use super::schema::Class;
+use super::segment::Place;
+use super::{Inner, lock};
+use crate::base::digest::ChunkId;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Chunks looked at in one step.
+const PAGE: usize = 1024;
+/// Rounds between two halvings of the segments' heat.
+const COOLING: u32 = 256;
+
+impl Inner {
+    /// Done after each commit.
+    pub(super) fn maintain(&self, carry: &mut Carry, ticks: u32) -> Result<(), StoreError> {
+        self.state.persist()?;
+        if lock(&self.failed).is_some() {
+            return Ok(());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut changed = self.end_leases(now)?;
+        if ticks.is_multiple_of(COOLING) {
+            for (_, segment) in self.segments.all() {
+                let heat = segment.heat.load(Ordering::Relaxed);
+                segment.heat.fetch_sub(heat / 2, Ordering::Relaxed);
+            }
+        }
+        let (free, size) = self.folder.space()?;
+        let floor = (size as f64 * self.config.disk_free_min.clamp(0.0, 1.0)) as u64;
+        // Room for what is written until the next look, so that the quota holds at every moment.
+        let headroom = 3 * self.commit_bytes();
+        let quota = self.config.cache_bytes.saturating_sub(headroom);
+        let cached = lock(&self.totals).cached;
+        let wanted = cached.saturating_sub(quota).max(floor.saturating_sub(free).min(cached));
+        let mut evicted = 0;
+        if wanted > 0 {
+            evicted = self.evict(wanted)?;
+            changed |= evicted > 0;
+        }
+        if changed {
+            self.commit(carry, false)?;
+        }
+        let tight = free.saturating_add(evicted) < floor;
+        if self.tight.swap(tight, Ordering::AcqRel) != tight {
+            tracing::info!(tight, free, floor, "free space against its floor");
+        }
+        Ok(())
+    }
+
+    fn end_leases(&self, now: u64) -> Result<bool, StoreError> {
+        let ended = self.index.expired(now, PAGE)?;
+        for id in &ended {
+            self.entries.look(&self.index, id, |entry| {
+                if matches!(entry.row.class, Class::Hosted { until } if until <= now) {
+                    entry.change(|row| row.class = Class::Cached);
+                }
+            })?;
+        }
+        Ok(!ended.is_empty())
+    }
+
+    /// Gives up at least `wanted` bytes of cached chunks, if there are as many: in the coldest segments first, and in these
+    /// the chunks that nobody read lately.
+    pub(super) fn evict(&self, wanted: u64) -> Result<u64, StoreError> {
+        let mut candidates = Vec::new();
+        for (number, segment) in self.segments.all() {
+            let row = *segment.row.lock().unwrap_or_else(PoisonError::into_inner);
+            if row.evictable > 0 {
+                // Reads for each byte held, in sixteenths: about equally cold segments go by age.
+                let heat = segment.heat.load(Ordering::Relaxed).saturating_mul(16) / row.evictable;
+                candidates.push((heat, number));
+            }
+        }
+        candidates.sort_unstable();
+        let mut freed = 0;
+        // Without holes in files only a whole segment gives space back, so nothing in it is spared.
+        let passes = if self.segments.punches() { &[true, false][..] } else { &[false] };
+        for sparing in passes {
+            for (_, number) in &candidates {
+                freed += self.evict_from(*number, wanted.saturating_sub(freed), *sparing)?;
+                if freed >= wanted {
+                    break;
+                }
+            }
+            if freed >= wanted {
+                break;
+            }
+        }
+        self.counters.evicted_bytes.fetch_add(freed, Ordering::Relaxed);
+        Ok(freed)
+    }
+
+    fn evict_from(&self, segment: u32, wanted: u64, sparing: bool) -> Result<u64, StoreError> {
+        let mut freed = 0;
+        let mut from = Place { segment, block: 0 };
+        while freed < wanted || !self.segments.punches() {
+            let page = self.index.in_segment(from, PAGE)?;
+            for (place, id) in &page {
+                if freed >= wanted && self.segments.punches() {
+                    break;
+                }
+                freed += self.give_up(id, |entry| {
+                    entry.row.place == Some(*place)
+                        && entry.row.is_evictable()
+                        && entry.pieces.is_empty()
+                        && !(sparing && entry.used)
+                })?;
+                from.block = place.block.saturating_add(1);
+            }
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Drops the oldest cached chunk that waits in memory because the disk takes nothing. False when there is none.
+    pub(super) fn drop_stuck(&self) -> Result<bool, StoreError> {
+        let ids: Vec<ChunkId> = lock(&self.stuck).clone();
+        for id in ids {
+            let dropped = self.entries.look(&self.index, &id, |entry| {
+                let droppable = !entry.pieces.is_empty() && entry.row.class == Class::Cached && !entry.row.pinned;
+                droppable.then(|| {
+                    entry.generation += 1;
+                    entry.pieces.drain(..).map(|piece| piece.bytes.len() as u64).sum::<u64>()
+                })
+            })?;
+            if let Some(bytes) = dropped.flatten() {
+                self.budget.give(bytes);
+                let mut stuck = lock(&self.stuck);
+                if let Some(at) = stuck.iter().position(|other| *other == id) {
+                    stuck.remove(at);
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

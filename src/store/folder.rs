@@ -1,0 +1,117 @@
+//! The store's folder: private, ours, locked; every file in it is opened relative to it and never through a link.
+
+use super::error::StoreError;
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+const PRIVATE_DIR: Mode = Mode::RWXU;
+const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
+
+/// An open, locked folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    dir: OwnedFd,
+    segments: OwnedFd,
+    /// Holds the lock as long as it is open.
+    _lock: File,
+}
+
+impl Folder {
+    /// Opens or makes the folder and locks it against other processes.
+    pub(super) fn open(path: &Path) -> Result<Folder, StoreError> {
+        let wrong = |why| StoreError::Folder { folder: path.to_path_buf(), why };
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))
+            .map_err(|e| StoreError::io("make", path.display().to_string(), e))?;
+        let dir = open_dir(fs::CWD, path)?;
+        let stat = fs::fstat(&dir).map_err(|e| StoreError::io("look at", path.display().to_string(), e))?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(wrong("it belongs to another user"));
+        }
+        if stat.st_mode & 0o077 != 0 {
+            fs::fchmod(&dir, PRIVATE_DIR)
+                .map_err(|e| StoreError::io("close to others", path.display().to_string(), e))?;
+        }
+        let lock = lock(&dir, path)?;
+        let segments = open_dir(dir.as_fd(), Path::new("segments"))?;
+        Ok(Folder { path: path.to_path_buf(), dir, segments, _lock: lock })
+    }
+
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of segments in it.
+    pub(super) fn segments(&self) -> BorrowedFd<'_> {
+        self.segments.as_fd()
+    }
+
+    /// Opens or makes a file directly in the folder.
+    pub(super) fn file(&self, name: &str) -> Result<File, StoreError> {
+        open_file(self.dir.as_fd(), name, OFlags::CREATE)
+    }
+
+    /// Moves a file of the folder out of the way.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        fs::renameat(&self.dir, from, &self.dir, to).map_err(|e| StoreError::io("rename", from, e))
+    }
+
+    /// Removes a file of the folder, if it is there.
+    pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {
+        match fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(StoreError::io("remove", name, e)),
+        }
+    }
+
+    /// Bytes free for us and bytes in all of the file system that holds the folder.
+    pub(super) fn space(&self) -> Result<(u64, u64), StoreError> {
+        let stat = fs::fstatvfs(&self.dir).map_err(|e| StoreError::io("measure", "the disk", e))?;
+        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+    }
+}
+
+/// Opens a file for reading and writing, private, not through a symbolic link.
+pub(super) fn open_file(dir: BorrowedFd<'_>, name: &str, extra: OFlags) -> Result<File, StoreError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | extra;
+    let file = fs::openat(dir, name, flags, PRIVATE_FILE).map_err(|e| StoreError::io("open", name, e))?;
+    Ok(File::from(file))
+}
+
+fn open_dir(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, StoreError> {
+    let text = || path.display().to_string();
+    match fs::mkdirat(at, path, PRIVATE_DIR) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(e) => return Err(StoreError::io("make", text(), e)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(at, path, flags, Mode::empty()).map_err(|e| match e {
+        rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
+            StoreError::Folder { folder: path.to_path_buf(), why: "it is a link or a file, not a folder" }
+        }
+        e => StoreError::io("open", text(), e),
+    })
+}
+
+fn lock(dir: &OwnedFd, path: &Path) -> Result<File, StoreError> {
+    let mut file = open_file(dir.as_fd(), "lock", OFlags::CREATE)?;
+    match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let _ = (&mut file).take(20).read_to_string(&mut pid);
+            let pid = pid.trim();
+            let known = !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
+            let pid = if known { pid.to_string() } else { "?".to_string() };
+            return Err(StoreError::InUse { folder: path.to_path_buf(), pid });
+        }
+        Err(e) => return Err(StoreError::io("lock", path.display().to_string(), e)),
+    }
+    // The text only serves the message above, so a full disk may refuse it.
+    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}\n", std::process::id()));
+    Ok(file)
+}

@@ -1,0 +1,244 @@
+//! Between those who put and the thread that writes: the queue of chunks, the budget of bytes in memory, the rounds of commits.
+
+use super::error::StoreError;
+use crate::base::digest::ChunkId;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Chunks to write, in order.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    work: Condvar,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    chunks: VecDeque<ChunkId>,
+    pushed: u64,
+    finished: u64,
+    closed: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queue {
+    /// Appends a chunk.
+    pub(super) fn push(&self, id: ChunkId) {
+        let mut state = lock(&self.state);
+        state.chunks.push_back(id);
+        state.pushed += 1;
+        self.work.notify_one();
+    }
+
+    /// The next chunk, waiting for one; `None` after `close`. Each must be followed by `finish`.
+    pub(super) fn pop(&self) -> Option<ChunkId> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(id) = state.chunks.pop_front() {
+                return Some(id);
+            }
+            if state.closed {
+                return None;
+            }
+            state = wait(&self.work, state);
+        }
+    }
+
+    /// The popped chunk is dealt with.
+    pub(super) fn finish(&self) {
+        let mut state = lock(&self.state);
+        state.finished += 1;
+        self.done.notify_all();
+    }
+
+    /// Waits until everything pushed before is dealt with.
+    pub(super) fn drain(&self) {
+        let mut state = lock(&self.state);
+        let target = state.pushed;
+        while state.finished < target {
+            state = wait(&self.done, state);
+        }
+    }
+
+    /// No more chunks come; those in the queue are still handed out.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.work.notify_all();
+    }
+}
+
+/// Bytes that wait in memory.
+pub(super) struct Budget {
+    max: u64,
+    state: Mutex<BudgetState>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct BudgetState {
+    used: u64,
+    /// The writer cannot write: who waits would wait for ever.
+    stuck: Option<StoreError>,
+}
+
+impl Budget {
+    /// None of `max` bytes used.
+    pub(super) fn new(max: u64) -> Budget {
+        Budget { max, state: Mutex::default(), freed: Condvar::new() }
+    }
+
+    /// Takes `bytes`, waiting while that is over the budget; an error when the writer is stuck and there is no room.
+    pub(super) fn take(&self, bytes: u64) -> Result<(), StoreError> {
+        let mut state = lock(&self.state);
+        while state.used > 0 && state.used + bytes > self.max {
+            if let Some(error) = &state.stuck {
+                return Err(error.again());
+            }
+            state = wait(&self.freed, state);
+        }
+        state.used += bytes;
+        Ok(())
+    }
+
+    /// Gives `bytes` back.
+    pub(super) fn give(&self, bytes: u64) {
+        let mut state = lock(&self.state);
+        state.used = state.used.saturating_sub(bytes);
+        self.freed.notify_all();
+    }
+
+    /// Why the writer cannot write, or that it can again.
+    pub(super) fn set_stuck(&self, error: Option<StoreError>) {
+        lock(&self.state).stuck = error;
+        self.freed.notify_all();
+    }
+
+    /// Why the writer cannot write.
+    pub(super) fn stuck(&self) -> Option<StoreError> {
+        lock(&self.state).stuck.as_ref().map(StoreError::again)
+    }
+
+    /// Bytes in use.
+    pub(super) fn used(&self) -> u64 {
+        lock(&self.state).used
+    }
+
+    /// Whether `bytes` more would have to wait.
+    pub(super) fn is_crowded(&self, bytes: u64) -> bool {
+        let state = lock(&self.state);
+        state.used > 0 && state.used + bytes > self.max
+    }
+}
+
+/// Commits, numbered, so that any number of callers of `flush` share one.
+#[derive(Default)]
+pub(super) struct Rounds {
+    state: Mutex<RoundState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct RoundState {
+    started: u64,
+    finished: u64,
+    wanted: u64,
+    nudged: bool,
+    /// Written since the last commit.
+    bytes: u64,
+    error: Option<StoreError>,
+    closed: bool,
+}
+
+/// Why a round starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Round {
+    /// Somebody waits for it, or the store closes.
+    Wanted,
+    /// Enough was written, or enough time passed.
+    Due,
+    /// The store closes, and nobody waits.
+    Last,
+}
+
+impl Rounds {
+    /// Has everything committed that was put before the call.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(StoreError::Closed);
+        }
+        let target = state.started + 1;
+        state.wanted = state.wanted.max(target);
+        self.changed.notify_all();
+        while state.finished < target {
+            state = wait(&self.changed, state);
+        }
+        state.error.as_ref().map_or(Ok(()), |error| Err(error.again()))
+    }
+
+    /// Something changed: a round falls due soon.
+    pub(super) fn nudge(&self) {
+        let mut state = lock(&self.state);
+        if !state.nudged {
+            state.nudged = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// `bytes` were written; waits while more than `max` are not committed.
+    pub(super) fn wrote(&self, bytes: u64, due: u64, max: u64) {
+        let mut state = lock(&self.state);
+        state.bytes += bytes;
+        if state.bytes >= due {
+            self.changed.notify_all();
+        }
+        // A flush waits for the writer, so then the writer must not wait for a commit.
+        while state.bytes > max && state.wanted <= state.finished && !state.closed {
+            state = wait(&self.changed, state);
+        }
+    }
+
+    /// Waits for the next round: `soon` after something changed, else `late`; at once when it is wanted or `due` bytes were written.
+    pub(super) fn next(&self, soon: Duration, late: Duration, due: u64) -> Round {
+        let mut state = lock(&self.state);
+        let mut timed = false;
+        while state.wanted <= state.started && state.bytes < due && !state.closed && !timed {
+            let time = if state.nudged { soon } else { late };
+            let (back, timeout) = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            timed = timeout.timed_out();
+        }
+        let round = match (state.wanted > state.started, state.closed) {
+            (true, _) => Round::Wanted,
+            (false, true) => Round::Last,
+            (false, false) => Round::Due,
+        };
+        state.started += 1;
+        state.nudged = false;
+        state.bytes = 0;
+        round
+    }
+
+    /// The round is over.
+    pub(super) fn finish(&self, result: Result<(), StoreError>) {
+        let mut state = lock(&self.state);
+        state.finished = state.started;
+        state.error = result.err();
+        self.changed.notify_all();
+    }
+
+    /// No more rounds but one.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,111 @@
+//! The store against its twin in memory, and what it must survive.
+
+mod model;
+
+use super::*;
+use crate::base::range::SliceRange;
+
+/// A chunk of `len` bytes that depends on `seed` alone.
+pub(super) fn chunk(seed: u64, len: usize) -> (ChunkId, Outline, Bytes) {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    let (id, outline) = Outline::of(&bytes);
+    (id, outline, Bytes::from(bytes))
+}
+
+pub(super) fn whole(len: usize) -> SliceRange {
+    SliceRange::whole(len as u32)
+}
+
+/// A store that evicts nothing by itself.
+pub(super) fn roomy() -> StoreConfig {
+    StoreConfig { disk_free_min: 0.0, segment_bytes: 8 << 20, ..StoreConfig::default() }
+}
+
+#[test]
+fn what_is_put_reads_back_at_once_after_a_flush_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let chunks: Vec<_> =
+        [1, 100, 16_384, 16_385, 300_000, 1 << 20].iter().enumerate().map(|(i, len)| chunk(i as u64, *len)).collect();
+    let check = |store: &Store| {
+        for (id, outline, bytes) in &chunks {
+            assert!(store.holds(id).unwrap());
+            assert_eq!(store.read(id, whole(bytes.len())).unwrap().unwrap(), bytes);
+            assert_eq!(store.outline(id).unwrap().as_ref(), Some(outline));
+            let last = slice_count(outline.len) - 1;
+            let part = store.read(id, SliceRange { first: last, count: 9 }).unwrap().unwrap();
+            assert_eq!(part, bytes.slice(usize::from(last) * 16_384..));
+        }
+    };
+    let store = Store::open(dir.path(), roomy()).unwrap();
+    for (id, outline, bytes) in &chunks {
+        assert_eq!(store.slices(id).unwrap(), None);
+        store.put(id, outline, bytes.clone(), Class::Own).unwrap();
+    }
+    check(&store);
+    store.flush().unwrap();
+    check(&store);
+    let usage = store.usage();
+    assert_eq!((usage.chunks, usage.chunks_partial, usage.pending_bytes), (6, 0, 0));
+    drop(store);
+    let store = Store::open(dir.path(), roomy()).unwrap();
+    check(&store);
+    assert_eq!(store.usage().own_bytes, usage.own_bytes);
+    let mut ids: Vec<ChunkId> = chunks.iter().map(|(id, _, _)| *id).collect();
+    ids.sort();
+    assert_eq!(store.whole_chunks(None, 100).unwrap(), ids);
+    assert_eq!(store.whole_chunks(Some(&ids[1]), 2).unwrap(), ids[2..4]);
+}
+
+#[test]
+fn slices_make_a_chunk_whole_in_any_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), roomy()).unwrap();
+    let (id, outline, bytes) = chunk(7, 1_000_000);
+    for (step, first) in [60u8, 3, 0, 20, 40, 1, 2, 4].into_iter().enumerate() {
+        let last = [62, 4, 1, 40, 60, 2, 3, 20][step];
+        let span = SliceRange { first, count: last - first }.bytes(outline.len);
+        let piece = bytes.slice(span.start as usize..span.end as usize);
+        assert!(!store.holds(&id).unwrap());
+        assert_eq!(store.read(&id, whole(bytes.len())).unwrap(), None);
+        store.put_slices(&id, &outline, first, piece.clone(), Class::Cached).unwrap();
+        if step % 2 == 1 {
+            store.flush().unwrap();
+        }
+        assert_eq!(store.read(&id, SliceRange { first, count: last - first }).unwrap().unwrap(), piece);
+    }
+    assert!(store.holds(&id).unwrap());
+    assert_eq!(store.read(&id, whole(bytes.len())).unwrap().unwrap(), bytes);
+    store.flush().unwrap();
+    assert_eq!(store.read(&id, whole(bytes.len())).unwrap().unwrap(), bytes);
+}
+
+#[test]
+fn state_tables_keep_their_pairs_in_order_and_their_transactions_whole() {
+    const PEERS: Table = Table("peers.1");
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), roomy()).unwrap();
+    assert_eq!(store.state().value(PEERS, b"a").unwrap(), None);
+    for durable in [false, true] {
+        let put = |tx: &mut Transaction<'_>| {
+            for key in ["b", "a1", "a2", "a3", "c"] {
+                tx.put(PEERS, key.as_bytes(), format!("{key} {durable}").as_bytes())?;
+            }
+            assert!(tx.delete(PEERS, b"c")?);
+            assert_eq!(tx.range(PEERS, b"", None, 100)?.len(), 4);
+            Ok::<_, StoreError>(())
+        };
+        store.state().write(durable, put).unwrap();
+    }
+    let refused: Result<(), StoreError> = store.state().write(true, |tx| {
+        tx.put(PEERS, b"a1", b"lost")?;
+        Err(StoreError::Closed)
+    });
+    assert!(matches!(refused, Err(StoreError::Closed)));
+    drop(store);
+    let store = Store::open(dir.path(), roomy()).unwrap();
+    let pair = |key: &str| (key.as_bytes().to_vec(), format!("{key} true").into_bytes());
+    assert_eq!(store.state().range(PEERS, b"a", None, 9).unwrap(), [pair("a1"), pair("a2"), pair("a3")]);
+    assert_eq!(store.state().range(PEERS, b"a", Some(b"a1"), 1).unwrap(), [pair("a2")]);
+    assert_eq!(store.state().value(PEERS, b"b").unwrap(), Some(b"b true".to_vec()));
+}
