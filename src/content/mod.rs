@@ -4,3 +4,4 @@ pub mod chunk;
 pub mod cipher;
 pub mod erasure;
 pub mod random;
+pub mod reference;
