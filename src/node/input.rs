@@ -55,6 +55,11 @@ pub enum Input {
         /// Which.
         chunks: Vec<ChunkId>,
     },
+    /// The store no longer holds these chunks whole (evicted, damaged, lease over): they are not announced again.
+    Dropped {
+        /// Which.
+        chunks: Vec<ChunkId>,
+    },
     /// The engine wants something.
     Command(Command),
 }

@@ -1,4 +1,298 @@
 //! Floor 3: all cores as one deterministic machine. Events go in, effects come out; it knows no clock, socket or file.
 
+mod calls;
 pub mod effect;
+mod find;
 pub mod input;
+mod join;
+mod peers;
+mod popularity;
+mod serve;
+pub mod stats;
+
+use crate::base::digest::ChunkId;
+use crate::base::keyspace::Key;
+use crate::base::peer::{Contact, PeerId};
+use crate::base::random::Random;
+use crate::base::time::Instant;
+use crate::routing::announce::{AnnounceAction, AnnounceConfig, Announcer, SendId};
+use crate::routing::provider::{ProviderConfig, Providers};
+use crate::routing::table::{Table, TableConfig};
+use crate::wire::call::{Answer, CallId};
+use crate::wire::message::{CallFailure, Host, Refusal, Request, Response};
+use calls::{Calls, Purpose};
+use effect::Effect;
+use find::{Searches, Why};
+use input::{Command, Input};
+use join::Join;
+use peers::Peers;
+use popularity::Popularity;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What a node is told of itself.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Program and version, for the hello.
+    pub agent: String,
+    /// Addresses at which we believe to be reachable.
+    pub addrs: Vec<SocketAddr>,
+    /// Bytes that are kept for others in all; 0: none are hosted.
+    pub host_bytes_max: u64,
+    /// Bytes that an earlier run of the node still keeps for others.
+    pub host_bytes_used: u64,
+    /// The table of contacts.
+    pub table: TableConfig,
+    /// Records kept for others.
+    pub providers: ProviderConfig,
+    /// Announcements.
+    pub announce: AnnounceConfig,
+}
+
+impl Default for NodeConfig {
+    fn default() -> NodeConfig {
+        NodeConfig {
+            agent: concat!("tornet ", env!("CARGO_PKG_VERSION")).to_string(),
+            addrs: Vec::new(),
+            host_bytes_max: 10 << 30,
+            host_bytes_used: 0,
+            table: TableConfig::default(),
+            providers: ProviderConfig::default(),
+            announce: AnnounceConfig::default(),
+        }
+    }
+}
+
+/// One peer of the swarm, without its clock, disk and sockets.
+#[derive(Debug)]
+pub struct Node {
+    me: PeerId,
+    config: NodeConfig,
+    random: Random,
+    peers: Peers,
+    table: Table,
+    providers: Providers,
+    announcer: Announcer,
+    searches: Searches,
+    calls: Calls,
+    join: Join,
+    popularity: Popularity,
+    /// Calls that ended before they began: the peer is banned or was just found unreachable.
+    stillborn: VecDeque<(CallId, CallFailure)>,
+    effects: VecDeque<Effect>,
+    /// Time of the latest event.
+    now: Instant,
+}
+
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// A node of this identity; equal seeds and equal inputs give equal effects.
+    pub fn new(config: NodeConfig, me: PeerId, seed: u64) -> Node {
+        Node {
+            me,
+            random: Random::new(seed),
+            peers: Peers::new(me),
+            table: Table::new(config.table.clone(), Key::from(me)),
+            providers: Providers::new(config.providers.clone()),
+            announcer: Announcer::new(config.announce.clone()),
+            searches: Searches::default(),
+            calls: Calls::default(),
+            join: Join::default(),
+            popularity: Popularity::default(),
+            stillborn: VecDeque::new(),
+            effects: VecDeque::new(),
+            now: Instant::default(),
+            config,
+        }
+    }
+
+    /// Takes one event in.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::LinkUp { peer, addr, dialled } => self.link_up(now, peer, addr, dialled),
+            Input::LinkDown { peer } => self.link_down(now, peer),
+            Input::Request { from, token, request } => self.serve(now, from, token, request),
+            Input::Answered { call, result } => self.answered(now, call, result),
+            Input::Delivered { call, slices } => {
+                let _ = (call, slices);
+            }
+            Input::Stored { chunks } => self.stored(now, &chunks),
+            Input::Dropped { chunks } => self.announcer.dropped(&chunks),
+            Input::Command(command) => self.command(now, command),
+        }
+        self.pump(now);
+    }
+
+    /// The next thing to do; `None` until the next event or the time of `poll_timeout`.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When to call `tick`.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let times = [
+            self.searches.poll_timeout(self.now),
+            self.announcer.poll_timeout(),
+            self.providers.poll_timeout(),
+            self.join.poll_timeout(),
+        ];
+        times.into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        self.providers.tick(now);
+        self.pump(now);
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Bootstrap(contacts) => self.bootstrap(now, contacts),
+            Command::Announce(chunks) => self.announcer.renew(now, &chunks),
+            Command::Locate { want, chunks, deadline } => self.searches.want_holders(want, chunks, deadline),
+            Command::Want(_) | Command::Unwant(_) | Command::Publish(_) | Command::Unpublish(_) => {}
+        }
+    }
+
+    fn stored(&mut self, now: Instant, chunks: &[ChunkId]) {
+        self.announcer.hold(now, chunks);
+    }
+
+    /// Moves every core on until none has anything to do.
+    fn pump(&mut self, now: Instant) {
+        self.now = now;
+        loop {
+            let mut moved = false;
+            while let Some((call, failure)) = self.stillborn.pop_front() {
+                moved = true;
+                self.answered(now, call, Err(failure));
+            }
+            moved |= self.poll_join(now);
+            moved |= self.poll_announcer(now);
+            moved |= self.poll_searches(now);
+            if !moved {
+                break;
+            }
+        }
+    }
+
+    fn poll_announcer(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(action) = self.announcer.poll(now, &self.table) {
+            moved = true;
+            match action {
+                AnnounceAction::Send { send, to, chunks, ttl } => {
+                    let request = Request::Announce { chunks, ttl };
+                    self.call(now, to, request, ANNOUNCE_TIMEOUT, Purpose::Announce(send));
+                }
+                AnnounceAction::Search { key } => self.look_up(now, key, Why::Announce),
+                AnnounceAction::Announced { chunk, copies } => self.chunk_announced(now, chunk, copies),
+            }
+        }
+        moved
+    }
+
+    /// Asks a peer. A peer that is banned, or was unreachable a moment ago, is not asked: the call fails at once.
+    fn call(&mut self, now: Instant, to: Contact, request: Request, timeout: Duration, purpose: Purpose) {
+        let peer = to.peer;
+        let to = self.peers.merged(to);
+        let forced = matches!(purpose, Purpose::Hello);
+        let call = self.calls.open(peer, purpose);
+        let dead = if forced { self.peers.is_banned(now, &peer) } else { !self.peers.may_call(now, &to) };
+        if dead {
+            self.stillborn.push_back((call, CallFailure::Cancelled));
+            return;
+        }
+        self.effects.push_back(Effect::Call { call, to, request, deadline: now.after(timeout) });
+    }
+
+    /// A call ended.
+    fn answered(&mut self, now: Instant, call: CallId, result: Result<Answer, CallFailure>) {
+        let Some((peer, purpose)) = self.calls.close(call) else { return };
+        let result = match result {
+            Ok(Answer::Message(Response::Refused(refusal))) => Err(CallFailure::Refused(refusal)),
+            Ok(Answer::Message(response)) => Ok(response),
+            Ok(Answer::Fetched { .. }) => Err(CallFailure::False("slices that were not asked for")),
+            Err(failure) => Err(failure),
+        };
+        self.judge(now, peer, result.as_ref().err());
+        match purpose {
+            Purpose::Hello => self.hello_answered(now, peer, result),
+            Purpose::Probe => {}
+            Purpose::Lookup(id) => self.lookup_answered(now, id, peer, result),
+            Purpose::Locate(id, asked) => self.locate_answered(now, id, peer, &asked, result),
+            Purpose::Announce(send) => self.announce_answered(now, send, peer, result),
+        }
+    }
+
+    /// Draws conclusions about a peer from how a call to it ended.
+    fn judge(&mut self, now: Instant, peer: PeerId, failure: Option<&CallFailure>) {
+        match failure {
+            None | Some(CallFailure::Refused(_)) => {
+                self.peers.answered(now, &peer);
+                self.table.seen(now, &peer);
+            }
+            Some(CallFailure::Unreachable(_)) => {
+                self.peers.unreachable(now, &peer);
+                self.contact_failed(peer);
+            }
+            Some(CallFailure::Timeout) => {
+                if !self.peers.is_linked(&peer) {
+                    self.peers.unreachable(now, &peer);
+                }
+                self.contact_failed(peer);
+            }
+            Some(CallFailure::LinkLost) => self.contact_failed(peer),
+            Some(CallFailure::False(why)) => self.blame(now, peer, why),
+            Some(CallFailure::Store | CallFailure::Cancelled) => {}
+        }
+    }
+
+    fn contact_failed(&mut self, peer: PeerId) {
+        self.table.failed(&peer);
+    }
+
+    fn announce_answered(&mut self, now: Instant, send: SendId, peer: PeerId, result: Result<Response, CallFailure>) {
+        let kept = match result {
+            Ok(Response::Announced { kept }) => Some(kept as usize),
+            Ok(_) => {
+                self.blame(now, peer, "answered an announcement with something else");
+                None
+            }
+            Err(_) => None,
+        };
+        self.announcer.answered(now, send, kept);
+    }
+
+    /// A peer did what an honest one does not.
+    fn blame(&mut self, now: Instant, peer: PeerId, why: &'static str) {
+        if self.peers.blame(now, &peer) {
+            self.table.remove(&peer);
+            self.providers.forget(&peer);
+            self.effects.push_back(Effect::Drop { peer, why });
+        }
+    }
+
+    fn peer_linked(&mut self, _now: Instant, _peer: PeerId) {}
+
+    fn peer_unlinked(&mut self, _now: Instant, _peer: PeerId) {}
+
+    fn peer_greeted(&mut self, _now: Instant, _peer: PeerId) {}
+
+    fn found_providers(&mut self, _now: Instant, _chunk: ChunkId, _contacts: &[Contact]) {}
+
+    fn searched_providers(&mut self, _now: Instant, _chunk: ChunkId) {}
+
+    fn chunk_announced(&mut self, _now: Instant, _chunk: ChunkId, _copies: usize) {}
+
+    fn host_offered(&mut self, _now: Instant, _from: PeerId, _host: Host) -> Response {
+        Response::Refused(Refusal::Full)
+    }
+
+    fn host_confirmed(&mut self, _now: Instant, _from: PeerId, _chunks: &[ChunkId]) {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -257,12 +257,19 @@ impl Announcer {
 
     /// The next thing to do.
     pub fn poll(&mut self, now: Instant, table: &Table) -> Option<AnnounceAction> {
-        if let Some(action) = self.ready.pop_front() {
-            return Some(action);
+        loop {
+            if let Some(action) = self.ready.pop_front() {
+                return Some(action);
+            }
+            if self.wake.is_none_or(|at| at > now) {
+                return None;
+            }
+            self.step(now, table);
         }
-        if self.wake.is_none_or(|at| at > now) {
-            return None;
-        }
+    }
+
+    /// Moves everything on by a bounded amount of work.
+    fn step(&mut self, now: Instant, table: &Table) {
         self.wake = None;
         self.take_due(now);
         self.greet(now, table);
@@ -287,7 +294,6 @@ impl Announcer {
         self.send(now);
         let due = self.due.keys().next().map(|minute| Instant(minute.saturating_add(1) * MINUTE));
         self.wake = [self.wake, due].into_iter().flatten().min();
-        self.ready.pop_front()
     }
 
     /// When there is something to do.

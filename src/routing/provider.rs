@@ -36,6 +36,17 @@ impl Default for ProviderConfig {
     }
 }
 
+/// What became of an announcement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is kept until it expires.
+    Yes,
+    /// Enough providers of this chunk are known already: no need to try again soon.
+    Enough,
+    /// No space for more of this peer, or of anybody.
+    Full,
+}
+
 /// Who announced what. A record costs 40 bytes and its share of a tree: peers are counted once and numbered.
 #[derive(Debug)]
 pub struct Providers {
@@ -74,7 +85,6 @@ impl Providers {
     }
 
     /// `from` says that it holds `chunk`. `near` is called when space is short: then only chunks of our own neighbourhood are kept.
-    /// Returns whether the record is kept.
     pub fn announced(
         &mut self,
         now: Instant,
@@ -82,27 +92,27 @@ impl Providers {
         chunk: ChunkId,
         ttl: Duration,
         near: impl FnOnce() -> bool,
-    ) -> bool {
+    ) -> Kept {
         let expires = seconds(now.after(ttl.min(self.config.ttl_max)));
         if let Some(peer) = self.peers.get_mut(&from.peer) {
             peer.contact = from.clone();
             if let Some(record) = self.records.get_mut(&(chunk, peer.number)) {
                 *record = expires;
-                return true;
+                return Kept::Yes;
             }
             if peer.records >= self.config.per_peer_max {
-                return false;
+                return Kept::Full;
             }
         }
         if self.records.len() >= self.config.records_max
             || (self.records.len() >= self.config.records_max / 2 && !near())
         {
-            return false;
+            return Kept::Full;
         }
         let of_chunk: Vec<(u32, u32)> = self.of_chunk(&chunk).collect();
         if of_chunk.len() >= self.config.per_chunk_max {
             // Room is made only by records that have expired: else newcomers could push out those who really hold it.
-            let Some((number, _)) = of_chunk.iter().find(|(_, at)| *at <= seconds(now)) else { return false };
+            let Some((number, _)) = of_chunk.iter().find(|(_, at)| *at <= seconds(now)) else { return Kept::Enough };
             self.remove(chunk, *number);
         }
         let number = match self.peers.get_mut(&from.peer) {
@@ -114,7 +124,7 @@ impl Providers {
                 let number = self.number_next;
                 self.number_next = self.number_next.wrapping_add(1);
                 if self.by_number.contains_key(&number) {
-                    return false;
+                    return Kept::Full;
                 }
                 self.by_number.insert(number, from.peer);
                 self.peers.insert(from.peer, Announcer { number, contact: from.clone(), records: 1 });
@@ -122,7 +132,7 @@ impl Providers {
             }
         };
         self.records.insert((chunk, number), expires);
-        true
+        Kept::Yes
     }
 
     /// The peers that announced a chunk and may still have it.
@@ -237,7 +247,7 @@ mod tests {
         let mut providers = Providers::new(ProviderConfig::default());
         let start = Instant(5_000_000);
         for number in 0..500 {
-            assert!(providers.announced(start, &contact(number % 5), chunk(number), HOUR, || true));
+            assert_eq!(providers.announced(start, &contact(number % 5), chunk(number), HOUR, || true), Kept::Yes);
         }
         assert_eq!(providers.of(start, &chunk(7)), [contact(2)]);
         let later = start.after(HOUR);
@@ -264,15 +274,20 @@ mod tests {
     fn nobody_can_fill_the_records() {
         let config = ProviderConfig { records_max: 1000, per_peer_max: 100, ..ProviderConfig::default() };
         let mut providers = Providers::new(config);
-        let kept = (0..500).filter(|n| providers.announced(Instant(0), &contact(1), chunk(*n), HOUR, || true)).count();
+        let kept = (0..500)
+            .filter(|n| providers.announced(Instant(0), &contact(1), chunk(*n), HOUR, || true) == Kept::Yes)
+            .count();
         assert_eq!(kept, 100, "one peer");
-        let kept =
-            (0..100).filter(|n| providers.announced(Instant(0), &contact(2 + n), chunk(9), HOUR, || true)).count();
+        let kept = (0..100)
+            .filter(|n| providers.announced(Instant(0), &contact(2 + n), chunk(9), HOUR, || true) == Kept::Yes)
+            .count();
         assert_eq!(kept, PROVIDERS_PER_CHUNK_MAX - 1, "one chunk");
         let mut far = 0;
         for peer in 200..300 {
             far += (1000..1100)
-                .filter(|n| providers.announced(Instant(0), &contact(peer), chunk(peer * n), HOUR, || false))
+                .filter(|n| {
+                    providers.announced(Instant(0), &contact(peer), chunk(peer * n), HOUR, || false) == Kept::Yes
+                })
                 .count();
         }
         assert!(providers.len() <= 500, "half is for everybody: {} {far}", providers.len());
@@ -288,11 +303,11 @@ mod tests {
     fn newcomers_cannot_push_out_holders_but_take_the_place_of_expired_ones() {
         let mut providers = Providers::new(ProviderConfig::default());
         for number in 0..PROVIDERS_PER_CHUNK_MAX as u32 {
-            assert!(providers.announced(Instant(0), &contact(number), chunk(1), HOUR, || true));
+            assert_eq!(providers.announced(Instant(0), &contact(number), chunk(1), HOUR, || true), Kept::Yes);
         }
-        assert!(!providers.announced(Instant(0), &contact(99), chunk(1), HOUR, || true));
+        assert_eq!(providers.announced(Instant(0), &contact(99), chunk(1), HOUR, || true), Kept::Enough);
         let later = Instant(0).after(HOUR);
-        assert!(providers.announced(later, &contact(99), chunk(1), HOUR, || true));
+        assert_eq!(providers.announced(later, &contact(99), chunk(1), HOUR, || true), Kept::Yes);
         assert_eq!(providers.of(later, &chunk(1)), [contact(99)]);
     }
 

@@ -52,7 +52,7 @@ struct Bucket {
     entries: Vec<Entry>,
     /// Verified contacts that found no room, the latest last.
     spare: Vec<Entry>,
-    looked_up: Instant,
+    looked_up: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -230,10 +230,25 @@ impl Table {
         all.into_iter().map(|entry| entry.contact.clone()).collect()
     }
 
+    /// The contact not heard of for longest, if that is at least `age`: to be asked whether it is still there.
+    pub fn silent(&self, now: Instant, age: Duration) -> Option<Contact> {
+        let silent = self.entries().filter(|entry| now.since(entry.seen) >= age);
+        silent.min_by_key(|entry| (entry.seen, entry.key)).map(|entry| entry.contact.clone())
+    }
+
+    /// A contact was asked whether it is still there: the others come first now.
+    pub fn probed(&mut self, now: Instant, peer: &PeerId) {
+        if let Some(index) = self.bucket_of(&Key::from(*peer))
+            && let Some(entry) = self.entry_mut(index, peer)
+        {
+            entry.seen = now;
+        }
+    }
+
     /// Notes that the neighbourhood of `key` was looked up.
     pub fn looked_up(&mut self, now: Instant, key: &Key) {
         if let Some(index) = self.bucket_of(key) {
-            self.buckets.entry(index).or_default().looked_up = now;
+            self.buckets.entry(index).or_default().looked_up = Some(now);
         }
     }
 
@@ -243,8 +258,8 @@ impl Table {
         let deepest =
             self.buckets.iter().rev().find(|(_, bucket)| !bucket.entries.is_empty()).map(|(index, _)| *index)?;
         let stale = |index: &u32| {
-            let looked_up = self.buckets.get(index).map_or(Instant::default(), |bucket| bucket.looked_up);
-            now.since(looked_up) >= self.config.refresh_after
+            let looked_up = self.buckets.get(index).and_then(|bucket| bucket.looked_up);
+            looked_up.is_none_or(|at| now.since(at) >= self.config.refresh_after)
         };
         let index = (0..=deepest.min(255)).find(stale)?;
         // The first `index` bits are ours, the next one is not, the others are random.

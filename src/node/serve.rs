@@ -1,0 +1,139 @@
+//! Answers to what peers ask. Prices are zero here; ledger and market will stand between the request and the answer of `fetch`.
+
+use super::Node;
+use super::effect::{Effect, Token};
+use crate::base::digest::ChunkId;
+use crate::base::keyspace::Key;
+use crate::base::limit::CONTACTS_MAX;
+use crate::base::peer::{Contact, PeerId};
+use crate::base::time::Instant;
+use crate::routing::provider::Kept;
+use crate::wire::message::{Fetch, Located, Refusal, Request, Response};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Providers told of one chunk.
+const PROVIDERS_TOLD: usize = 8;
+/// Distinct contacts in one answer to a locate.
+const LOCATED_CONTACTS: usize = 128;
+/// Addresses told of a provider.
+const ADDRS_TOLD: usize = 4;
+/// Contacts told with a referral: fewer than to a find, because every fetch carries the work of them.
+const REFERRAL_CONTACTS: usize = 8;
+
+impl Node {
+    /// Answers one request.
+    pub(super) fn serve(&mut self, now: Instant, from: PeerId, token: Token, request: Request) {
+        if self.peers.is_banned(now, &from) {
+            return self.refuse(token, Refusal::Denied);
+        }
+        if !self.peers.spend(now, &from, cost(&request)) {
+            return self.refuse(token, Refusal::Busy);
+        }
+        self.table.seen(now, &from);
+        let response = match request {
+            Request::Hello(hello) => {
+                self.hello_heard(now, from, &hello);
+                Response::Hello(self.hello_for(&from))
+            }
+            Request::Find { key } => {
+                let contacts = self.table.closest_healthy(&key, CONTACTS_MAX + 1);
+                let mut contacts = self.peers.tell(&from, contacts);
+                contacts.truncate(CONTACTS_MAX);
+                Response::Found { contacts }
+            }
+            Request::Locate { chunks } => {
+                let located = self.located(now, &from, &chunks);
+                self.effects.push_back(Effect::AnswerLocated { token, chunks, located });
+                return;
+            }
+            Request::Fetch(fetch) => return self.serve_fetch(now, from, token, fetch),
+            Request::Announce { chunks, ttl } => self.announced(now, from, &chunks, ttl),
+            Request::Host(host) => self.host_offered(now, from, host),
+            Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => Response::Refused(Refusal::Unknown),
+        };
+        self.effects.push_back(Effect::Answer { token, response });
+    }
+
+    fn refuse(&mut self, token: Token, refusal: Refusal) {
+        self.effects.push_back(Effect::Answer { token, response: Response::Refused(refusal) });
+    }
+
+    fn serve_fetch(&mut self, now: Instant, from: PeerId, token: Token, fetch: Fetch) {
+        let held = self.announcer.holds(&fetch.chunk);
+        let demand = self.popularity.count(now, &fetch.chunk, !held);
+        let key = Key::from(fetch.chunk);
+        let holders = self.holders(now, &from, &fetch.chunk);
+        // What is held is served: a referral is then hardly ever needed, and not worth a search of the table.
+        let closer = if held { Vec::new() } else { self.table.closer(&key, REFERRAL_CONTACTS) };
+        let closer = self.peers.tell(&from, closer);
+        let otherwise = Response::Referral { holders, closer, demand };
+        self.effects.push_back(Effect::Serve { token, fetch, demand, otherwise });
+    }
+
+    /// Who announced a chunk here, as told to `to`: linked ones first.
+    fn holders(&self, now: Instant, to: &PeerId, chunk: &ChunkId) -> Vec<Contact> {
+        let known = self.providers.of(now, chunk);
+        let good = known.into_iter().filter(|contact| !self.peers.is_banned(now, &contact.peer));
+        let mut told = self.peers.tell(to, good.collect());
+        told.sort_by_key(|contact| !self.peers.is_linked(&contact.peer));
+        told.truncate(PROVIDERS_TOLD);
+        for contact in &mut told {
+            contact.addrs.truncate(ADDRS_TOLD);
+        }
+        told
+    }
+
+    fn located(&mut self, now: Instant, from: &PeerId, chunks: &[ChunkId]) -> Located {
+        let mut located = Located { held: vec![0; chunks.len().div_ceil(8)], ..Located::default() };
+        let mut places: BTreeMap<PeerId, u8> = BTreeMap::new();
+        for (index, chunk) in chunks.iter().enumerate() {
+            for contact in self.holders(now, from, chunk) {
+                let place = match places.get(&contact.peer) {
+                    Some(place) => *place,
+                    None if located.contacts.len() < LOCATED_CONTACTS => {
+                        let place = located.contacts.len() as u8;
+                        places.insert(contact.peer, place);
+                        located.contacts.push(contact);
+                        place
+                    }
+                    None => continue,
+                };
+                located.providers.push((index as u16, place));
+            }
+        }
+        if let Some(first) = chunks.first() {
+            let closer = self.table.closer(&Key::from(*first), CONTACTS_MAX);
+            located.closer = self.peers.tell(from, closer);
+        }
+        located
+    }
+
+    fn announced(&mut self, now: Instant, from: PeerId, chunks: &[ChunkId], ttl: u32) -> Response {
+        let contact = self.peers.contact(&from);
+        let ttl = Duration::from_secs(u64::from(ttl));
+        let mut kept = 0;
+        for chunk in chunks {
+            let table = &self.table;
+            // When space is short: only chunks to which fewer than a bucketful of contacts are closer than we.
+            let near = || table.closer_count(&Key::from(*chunk), CONTACTS_MAX) < CONTACTS_MAX;
+            if self.providers.announced(now, &contact, *chunk, ttl, near) == Kept::Full {
+                break;
+            }
+            kept += 1;
+        }
+        self.host_confirmed(now, from, chunks);
+        Response::Announced { kept }
+    }
+}
+
+/// What a request costs of the asker's bucket: about the work that it makes.
+fn cost(request: &Request) -> f64 {
+    match request {
+        Request::Fetch(_) => 0.05,
+        Request::Locate { chunks } | Request::Announce { chunks, .. } => 1.0 + chunks.len() as f64 / 32.0,
+        Request::Host(host) => 2.0 + host.chunks.len() as f64 / 32.0,
+        Request::Hello(_) => 4.0,
+        Request::Find { .. } | Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => 1.0,
+    }
+}

@@ -1,0 +1,87 @@
+//! What a node tells of its own state.
+
+use super::Node;
+use crate::base::peer::{Contact, PeerId};
+use crate::base::time::Instant;
+use std::net::SocketAddr;
+
+/// Counts for status and metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeStats {
+    /// Open links.
+    pub links: usize,
+    /// Contacts in the table.
+    pub contacts: usize,
+    /// Provider records kept for others.
+    pub provider_records: usize,
+    /// Chunks held whole.
+    pub held: usize,
+    /// Chunks that wait to be announced.
+    pub to_announce: usize,
+    /// Searches under way.
+    pub searches: usize,
+    /// Calls under way, without those of the fetch core.
+    pub calls: usize,
+    /// Peers that are banned now.
+    pub banned: usize,
+}
+
+/// A peer with an open link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerState {
+    /// Who.
+    pub peer: PeerId,
+    /// Where its link is.
+    pub addr: SocketAddr,
+    /// Whether we opened the link.
+    pub dialled: bool,
+    /// Since when it is open.
+    pub since: Instant,
+    /// Its program, by its own words; printable ASCII.
+    pub agent: String,
+    /// Whether it stands in the table.
+    pub contact: bool,
+    /// Whether it hosts for others, by its own words.
+    pub hosts: bool,
+}
+
+impl Node {
+    /// Who we are.
+    pub fn peer(&self) -> PeerId {
+        self.me
+    }
+
+    /// All contacts of the table, those known longest first.
+    pub fn contacts(&self) -> Vec<Contact> {
+        self.table.by_age()
+    }
+
+    /// The peers with an open link.
+    pub fn peers(&self) -> Vec<PeerState> {
+        let linked = self.peers.linked();
+        let state = linked.map(|(id, peer, link)| PeerState {
+            peer: *id,
+            addr: link.at,
+            dialled: link.dialled,
+            since: link.since,
+            agent: peer.agent.clone(),
+            contact: self.table.contains(id),
+            hosts: peer.capabilities.is_some_and(|bits| bits & crate::wire::message::capability::HOSTS != 0),
+        });
+        state.collect()
+    }
+
+    /// Counts of the moment.
+    pub fn stats(&self) -> NodeStats {
+        NodeStats {
+            links: self.peers.linked().count(),
+            contacts: self.table.len(),
+            provider_records: self.providers.len(),
+            held: self.announcer.held(),
+            to_announce: self.announcer.waiting(),
+            searches: self.searches.len(),
+            calls: self.calls.len(),
+            banned: self.peers.banned(self.now),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The machine as one of a few in a small made-up world: no loss, equal delays, peers that can be switched off.
+
+use super::effect::{Effect, Token};
+use super::input::{Command, Input, WantId};
+use super::*;
+use crate::wire::message::{Demand, Refusal, Slices};
+use std::collections::{BTreeMap, BTreeSet};
+
+const DELAY: Duration = Duration::from_millis(5);
+
+struct World {
+    now: Instant,
+    nodes: Vec<Node>,
+    stores: Vec<BTreeMap<ChunkId, u32>>,
+    dead: BTreeSet<usize>,
+    links: BTreeSet<(usize, usize)>,
+    queue: BTreeMap<(Instant, u64), (usize, Input)>,
+    sequence: u64,
+    tokens: BTreeMap<Token, (usize, CallId, usize)>,
+    log: Vec<(usize, Effect)>,
+    /// Requests carried, by kind, for bounds on traffic.
+    requests: BTreeMap<&'static str, usize>,
+}
+
+fn id(place: usize) -> PeerId {
+    let mut random = Random::new(1000 + place as u64);
+    PeerId(random.bytes32())
+}
+
+fn addr(place: usize) -> SocketAddr {
+    SocketAddr::new([127, 0, 0, 1].into(), 10_000 + place as u16)
+}
+
+fn contact(place: usize) -> Contact {
+    Contact { peer: id(place), addrs: vec![addr(place)] }
+}
+
+fn chunks(count: usize, seed: u64) -> Vec<ChunkId> {
+    let mut random = Random::new(seed);
+    (0..count).map(|_| ChunkId(random.bytes32())).collect()
+}
+
+impl World {
+    fn new(count: usize) -> World {
+        let nodes: Vec<Node> = (0..count)
+            .map(|place| {
+                let config = NodeConfig { addrs: vec![addr(place)], ..NodeConfig::default() };
+                Node::new(config, id(place), place as u64)
+            })
+            .collect();
+        World {
+            now: Instant(0),
+            stores: vec![BTreeMap::new(); count],
+            nodes,
+            dead: BTreeSet::new(),
+            links: BTreeSet::new(),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            tokens: BTreeMap::new(),
+            log: Vec::new(),
+            requests: BTreeMap::new(),
+        }
+    }
+
+    /// A swarm in which everybody knows everybody.
+    fn acquainted(count: usize) -> World {
+        let mut world = World::new(count);
+        for place in 1..count {
+            world.command(place, Command::Bootstrap(vec![contact(0)]));
+        }
+        world.run(Duration::from_secs(2));
+        world
+    }
+
+    fn send(&mut self, to: usize, after: Duration, input: Input) {
+        self.sequence += 1;
+        self.queue.insert((self.now.after(after), self.sequence), (to, input));
+    }
+
+    fn command(&mut self, place: usize, command: Command) {
+        let now = self.now;
+        self.nodes[place].handle(now, Input::Command(command));
+        self.effects(place);
+    }
+
+    fn store(&mut self, place: usize, chunks: &[ChunkId]) {
+        self.stores[place].extend(chunks.iter().map(|chunk| (*chunk, 1 << 20)));
+        let now = self.now;
+        self.nodes[place].handle(now, Input::Stored { chunks: chunks.to_vec() });
+        self.effects(place);
+    }
+
+    fn kill(&mut self, place: usize) {
+        self.dead.insert(place);
+        let mine: Vec<(usize, usize)> =
+            self.links.iter().filter(|(a, b)| *a == place || *b == place).copied().collect();
+        for (a, b) in mine {
+            self.links.remove(&(a, b));
+            let other = if a == place { b } else { a };
+            self.send(other, DELAY, Input::LinkDown { peer: id(place) });
+        }
+    }
+
+    fn run(&mut self, span: Duration) {
+        let end = self.now.after(span);
+        loop {
+            let next = self.queue.first_key_value().map(|((at, _), _)| *at);
+            let alive = (0..self.nodes.len()).filter(|place| !self.dead.contains(place));
+            let timer = alive.filter_map(|place| Some((self.nodes[place].poll_timeout()?, place))).min();
+            let at = [next, timer.map(|(at, _)| at)].into_iter().flatten().min();
+            let Some(at) = at.filter(|at| *at <= end) else { break };
+            self.now = self.now.max(at);
+            if next == Some(at) {
+                let (_, (place, input)) = self.queue.pop_first().unwrap();
+                if !self.dead.contains(&place) {
+                    self.nodes[place].handle(self.now, input);
+                    self.effects(place);
+                }
+            } else if let Some((_, place)) = timer {
+                self.nodes[place].tick(self.now);
+                assert!(
+                    self.nodes[place].poll_timeout().is_none_or(|next| next > self.now),
+                    "a timer that is due again at once: {:?} at {:?}",
+                    self.nodes[place].poll_timeout(),
+                    self.now
+                );
+                self.effects(place);
+            }
+        }
+        self.now = end;
+    }
+
+    fn effects(&mut self, place: usize) {
+        while let Some(effect) = self.nodes[place].poll_effect() {
+            match effect {
+                Effect::Call { call, to, request, deadline } => self.call(place, call, &to, request, deadline),
+                Effect::Answer { token, response } => self.answer(token, Ok(Answer::Message(response)), DELAY),
+                Effect::AnswerLocated { token, chunks, mut located } => {
+                    for (index, chunk) in chunks.iter().enumerate() {
+                        if self.stores[place].contains_key(chunk) {
+                            located.held[index / 8] |= 1 << (index % 8);
+                        }
+                    }
+                    self.answer(token, Ok(Answer::Message(Response::Located(located))), DELAY);
+                }
+                Effect::Serve { token, fetch, demand, otherwise } => {
+                    let Some(len) = self.stores[place].get(&fetch.chunk).copied() else {
+                        self.answer(token, Ok(Answer::Message(otherwise)), DELAY);
+                        continue;
+                    };
+                    let (asker, call, _) = self.tokens[&token];
+                    let slices = fetch.slices;
+                    let header =
+                        Slices { chunk_len: len, slices, outline: fetch.outline, charge: Default::default(), demand };
+                    self.send(asker, DELAY, Input::Delivered { call, slices });
+                    let bytes = u64::from(slices.count) * 16384;
+                    self.answer(token, Ok(Answer::Fetched { header, bytes }), DELAY);
+                    if slices.count == 64 {
+                        self.stores[asker].insert(fetch.chunk, len);
+                        self.send(asker, DELAY, Input::Stored { chunks: vec![fetch.chunk] });
+                    }
+                }
+                Effect::Drop { peer, .. } => {
+                    let other = (0..self.nodes.len()).find(|other| id(*other) == peer);
+                    if let Some(other) = other {
+                        self.links.remove(&(place.min(other), place.max(other)));
+                        self.send(other, DELAY, Input::LinkDown { peer: id(place) });
+                        self.send(place, DELAY, Input::LinkDown { peer });
+                    }
+                    self.log.push((place, effect));
+                }
+                effect => self.log.push((place, effect)),
+            }
+        }
+    }
+
+    fn call(&mut self, from: usize, call: CallId, to: &Contact, request: Request, deadline: Instant) {
+        let bytes = request.to_bytes();
+        assert_eq!(Request::from_bytes(&bytes).as_ref(), Ok(&request), "what is sent can be read");
+        *self.requests.entry(kind(&request)).or_default() += 1;
+        let there = (0..self.nodes.len()).find(|place| id(*place) == to.peer && to.addrs.contains(&addr(*place)));
+        let Some(there) = there.filter(|place| !self.dead.contains(place)) else {
+            let wait = deadline.since(self.now).min(Duration::from_secs(1));
+            self.send(from, wait, Input::Answered { call, result: Err(CallFailure::Unreachable(to.peer)) });
+            return;
+        };
+        let mut wait = DELAY;
+        if self.links.insert((from.min(there), from.max(there))) {
+            self.send(there, DELAY, Input::LinkUp { peer: id(from), addr: addr(from), dialled: false });
+            self.send(from, DELAY, Input::LinkUp { peer: id(there), addr: addr(there), dialled: true });
+            wait = DELAY * 2;
+        }
+        self.sequence += 1;
+        let token = Token(self.sequence);
+        self.tokens.insert(token, (from, call, there));
+        self.send(there, wait, Input::Request { from: id(from), token, request });
+    }
+
+    fn answer(&mut self, token: Token, result: Result<Answer, CallFailure>, wait: Duration) {
+        if let Ok(Answer::Message(response)) = &result {
+            assert_eq!(Response::from_bytes(&response.to_bytes()).as_ref(), Ok(response), "what is sent can be read");
+        }
+        let (from, call, _) = self.tokens.remove(&token).expect("each request is answered once");
+        self.send(from, wait, Input::Answered { call, result });
+    }
+
+    fn located(&mut self, place: usize, chunks: &[ChunkId]) -> Vec<(ChunkId, Vec<Contact>)> {
+        self.log.clear();
+        let deadline = self.now.after(Duration::from_secs(5));
+        self.command(place, Command::Locate { want: WantId(7), chunks: chunks.to_vec(), deadline });
+        self.run(Duration::from_secs(6));
+        let found = self.log.iter().find_map(|(at, effect)| match effect {
+            Effect::Located { holders, .. } if *at == place => Some(holders.clone()),
+            _ => None,
+        });
+        found.expect("located")
+    }
+}
+
+fn kind(request: &Request) -> &'static str {
+    match request {
+        Request::Hello(_) => "hello",
+        Request::Find { .. } => "find",
+        Request::Locate { .. } => "locate",
+        Request::Fetch(_) => "fetch",
+        Request::Announce { .. } => "announce",
+        Request::Host(_) => "host",
+        _ => "other",
+    }
+}
+
+#[test]
+fn thirteen_nodes_are_acquainted_within_a_second() {
+    let mut world = World::new(13);
+    for place in 1..13 {
+        world.command(place, Command::Bootstrap(vec![contact(0)]));
+    }
+    world.run(Duration::from_secs(1));
+    for node in &world.nodes {
+        assert_eq!(node.contacts().len(), 12);
+        assert_eq!(node.stats().links, 12);
+        assert!(node.peers().iter().all(|peer| peer.contact && peer.hosts && peer.agent.starts_with("tornet")));
+    }
+}
+
+#[test]
+fn a_bootstrap_contact_that_comes_late_is_found() {
+    let mut world = World::new(3);
+    world.dead.insert(0);
+    world.command(1, Command::Bootstrap(vec![contact(0)]));
+    world.command(2, Command::Bootstrap(vec![contact(0)]));
+    world.run(Duration::from_secs(20));
+    assert!(world.nodes[1].contacts().is_empty());
+    world.dead.clear();
+    world.run(Duration::from_secs(40));
+    assert!(world.nodes.iter().all(|node| node.contacts().len() == 2));
+}
+
+#[test]
+fn an_idle_swarm_is_quiet() {
+    let mut world = World::acquainted(13);
+    world.run(Duration::from_secs(300));
+    world.requests.clear();
+    world.run(Duration::from_secs(600));
+    let requests: usize = world.requests.values().sum();
+    assert!(requests < 13 * 600 * 2, "{:?}", world.requests);
+}
+
+#[test]
+fn what_one_announces_all_can_locate() {
+    let mut world = World::acquainted(13);
+    let chunks = chunks(1500, 1);
+    world.store(3, &chunks);
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.nodes[3].stats().to_announce, 0);
+    let records: usize = world.nodes.iter().map(|node| node.stats().provider_records).sum();
+    assert_eq!(records, 1500 * 8);
+    let found = world.located(9, &chunks[..512]);
+    assert_eq!(found.len(), 512);
+    for (place, (chunk, holders)) in found.iter().enumerate() {
+        assert_eq!(*chunk, chunks[place]);
+        assert_eq!(*holders, [contact(3)]);
+    }
+    let found = world.located(9, &[ChunkId([1; 32])]);
+    assert_eq!(found, [(ChunkId([1; 32]), vec![])]);
+}
+
+#[test]
+fn chunks_stay_locatable_when_a_third_of_the_peers_go() {
+    let mut world = World::acquainted(13);
+    let chunks = chunks(200, 2);
+    world.store(3, &chunks);
+    world.run(Duration::from_secs(3));
+    for place in [1, 5, 6, 11] {
+        world.kill(place);
+    }
+    world.run(Duration::from_millis(100));
+    let found = world.located(9, &chunks);
+    assert!(found.iter().all(|(_, holders)| *holders == [contact(3)]));
+    world.run(Duration::from_secs(120));
+    assert!(world.nodes[9].contacts().len() == 8, "the gone leave the table: {}", world.nodes[9].contacts().len());
+}
+
+#[test]
+fn a_newcomer_learns_of_old_announcements() {
+    let mut world = World::new(6);
+    for place in 1..3 {
+        world.command(place, Command::Bootstrap(vec![contact(0)]));
+    }
+    world.run(Duration::from_secs(1));
+    let chunks = chunks(300, 3);
+    world.store(1, &chunks);
+    world.run(Duration::from_secs(2));
+    for place in 3..6 {
+        world.command(place, Command::Bootstrap(vec![contact(0)]));
+    }
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.nodes[5].stats().provider_records, 300);
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let run = || {
+        let mut world = World::acquainted(8);
+        world.store(3, &chunks(100, 4));
+        world.run(Duration::from_secs(30));
+        (world.sequence, format!("{:?}", world.nodes[5].contacts()))
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn a_false_answer_costs_the_link() {
+    let mut world = World::acquainted(3);
+    let call = world.nodes[1].calls.open(id(2), Purpose::Probe);
+    let result = Err(CallFailure::False("a slice that does not verify"));
+    let now = world.now;
+    world.nodes[1].handle(now, Input::Answered { call, result });
+    world.effects(1);
+    world.run(Duration::from_secs(30));
+    assert!(
+        world.log.iter().any(|(at, effect)| *at == 1 && matches!(effect, Effect::Drop { peer, .. } if *peer == id(2)))
+    );
+    assert!(!world.nodes[1].contacts().iter().any(|contact| contact.peer == id(2)));
+    let refused = |effect: &Effect| matches!(effect, Effect::Drop { .. });
+    assert!(world.log.iter().filter(|(at, effect)| *at == 1 && refused(effect)).count() >= 1);
+    world.run(Duration::from_secs(900));
+    assert!(world.nodes[1].contacts().iter().any(|contact| contact.peer == id(2)), "bans end");
+}
+
+#[test]
+fn a_peer_that_asks_too_much_is_told_to_wait_and_others_are_served() {
+    let mut world = World::acquainted(3);
+    let now = world.now;
+    let mut busy = 0;
+    for number in 0..3000 {
+        let request = Request::Find { key: Key([1; 32]) };
+        world.nodes[0].handle(now, Input::Request { from: id(1), token: Token(1 << 40 | number), request });
+        while let Some(effect) = world.nodes[0].poll_effect() {
+            if let Effect::Answer { response: Response::Refused(Refusal::Busy), .. } = effect {
+                busy += 1;
+            }
+        }
+    }
+    assert!(busy >= 900, "{busy}");
+    let request = Request::Find { key: Key([1; 32]) };
+    world.nodes[0].handle(now, Input::Request { from: id(2), token: Token(1), request });
+    assert!(matches!(world.nodes[0].poll_effect(), Some(Effect::Answer { response: Response::Found { .. }, .. })));
+}
+
+#[test]
+fn a_fetch_is_served_or_referred_to_holders() {
+    let mut world = World::acquainted(5);
+    let chunk = chunks(1, 5)[0];
+    world.store(2, &[chunk]);
+    world.run(Duration::from_secs(2));
+    let request = Request::Fetch(crate::wire::message::Fetch {
+        chunk,
+        slices: crate::base::range::SliceRange { first: 0, count: 64 },
+        outline: true,
+        ceiling: Default::default(),
+    });
+    let now = world.now;
+    world.nodes[1].handle(now, Input::Request { from: id(4), token: Token(1 << 40), request });
+    let Some(Effect::Serve { otherwise: Response::Referral { holders, .. }, demand, .. }) =
+        world.nodes[1].poll_effect()
+    else {
+        panic!("not served");
+    };
+    assert_eq!(holders, [contact(2)]);
+    assert_eq!(demand, Demand { asked: 1, missed: 1 });
+}
+
+#[test]
+fn contacts_are_remembered_and_a_restart_finds_the_swarm_with_them() {
+    let mut world = World::acquainted(5);
+    world.run(Duration::from_secs(10));
+    let remembered = world.log.iter().find_map(|(at, effect)| match effect {
+        Effect::Remember(contacts) if *at == 4 => Some(contacts.clone()),
+        _ => None,
+    });
+    let remembered = remembered.unwrap();
+    assert_eq!(remembered.len(), 4);
+    world.kill(0);
+    world.kill(4);
+    world.run(Duration::from_secs(1));
+    world.dead.remove(&4);
+    world.nodes[4] = Node::new(NodeConfig { addrs: vec![addr(4)], ..NodeConfig::default() }, id(4), 99);
+    world.command(4, Command::Bootstrap(remembered));
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.nodes[4].contacts().len(), 3);
+}
