@@ -1,0 +1,711 @@
+//! The fetch core against virtual providers that deliver, stall, lie, vanish and refuse, in virtual time.
+
+use super::core::{Fetch, FetchAction, FetchConfig};
+use super::want::{Urgency, Want, WantFailure, WantFailureKind, WantId, WantOk};
+use crate::base::amount::Msat;
+use crate::base::digest::ChunkId;
+use crate::base::limit::SLICE_BYTES;
+use crate::base::peer::{Contact, PeerId};
+use crate::base::random::Random;
+use crate::base::range::{SliceRange, slice_count};
+use crate::base::time::Instant;
+use crate::fetch::score::WINDOW_BYTES_MAX;
+use crate::wire::call::{Answer, CallId};
+use crate::wire::message::{CallFailure, Demand, Fetch as FetchRequest, Refusal, Response, Slices};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+/// What a provider does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Honest,
+    /// Takes requests and never answers.
+    Stalls,
+    /// Sends false bytes.
+    Lies,
+    /// Cannot be reached.
+    Gone,
+    /// Refuses so many times, then serves.
+    Refuses(u32),
+    /// Refuses for ever.
+    Prices,
+    /// Delivers this many slices in all, then falls silent.
+    Tires(u32),
+}
+
+struct Provider {
+    manner: Manner,
+    /// Bytes a second.
+    rate: u64,
+    /// One way and back, microseconds.
+    rtt: u64,
+    holds: BTreeMap<ChunkId, u64>,
+    /// Running answers, served in turn.
+    queue: VecDeque<CallId>,
+    pumping: bool,
+    served: u64,
+}
+
+enum Event {
+    Request(CallId),
+    Pump(PeerId),
+    Delivered(CallId, SliceRange),
+    Answered(CallId, Result<Answer, CallFailure>),
+    Located(ChunkId),
+}
+
+struct Running {
+    peer: PeerId,
+    fetch: FetchRequest,
+    /// Not sent yet.
+    left: u64,
+    /// Not reported yet.
+    owed: u64,
+    cancelled: bool,
+}
+
+struct World {
+    now: Instant,
+    fetch: Fetch,
+    providers: BTreeMap<PeerId, Provider>,
+    lens: BTreeMap<ChunkId, u32>,
+    store: BTreeMap<ChunkId, u64>,
+    events: BTreeMap<(Instant, u64), Event>,
+    seq: u64,
+    calls: BTreeMap<CallId, Running>,
+    blamed: BTreeSet<PeerId>,
+    done: BTreeMap<WantId, (Instant, Result<WantOk, WantFailure>)>,
+    wants: BTreeMap<WantId, Want>,
+    asked: BTreeMap<PeerId, u64>,
+    locates: u64,
+    announce: bool,
+}
+
+fn peer(n: u8) -> PeerId {
+    PeerId([n; 32])
+}
+
+fn contact(n: u8) -> Contact {
+    Contact { peer: peer(n), addrs: vec![([127, 0, 0, 1], 1000 + u16::from(n)).into()] }
+}
+
+fn chunk(n: u32) -> ChunkId {
+    ChunkId::of(&n.to_le_bytes())
+}
+
+fn ms(n: u64) -> Instant {
+    Instant(n * 1000)
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        World {
+            now: Instant(1),
+            fetch: Fetch::new(FetchConfig::default(), seed),
+            providers: BTreeMap::new(),
+            lens: BTreeMap::new(),
+            store: BTreeMap::new(),
+            events: BTreeMap::new(),
+            seq: 0,
+            calls: BTreeMap::new(),
+            blamed: BTreeSet::new(),
+            done: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            locates: 0,
+            announce: true,
+        }
+    }
+
+    fn provider(&mut self, n: u8, manner: Manner, rate: u64, rtt_ms: u64, chunks: &[ChunkId]) {
+        let holds = chunks.iter().map(|id| (*id, u64::MAX)).collect();
+        let provider =
+            Provider { manner, rate, rtt: rtt_ms * 1000, holds, queue: VecDeque::new(), pumping: false, served: 0 };
+        self.providers.insert(peer(n), provider);
+    }
+
+    fn link(&mut self, n: u8) {
+        let rtt = self.providers[&peer(n)].rtt;
+        self.fetch.peer_up(self.now, peer(n), Some(Duration::from_micros(rtt)));
+    }
+
+    fn chunks(&mut self, numbers: std::ops::Range<u32>, len: u32) -> Vec<ChunkId> {
+        let ids: Vec<ChunkId> = numbers.map(chunk).collect();
+        for id in &ids {
+            self.lens.insert(*id, len);
+        }
+        ids
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
+        self.seq += 1;
+        self.events.insert((at, self.seq), event);
+    }
+
+    fn in_us(&self, us: u64) -> Instant {
+        Instant(self.now.0 + us)
+    }
+
+    fn want(&mut self, want: Want) {
+        self.wants.insert(want.id, want.clone());
+        self.fetch.want(self.now, want);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.fetch.poll() {
+            match action {
+                FetchAction::Ask { call, to, fetch, deadline } => {
+                    assert!(deadline > self.now && fetch.slices.count > 0 && fetch.slices.end() <= 64);
+                    assert_eq!(call.0 % 2, 1);
+                    assert!(!self.blamed.contains(&to.peer), "{to:?} is asked after it was blamed");
+                    for other in self.calls.values().filter(|other| other.peer == to.peer) {
+                        let same = other.fetch.chunk == fetch.chunk
+                            && other.fetch.slices.mask() & fetch.slices.mask() & other.owed != 0;
+                        assert!(!same, "{:?} is asked twice at once for {:?}", to.peer, fetch);
+                    }
+                    *self.asked.entry(to.peer).or_default() += 1;
+                    let mask = fetch.slices.mask();
+                    let running = Running { peer: to.peer, fetch, left: mask, owed: mask, cancelled: false };
+                    self.calls.insert(call, running);
+                    let at = self.in_us(self.providers[&to.peer].rtt / 2);
+                    self.at(at, Event::Request(call));
+                    self.at(deadline, Event::Answered(call, Err(CallFailure::Timeout)));
+                }
+                FetchAction::Cancel { call } => {
+                    if let Some(running) = self.calls.get_mut(&call) {
+                        assert!(!running.cancelled, "cancelled twice");
+                        running.cancelled = true;
+                        self.at(self.in_us(10), Event::Answered(call, Err(CallFailure::Cancelled)));
+                    }
+                }
+                FetchAction::Locate { chunks, .. } => {
+                    assert!(!chunks.is_empty());
+                    self.locates += chunks.len() as u64;
+                    for id in chunks {
+                        self.at(self.in_us(60_000), Event::Located(id));
+                    }
+                }
+                FetchAction::Done { want, result } => {
+                    let asked = self.wants.get(&want).expect("only what was wanted ends").clone();
+                    assert!(self.now <= asked.deadline, "{want:?} ends after its deadline");
+                    if result.is_ok() {
+                        self.check_ok(&asked, result.as_ref().unwrap());
+                    }
+                    assert!(self.done.insert(want, (self.now, result)).is_none(), "{want:?} ends twice");
+                }
+                FetchAction::Blame { peer, .. } => {
+                    assert!(self.blamed.insert(peer), "blamed twice");
+                }
+            }
+        }
+        self.check_windows();
+    }
+
+    fn check_windows(&self) {
+        for id in self.providers.keys() {
+            let of_peer = self.calls.values().filter(|call| call.peer == *id && !call.cancelled);
+            let owed: u64 = of_peer.map(|call| u64::from(call.owed.count_ones()) * SLICE_BYTES as u64).sum();
+            let (in_flight, _) = self.fetch.peer_load(id).unwrap_or_default();
+            assert!(in_flight <= WINDOW_BYTES_MAX && in_flight <= owed, "{in_flight} in flight, {owed} owed");
+        }
+        assert!(self.fetch.stats().in_flight_bytes <= FetchConfig::default().in_flight_bytes_max);
+    }
+
+    fn check_ok(&self, want: &Want, ok: &WantOk) {
+        let stored = |index: usize| {
+            let have = want.have.iter().filter(|(i, _)| usize::from(*i) == index).fold(0, |m, (_, r)| m | r.mask());
+            have | self.store.get(&want.chunks[index]).copied().unwrap_or(0)
+        };
+        let mut told: BTreeMap<usize, u64> = BTreeMap::new();
+        for (index, range) in &ok.have {
+            assert_eq!(range.mask() & !stored(usize::from(*index)), 0, "told of slices that are not here");
+            *told.entry(usize::from(*index)).or_default() |= range.mask();
+        }
+        let needs: Vec<(u8, SliceRange)> = match want.chunk_len {
+            0 => vec![(0, SliceRange::whole(self.lens[&want.chunks[0]]))],
+            _ => want.needs.clone(),
+        };
+        for (index, range) in needs {
+            for slice in range.first..range.end() {
+                let bit = 1u64 << slice;
+                let direct = told.get(&usize::from(index)).is_some_and(|mask| mask & bit != 0);
+                let shards = told.values().filter(|mask| *mask & bit != 0).count();
+                assert!(direct || shards >= usize::from(want.data), "slice {slice} of {index} cannot be had");
+            }
+        }
+    }
+
+    fn pump(&mut self, id: PeerId) {
+        let provider = self.providers.get_mut(&id).unwrap();
+        provider.pumping = false;
+        while let Some(call) = provider.queue.pop_front() {
+            let Some(running) = self.calls.get_mut(&call) else { continue };
+            if running.cancelled || running.left == 0 {
+                continue;
+            }
+            if let Manner::Tires(slices) = provider.manner
+                && provider.served >= u64::from(slices)
+            {
+                continue;
+            }
+            let first = running.left.trailing_zeros();
+            let count = (running.left >> first).trailing_ones().min(4);
+            let range = SliceRange { first: first as u8, count: count as u8 };
+            running.left &= !range.mask();
+            provider.served += u64::from(count);
+            let len = self.lens[&running.fetch.chunk];
+            let bytes = range.bytes(len);
+            let took = u64::from(bytes.end - bytes.start) * 1_000_000 / provider.rate;
+            let arrives = Instant(self.now.0 + took + provider.rtt / 2);
+            let last = running.left == 0;
+            if !last {
+                provider.queue.push_back(call);
+            }
+            provider.pumping = true;
+            let (lies, fetch) = (provider.manner == Manner::Lies, running.fetch.clone());
+            if lies {
+                self.at(arrives, Event::Answered(call, Err(CallFailure::False("bytes that do not match"))));
+                self.calls.get_mut(&call).unwrap().left = 0;
+            } else {
+                self.at(arrives, Event::Delivered(call, range));
+                if last {
+                    let header = Slices {
+                        chunk_len: len,
+                        slices: SliceRange {
+                            first: fetch.slices.first,
+                            count: fetch.slices.end().min(slice_count(len)) - fetch.slices.first,
+                        },
+                        outline: fetch.outline,
+                        charge: Msat::ZERO,
+                        demand: Demand::default(),
+                    };
+                    self.at(arrives, Event::Answered(call, Ok(Answer::Fetched { header, bytes: 0 })));
+                }
+            }
+            self.at(Instant(self.now.0 + took), Event::Pump(id));
+            return;
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Request(call) => {
+                let Some(running) = self.calls.get_mut(&call) else { return };
+                let (id, chunk) = (running.peer, running.fetch.chunk);
+                running.left &= SliceRange::whole(self.lens[&chunk]).mask();
+                let asked = running.left;
+                let provider = self.providers.get_mut(&id).unwrap();
+                let back = Instant(now.0 + provider.rtt / 2);
+                let held = provider.holds.get(&chunk).copied().unwrap_or(0);
+                match provider.manner {
+                    Manner::Gone => {
+                        let at = Instant(now.0 + 500_000);
+                        self.at(at, Event::Answered(call, Err(CallFailure::Unreachable(id))));
+                    }
+                    Manner::Stalls => {}
+                    Manner::Prices => {
+                        self.at(back, Event::Answered(call, Err(CallFailure::Refused(Refusal::Price))));
+                    }
+                    Manner::Refuses(times) if times > 0 => {
+                        provider.manner = Manner::Refuses(times - 1);
+                        self.at(back, Event::Answered(call, Err(CallFailure::Refused(Refusal::Busy))));
+                    }
+                    _ if held & asked != asked || asked == 0 => {
+                        let holders: Vec<Contact> = Vec::new();
+                        let answer = Response::Referral { holders, closer: vec![], demand: Demand::default() };
+                        self.at(back, Event::Answered(call, Ok(Answer::Message(answer))));
+                    }
+                    _ => {
+                        provider.queue.push_back(call);
+                        if !provider.pumping {
+                            provider.pumping = true;
+                            self.at(now, Event::Pump(id));
+                        }
+                    }
+                }
+            }
+            Event::Pump(id) => self.pump(id),
+            Event::Delivered(call, range) => {
+                let Some(running) = self.calls.get_mut(&call) else { return };
+                running.owed &= !range.mask();
+                *self.store.entry(running.fetch.chunk).or_default() |= range.mask();
+                self.fetch.delivered(now, call, range);
+            }
+            Event::Answered(call, result) => {
+                if self.calls.remove(&call).is_some() {
+                    self.fetch.answered(now, call, &result);
+                }
+            }
+            Event::Located(chunk) => {
+                let holders: Vec<Contact> = self
+                    .providers
+                    .iter()
+                    .filter(|(_, provider)| self.announce && provider.holds.contains_key(&chunk))
+                    .map(|(id, _)| contact(id.0[0]))
+                    .collect();
+                self.fetch.providers(now, chunk, &holders);
+                self.fetch.no_more_providers(now, chunk);
+            }
+        }
+    }
+
+    /// Runs until nothing is left to happen or `until`.
+    fn run(&mut self, until: Instant) {
+        let mut steps = 0u64;
+        loop {
+            steps += 1;
+            assert!(steps < 2_000_000, "it spins");
+            let event = self.events.keys().next().map(|(at, _)| *at);
+            let timer = self.fetch.poll_timeout();
+            let Some(next) = [event, timer].into_iter().flatten().min() else { break };
+            if next > until {
+                break;
+            }
+            self.now = self.now.max(next);
+            if event.is_some_and(|at| at <= self.now) {
+                let (_, event) = self.events.pop_first().unwrap();
+                self.happen(event);
+            } else {
+                self.fetch.tick(self.now);
+                assert!(self.fetch.poll_timeout().is_none_or(|at| at > self.now), "a timer stays due");
+            }
+            self.drain();
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn result(&self, id: u64) -> &(Instant, Result<WantOk, WantFailure>) {
+        self.done.get(&WantId(id)).expect("the want has ended")
+    }
+}
+
+/// All slices of the data chunks of a stripe of 1 MiB chunks.
+fn stripe(id: u64, chunks: &[ChunkId], data: u8, len: u32, urgency: Urgency, deadline: Instant) -> Want {
+    Want {
+        id: WantId(id),
+        chunks: chunks.to_vec(),
+        data,
+        chunk_len: len,
+        needs: (0..data).map(|index| (index, SliceRange::whole(len))).collect(),
+        have: vec![],
+        urgency,
+        deadline,
+        likely: vec![],
+    }
+}
+
+#[test]
+fn a_lone_chunk_of_unknown_length_comes_from_a_located_provider() {
+    let mut world = World::new(1);
+    let ids = world.chunks(0..1, 40_000);
+    world.provider(1, Manner::Honest, 10 * MIB, 20, &ids);
+    world.want(Want { needs: vec![], ..stripe(1, &ids, 1, 0, Urgency::Reader, ms(5000)) });
+    world.run(ms(6000));
+    let (at, result) = world.result(1);
+    let ok = result.as_ref().unwrap();
+    assert_eq!(ok.have, [(0, SliceRange { first: 0, count: 3 })]);
+    assert_eq!(ok.providers[0].peer, peer(1));
+    assert!(*at < ms(120), "{at:?}");
+}
+
+#[test]
+fn a_likely_peer_is_asked_without_a_lookup() {
+    let mut world = World::new(1);
+    let ids = world.chunks(0..1, 1 << 20);
+    world.provider(1, Manner::Honest, 10 * MIB, 20, &ids);
+    world.link(1);
+    let needs = vec![(0, SliceRange { first: 3, count: 1 })];
+    world.want(Want { needs, likely: vec![contact(1)], ..stripe(1, &ids, 1, 1 << 20, Urgency::Reader, ms(5000)) });
+    world.run(ms(6000));
+    assert!(world.result(1).0 < ms(23));
+    assert_eq!(world.locates, 0);
+}
+
+#[test]
+fn four_providers_add_up() {
+    for rates in [[12, 12, 12, 12], [20, 10, 5, 5]] {
+        let mut world = World::new(3);
+        let mut all = Vec::new();
+        for number in 0..16 {
+            let ids = world.chunks(number * 100..number * 100 + 12, 1 << 20);
+            all.push(ids);
+        }
+        let every: Vec<ChunkId> = all.iter().flatten().copied().collect();
+        for (n, rate) in (1..).zip(rates) {
+            world.provider(n, Manner::Honest, rate * MIB, 50, &every);
+            world.link(n);
+        }
+        let mut last = world.now;
+        // Four stripes ahead at a time, as a reader's window asks for them.
+        for (number, ids) in all.iter().enumerate() {
+            let id = number as u64;
+            let likely = (1..5).map(contact).collect();
+            world.want(Want { likely, ..stripe(id, ids, 8, 1 << 20, Urgency::Ahead, ms(60_000)) });
+            if number >= 3 {
+                while !world.done.contains_key(&WantId(id - 3)) {
+                    last = world.now;
+                    world.run(Instant(last.0 + 1000));
+                }
+            }
+        }
+        world.run(ms(30_000));
+        let end = world.done.values().map(|(at, _)| *at).max().unwrap();
+        assert!(world.done.values().all(|(_, result)| result.is_ok()) && world.done.len() == 16);
+        let rate = 128 * MIB * 1_000_000 / end.0 / MIB;
+        let sum: u64 = rates.iter().sum();
+        let stats = world.fetch.stats();
+        assert!(rate * 100 >= sum * 88, "{rate} of {sum} MiB/s, {stats:?}");
+        assert!(stats.double_bytes * 100 <= stats.delivered_bytes * 6, "{stats:?}");
+        let _ = last;
+    }
+}
+
+#[test]
+fn two_of_four_that_fall_silent_cost_little() {
+    let mut world = World::new(5);
+    let ids: Vec<ChunkId> = world.chunks(0..64, 1 << 20);
+    for n in 1..5 {
+        let manner = if n > 2 { Manner::Tires(300) } else { Manner::Honest };
+        world.provider(n, manner, 12 * MIB, 50, &ids);
+        world.link(n);
+    }
+    for (number, part) in ids.chunks(8).enumerate() {
+        let likely = (1..5).map(contact).collect();
+        world.want(Want { likely, ..stripe(number as u64, part, 8, 1 << 20, Urgency::Ahead, ms(60_000)) });
+    }
+    world.run(ms(60_000));
+    assert!(world.done.values().all(|(_, result)| result.is_ok()) && world.done.len() == 8);
+    let end = world.done.values().map(|(at, _)| *at).max().unwrap();
+    // 600 slices come from the two that tire, the rest at 24 MiB/s.
+    let ideal = 50_000
+        + 300 * SLICE_BYTES as u64 * 1_000_000 / (12 * MIB)
+        + (64 * MIB - 1200 * SLICE_BYTES as u64) * 1_000_000 / (24 * MIB);
+    assert!(end.0 < ideal + 500_000, "{} ms, ideal {} ms", end.0 / 1000, ideal / 1000);
+}
+
+#[test]
+fn a_stalling_peer_costs_a_reader_one_hedge_delay() {
+    let mut world = World::new(2);
+    let ids = world.chunks(0..1, 1 << 20);
+    for (n, manner) in [(1, Manner::Stalls), (2, Manner::Honest)] {
+        world.provider(n, manner, 12 * MIB, 20, &ids);
+        world.link(n);
+    }
+    // The one that stalls looks better.
+    world.fetch.peer_up(world.now, peer(1), None);
+    for (id, first) in (0..8u8).enumerate() {
+        let needs = vec![(0, SliceRange { first, count: 1 })];
+        let likely = vec![contact(1), contact(2)];
+        world.want(Want { needs, likely, ..stripe(id as u64, &ids, 1, 1 << 20, Urgency::Reader, ms(9000)) });
+    }
+    world.run(ms(10_000));
+    for id in 0..8 {
+        assert!(world.result(id).0 < ms(400), "{:?}", world.result(id).0);
+    }
+}
+
+#[test]
+fn four_of_twelve_hosts_gone_are_replaced_by_parity() {
+    let mut world = World::new(4);
+    let ids = world.chunks(0..12, 256 << 10);
+    for (n, id) in ids.iter().enumerate() {
+        let manner = if n < 4 { Manner::Gone } else { Manner::Honest };
+        world.provider(n as u8 + 1, manner, 10 * MIB, 30, &[*id]);
+    }
+    world.want(stripe(1, &ids, 8, 256 << 10, Urgency::Reader, ms(10_000)));
+    world.run(ms(11_000));
+    let (at, result) = world.result(1);
+    let ok = result.as_ref().unwrap();
+    assert_eq!(ok.have.iter().map(|(index, _)| *index).collect::<Vec<_>>(), (4..12).collect::<Vec<_>>());
+    assert!(*at < ms(900), "{at:?}");
+    // One more gone: it cannot be had, and that is said in bounded time.
+    let mut world = World::new(4);
+    let ids = world.chunks(0..12, 256 << 10);
+    for (n, id) in ids.iter().enumerate() {
+        let manner = if n < 5 { Manner::Gone } else { Manner::Honest };
+        world.provider(n as u8 + 1, manner, 10 * MIB, 30, &[*id]);
+    }
+    world.provider(99, Manner::Honest, 10 * MIB, 30, &[]);
+    world.link(99);
+    world.want(stripe(1, &ids, 8, 256 << 10, Urgency::Reader, ms(60_000)));
+    world.run(ms(61_000));
+    let (at, result) = world.result(1);
+    let failure = result.as_ref().unwrap_err();
+    assert_eq!(failure.kind, WantFailureKind::NotFound);
+    assert_eq!((failure.found, failure.needed, failure.missing.len()), (7, 8, 5));
+    assert!(*at < ms(30_000), "{at:?}");
+}
+
+#[test]
+fn false_bytes_are_blamed_once_and_the_read_goes_on() {
+    let mut world = World::new(6);
+    let ids = world.chunks(0..8, 1 << 20);
+    world.provider(1, Manner::Lies, 90 * MIB, 1, &ids);
+    world.provider(2, Manner::Honest, 10 * MIB, 30, &ids);
+    world.link(1);
+    let likely = vec![contact(1), contact(2)];
+    world.want(Want { likely, ..stripe(1, &ids, 8, 1 << 20, Urgency::Reader, ms(9000)) });
+    world.run(ms(10_000));
+    assert!(world.result(1).1.is_ok());
+    assert_eq!(world.blamed.len(), 1);
+    // With nobody honest it is damage, not absence.
+    let mut world = World::new(6);
+    let ids = world.chunks(0..1, 1 << 20);
+    world.provider(1, Manner::Lies, 90 * MIB, 1, &ids);
+    world.provider(2, Manner::Honest, 90 * MIB, 1, &[]);
+    world.link(2);
+    world.want(stripe(1, &ids, 1, 1 << 20, Urgency::Reader, ms(9000)));
+    world.run(ms(10_000));
+    assert_eq!(world.result(1).1.as_ref().unwrap_err().kind, WantFailureKind::Damaged);
+}
+
+#[test]
+fn nobody_at_all_is_a_timeout_and_a_price_is_named() {
+    let mut world = World::new(7);
+    let ids = world.chunks(0..1, 1 << 20);
+    world.want(stripe(1, &ids, 1, 1 << 20, Urgency::Reader, ms(3000)));
+    world.run(ms(10_000));
+    let (at, result) = world.result(1);
+    assert_eq!((*at, result.as_ref().unwrap_err().kind), (ms(3000), WantFailureKind::Timeout));
+    let mut world = World::new(7);
+    let ids = world.chunks(0..1, 1 << 20);
+    world.provider(1, Manner::Prices, MIB, 10, &ids);
+    world.link(1);
+    world.want(stripe(1, &ids, 1, 1 << 20, Urgency::Reader, ms(30_000)));
+    world.run(ms(40_000));
+    let (_, result) = world.result(1);
+    assert_eq!(result.as_ref().unwrap_err().kind, WantFailureKind::Price(Refusal::Price));
+}
+
+#[test]
+fn wants_for_the_same_slices_share_one_request() {
+    let mut world = World::new(8);
+    let ids = world.chunks(0..1, 1 << 20);
+    world.provider(1, Manner::Honest, 10 * MIB, 30, &ids);
+    world.link(1);
+    for id in 0..5 {
+        let needs = vec![(0, SliceRange { first: 0, count: 4 })];
+        let likely = vec![contact(1)];
+        world.want(Want { needs, likely, ..stripe(id, &ids, 1, 1 << 20, Urgency::Reader, ms(9000)) });
+    }
+    world.fetch.unwant(world.now, WantId(0));
+    world.run(ms(10_000));
+    assert_eq!(world.asked[&peer(1)], 1);
+    assert_eq!(world.done.len(), 4);
+}
+
+#[test]
+fn the_last_reader_gone_cancels_the_request() {
+    let mut world = World::new(8);
+    let ids = world.chunks(0..1, 1 << 20);
+    world.provider(1, Manner::Honest, MIB, 30, &ids);
+    world.link(1);
+    world.want(Want { likely: vec![contact(1)], ..stripe(1, &ids, 1, 1 << 20, Urgency::Reader, ms(9000)) });
+    world.run(ms(100));
+    world.fetch.unwant(world.now, WantId(1));
+    world.drain();
+    world.run(ms(10_000));
+    assert!(world.done.is_empty() && world.calls.is_empty());
+    assert_eq!(world.fetch.stats().in_flight_bytes, 0);
+    assert!(world.fetch.poll_timeout().is_none());
+}
+
+#[test]
+fn a_length_that_the_chunk_disproves_is_damage() {
+    let mut world = World::new(9);
+    let ids = world.chunks(0..1, 100_000);
+    world.provider(1, Manner::Honest, 10 * MIB, 30, &ids);
+    world.link(1);
+    world.want(Want { likely: vec![contact(1)], ..stripe(1, &ids, 1, 1 << 20, Urgency::Reader, ms(9000)) });
+    world.run(ms(10_000));
+    assert_eq!(world.result(1).1.as_ref().unwrap_err().kind, WantFailureKind::Damaged);
+    assert!(world.result(1).0 < ms(200));
+}
+
+/// Random providers, chunks and wants: the checks stand in `World`.
+fn schedule(seed: u64) {
+    let mut random = Random::new(seed);
+    let mut world = World::new(seed);
+    let (k, m) = (random.between(1, 8) as u8, random.between(0, 4) as u8);
+    let stripes = random.between(1, 4) as u32;
+    let len = random.between(1, 1 << 20) as u32;
+    let all: Vec<Vec<ChunkId>> = (0..stripes).map(|n| world.chunks(n * 100..n * 100 + u32::from(k + m), len)).collect();
+    let count = random.between(1, 14) as u8;
+    let mut honest: BTreeMap<ChunkId, u32> = BTreeMap::new();
+    for n in 1..=count {
+        let manner = match random.below(10) {
+            0 => Manner::Stalls,
+            1 => Manner::Lies,
+            2 => Manner::Gone,
+            3 => Manner::Refuses(random.below(4) as u32),
+            4 => Manner::Prices,
+            5 => Manner::Tires(random.below(200) as u32),
+            _ => Manner::Honest,
+        };
+        let full = random.chance(1, 4);
+        let held: Vec<ChunkId> = all.iter().flatten().copied().filter(|_| full || random.chance(1, 3)).collect();
+        let good = matches!(manner, Manner::Honest | Manner::Refuses(_));
+        for id in held.iter().filter(|_| good) {
+            *honest.entry(*id).or_default() += 1;
+        }
+        world.provider(n, manner, random.between(MIB / 4, 50 * MIB), random.between(1, 150), &held);
+        if random.chance(1, 2) {
+            world.link(n);
+        }
+    }
+    let mut sure = BTreeSet::new();
+    for id in 0..random.between(1, 30) {
+        let ids = random.pick(&all).unwrap().clone();
+        let urgency = *random.pick(&[Urgency::Reader, Urgency::Ahead, Urgency::Bulk]).unwrap();
+        let deadline = world.in_us(random.between(100_000, 60_000_000));
+        let mut want = stripe(id, &ids, k, len, urgency, deadline);
+        want.needs = (0..random.between(1, 3))
+            .map(|_| {
+                let first = random.below(u64::from(slice_count(len))) as u8;
+                let count = random.between(1, u64::from(slice_count(len) - first)) as u8;
+                (random.below(u64::from(k)) as u8, SliceRange { first, count })
+            })
+            .collect();
+        want.likely = (1..=count).filter(|_| random.chance(1, 3)).map(contact).collect();
+        // Enough good shards and half a minute: it must be had, whatever the others do.
+        let good = ids.iter().filter(|id| honest.contains_key(id)).count();
+        let direct = want.needs.iter().all(|(index, _)| honest.contains_key(&ids[usize::from(*index)]));
+        let unwanted = random.chance(1, 8);
+        if (good >= usize::from(k) || direct) && deadline > world.in_us(40_000_000) && !unwanted {
+            sure.insert(WantId(id));
+        }
+        let until = world.in_us(random.below(300_000));
+        world.want(want);
+        world.run(until);
+        if unwanted {
+            world.fetch.unwant(world.now, WantId(id));
+            world.drain();
+            world.wants.remove(&WantId(id));
+        }
+    }
+    world.run(ms(120_000));
+    for id in world.wants.keys() {
+        assert!(world.done.contains_key(id), "seed {seed}: {id:?} never ended");
+    }
+    for id in sure {
+        if let Err(failure) = &world.done[&id].1 {
+            panic!(
+                "seed {seed}: {id:?} failed though {k} good shards are there: {failure:?} at {:?}",
+                world.done[&id].0
+            );
+        }
+    }
+    let stats = world.fetch.stats();
+    assert_eq!((stats.in_flight_bytes, stats.wants), (0, 0), "seed {seed}");
+}
+
+#[test]
+fn random_schedules_keep_every_promise() {
+    for seed in 0..300 {
+        schedule(seed);
+    }
+}

@@ -1,0 +1,271 @@
+//! What is measured of each peer: round trip, rate, failures; and from these how long it will take and how much to ask of it.
+
+use crate::base::peer::Contact;
+use crate::base::time::Instant;
+use crate::wire::call::CallId;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Bytes that may be in flight at one peer at least, whatever was measured.
+pub const WINDOW_BYTES_MIN: u64 = 2 << 20;
+/// Bytes that may be in flight at one peer at most.
+pub const WINDOW_BYTES_MAX: u64 = 16 << 20;
+
+/// Round trip assumed of a peer that has no link yet: the dial comes on top.
+const RTT_UNKNOWN: u64 = 80_000;
+/// A busy period is judged when it is at least this long (microseconds)...
+const SAMPLE_US: u64 = 20_000;
+/// ...or brought this many bytes.
+const SAMPLE_BYTES: u64 = 1 << 20;
+/// Fewer bytes than these tell of delay, not of rate.
+const SAMPLE_BYTES_MIN: u64 = 128 << 10;
+/// A turn of the shells that carry requests and answers: no peer is faster than this (microseconds).
+const SLACK_US: u64 = 5_000;
+
+/// A peer as the scheduler sees it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) contact: Contact,
+    pub(super) linked: bool,
+    /// Smoothed round trip and its deviation, microseconds (RFC 6298), of calls that found the peer idle.
+    rtt: Option<(u64, u64)>,
+    /// Bytes a second.
+    rate: Option<u64>,
+    /// Bytes asked for and neither delivered nor given up.
+    pub(super) in_flight: u64,
+    /// Calls whose end was not reported yet, given up ones among them.
+    pub(super) calls: BTreeSet<CallId>,
+    sample_since: Instant,
+    sample_bytes: u64,
+    /// When bytes or an answer last came; or the first call after idleness went out.
+    pub(super) progress: Instant,
+    /// Owes answers and sends nothing.
+    pub(super) stalled: bool,
+    /// Not asked before this.
+    pub(super) retry_at: Instant,
+    failures: u32,
+    hits: u32,
+    misses: u32,
+    /// When it was last of use.
+    pub(super) used: Instant,
+    /// Bytes it delivered in all.
+    pub(super) delivered: u64,
+}
+
+impl Peer {
+    pub(super) fn new(now: Instant, contact: Contact) -> Peer {
+        Peer {
+            contact,
+            linked: false,
+            rtt: None,
+            rate: None,
+            in_flight: 0,
+            calls: BTreeSet::new(),
+            sample_since: now,
+            sample_bytes: 0,
+            progress: now,
+            stalled: false,
+            retry_at: Instant(0),
+            failures: 0,
+            hits: 0,
+            misses: 0,
+            used: now,
+            delivered: 0,
+        }
+    }
+
+    /// Whether it may be asked at all now.
+    pub(super) fn usable(&self, now: Instant) -> bool {
+        !self.stalled && self.retry_at <= now && (self.linked || !self.contact.addrs.is_empty())
+    }
+
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    pub(super) fn hint_rtt(&mut self, rtt: Duration) {
+        let rtt = rtt.as_micros() as u64;
+        self.rtt.get_or_insert((rtt, rtt / 4));
+    }
+
+    /// Folds in the time that an answer took which had no other bytes before it.
+    pub(super) fn measured_rtt(&mut self, took: Duration) {
+        let took = took.as_micros() as u64;
+        self.rtt = Some(match self.rtt {
+            None => (took, took / 2),
+            Some((mean, deviation)) => ((mean * 7 + took) / 8, (deviation * 3 + mean.abs_diff(took)) / 4),
+        });
+    }
+
+    /// Microseconds until the first byte of an answer that nothing delays: a bound that 95 % keep.
+    fn first_byte_us(&self) -> u64 {
+        match self.rtt {
+            Some((mean, deviation)) if self.linked => mean + 3 * deviation + SLACK_US,
+            Some((mean, deviation)) => 3 * mean + 3 * deviation + SLACK_US,
+            None if self.linked => 2 * RTT_UNKNOWN,
+            None => 3 * RTT_UNKNOWN,
+        }
+    }
+
+    /// Microseconds until `bytes` more are here, after all that was asked before; `prior` is the rate assumed when none was
+    /// measured. What failed lately looks slower.
+    pub(super) fn finish_us(&self, bytes: u64, prior: u64) -> u64 {
+        let mean = self.rtt.map_or(RTT_UNKNOWN, |(mean, _)| mean);
+        let first = if self.linked { mean } else { 3 * mean };
+        let rate = self.rate.unwrap_or(prior).max(1024);
+        let queue = (self.in_flight + bytes).saturating_mul(1_000_000) / rate;
+        (first + queue).saturating_mul(1 + u64::from(self.failures.min(8)))
+    }
+
+    /// After how long an answer of `bytes`, asked for now, is late.
+    pub(super) fn late_after(&self, bytes: u64, prior: u64) -> Duration {
+        let rate = self.rate.unwrap_or(prior).max(1024);
+        let queue = (self.in_flight + bytes).saturating_mul(1_500_000) / rate;
+        let first = self.first_byte_us().min(300_000);
+        Duration::from_micros((first + queue).clamp(50_000, 2_000_000))
+    }
+
+    /// After how long without a byte it counts as stalled while it owes some.
+    pub(super) fn stall_after(&self) -> Duration {
+        let us = match self.rtt {
+            _ if !self.linked => 1_000_000,
+            Some((mean, deviation)) => 3 * mean + 6 * deviation + 50_000,
+            None => 600_000,
+        };
+        Duration::from_micros(us.clamp(250_000, 2_000_000))
+    }
+
+    /// Bytes that may be in flight: twice rate x delay.
+    pub(super) fn window(&self) -> u64 {
+        let (Some(rate), Some((rtt, _))) = (self.rate, self.rtt) else { return WINDOW_BYTES_MIN };
+        let delay = 2 * (rtt + SLACK_US);
+        (u128::from(rate) * u128::from(delay) / 1_000_000)
+            .clamp(u128::from(WINDOW_BYTES_MIN), u128::from(WINDOW_BYTES_MAX)) as u64
+    }
+
+    /// Slices to ask for in one piece, so that a slow peer is not given what a fast one would be waited for.
+    pub(super) fn piece_slices(&self, prior: u64) -> u8 {
+        let slices = self.rate.unwrap_or(prior) / 4 / crate::base::limit::SLICE_BYTES as u64;
+        slices.clamp(4, 64) as u8
+    }
+
+    /// Called before the first call after idleness.
+    pub(super) fn wake(&mut self, now: Instant) {
+        self.progress = now;
+        self.sample_bytes = 0;
+        self.sample_since = now.after(Duration::from_micros(self.rtt.map_or(0, |(mean, _)| mean)));
+    }
+
+    /// Bytes came.
+    pub(super) fn brought(&mut self, now: Instant, bytes: u64) {
+        self.progress = now;
+        self.used = now;
+        self.stalled = false;
+        self.failures = 0;
+        self.delivered = self.delivered.saturating_add(bytes);
+        self.sample_bytes += bytes;
+        let took = now.since(self.sample_since).as_micros() as u64;
+        if (took >= SAMPLE_US && self.sample_bytes >= SAMPLE_BYTES_MIN) || self.sample_bytes >= SAMPLE_BYTES {
+            self.sample(now, took);
+        }
+    }
+
+    /// Nothing is owed any more: what was counted so far is judged, if it is enough.
+    pub(super) fn idle(&mut self, now: Instant) {
+        let took = now.since(self.sample_since).as_micros() as u64;
+        if self.sample_bytes >= SAMPLE_BYTES_MIN {
+            self.sample(now, took);
+        }
+        self.stalled = false;
+    }
+
+    fn sample(&mut self, now: Instant, took: u64) {
+        let rate = self.sample_bytes.saturating_mul(1_000_000) / took.max(500);
+        self.rate = Some(match self.rate {
+            None => rate,
+            // Up quickly, down slowly: a short wait for loss recovery or for the disk says little.
+            Some(old) if rate > old => old + (rate - old) / 2,
+            Some(old) => old - (old - rate) / 4,
+        });
+        self.sample_since = now;
+        self.sample_bytes = 0;
+    }
+
+    /// It failed: not asked for a while, longer each time.
+    pub(super) fn failed(&mut self, now: Instant, first: Duration, max: Duration) {
+        let pause = first.saturating_mul(1 << self.failures.min(10)).min(max);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = self.retry_at.max(now.after(pause));
+    }
+
+    /// It answered late; a mild failure.
+    pub(super) fn was_late(&mut self) {
+        if let Some((_, deviation)) = &mut self.rtt {
+            *deviation = (*deviation * 5 / 4).min(500_000);
+        }
+    }
+
+    /// Whether a chunk that nobody announced was there.
+    pub(super) fn guessed(&mut self, hit: bool) {
+        if self.hits + self.misses >= 16 {
+            self.hits /= 2;
+            self.misses /= 2;
+        }
+        if hit { self.hits += 1 } else { self.misses += 1 }
+    }
+
+    /// How likely it holds a chunk of a tree of which it held others, in percent.
+    pub(super) fn guess_percent(&self) -> u64 {
+        u64::from(self.hits + 1) * 100 / u64::from(self.hits + self.misses + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::peer::PeerId;
+
+    fn peer() -> Peer {
+        Peer::new(Instant(0), Contact { peer: PeerId([1; 32]), addrs: vec![] })
+    }
+
+    #[test]
+    fn rate_is_measured_from_what_comes() {
+        let mut peer = peer();
+        peer.linked = true;
+        peer.hint_rtt(Duration::from_millis(50));
+        peer.wake(Instant(0));
+        for step in 1..=100u64 {
+            peer.brought(Instant(50_000 + step * 10_000), 125_000);
+        }
+        let rate = peer.rate().unwrap();
+        assert!((11_000_000..14_000_000).contains(&rate), "{rate}");
+        assert_eq!(peer.window(), WINDOW_BYTES_MIN.max(rate * 110_000 / 1_000_000));
+    }
+
+    #[test]
+    fn failures_lengthen_the_pause_and_success_forgets_them() {
+        let mut peer = peer();
+        let (first, max) = (Duration::from_millis(100), Duration::from_secs(10));
+        peer.failed(Instant(0), first, max);
+        assert_eq!(peer.retry_at, Instant(100_000));
+        peer.failed(Instant(100_000), first, max);
+        assert_eq!(peer.retry_at, Instant(300_000));
+        peer.brought(Instant(400_000), 1);
+        peer.failed(Instant(400_000), first, max);
+        assert_eq!(peer.retry_at, Instant(500_000));
+    }
+
+    #[test]
+    fn guesses_are_trusted_by_their_record() {
+        let mut peer = peer();
+        assert_eq!(peer.guess_percent(), 100);
+        peer.guessed(false);
+        peer.guessed(false);
+        assert!(peer.guess_percent() < 40);
+        for _ in 0..20 {
+            peer.guessed(true);
+        }
+        assert!(peer.guess_percent() > 80);
+    }
+}
