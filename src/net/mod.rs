@@ -1,1 +1,13 @@
 //! Floor 4: sockets: QUIC with a Noise handshake in masked datagrams, bootstrap, local discovery.
+
+mod cid;
+pub mod endpoint;
+pub mod identity;
+pub mod link;
+mod mask;
+mod noise;
+mod packet;
+mod primitive;
+mod session;
+mod socket;
+mod token;

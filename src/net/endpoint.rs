@@ -1,0 +1,442 @@
+//! The endpoint: one UDP socket for all links, dialled and accepted.
+
+use super::cid::CidKey;
+use super::identity::Identity;
+use super::link::{Link, LinkError};
+use super::session::{Accepting, Dialling, VERSION};
+use super::socket::{DATAGRAM_BYTES_MAX, Keyring, MaskedSocket, canonical};
+use super::token::{ResetKey, TokenKey, UsedTokens};
+use crate::base::limit::{LINKS_MAX, STREAMS_PER_PEER_MAX};
+use crate::base::peer::PeerId;
+use noq::congestion::Bbr3Config;
+use noq::{ClientConfig, ConnectionId, Incoming, MtuDiscoveryConfig, Runtime, ServerConfig, TokenMemoryCache};
+use noq::{TransportConfig, ValidationTokenConfig, VarInt};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc};
+
+/// Accepted links that wait to be taken.
+const ACCEPTED_MAX: usize = 64;
+/// Handshakes of validated addresses under way.
+const HANDSHAKES_MAX: usize = 128;
+/// Of them, from one network (IPv4 /24, IPv6 /48).
+const HANDSHAKES_PER_NETWORK_MAX: usize = 16;
+/// First datagrams that wait to be looked at.
+const INCOMING_MAX: usize = 1024;
+/// Bytes that may follow a first datagram before it is looked at, for one and for all.
+const INCOMING_BYTES: (u64, u64) = (16 * 1024, 1024 * 1024);
+/// What the kernel is asked to buffer for the socket, each way.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Tokens of earlier connections kept: peers, tokens of each.
+const TOKENS_KEPT: (u32, usize) = (1024, 2);
+/// Largest UDP payload on a path of at least this MTU is found by discovery; loopback needs none.
+const JUMBO_BYTES: u16 = 8952;
+
+/// How links behave.
+#[derive(Debug, Clone)]
+pub struct EndpointConfig {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// A link is given up when the peer was not heard of for so long.
+    pub idle_max: Duration,
+    /// A link on which nothing happens is kept alive by a packet this often.
+    pub keep_alive: Duration,
+    /// A dial that has not succeeded by then has failed.
+    pub dial_max: Duration,
+    /// Links that others may have opened to us at once.
+    pub accepted_max: usize,
+    /// Bytes that a peer may have under way to us on one link.
+    pub receive_window: u32,
+    /// Bytes that a peer may have under way to us on one stream.
+    pub stream_window: u32,
+    /// Bytes kept for one peer until it acknowledges them.
+    pub send_window: u32,
+}
+
+impl Default for EndpointConfig {
+    /// 1 Gbit/s over 100 ms is 12.5 MB under way.
+    fn default() -> EndpointConfig {
+        EndpointConfig {
+            listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            idle_max: Duration::from_secs(20),
+            keep_alive: Duration::from_secs(7),
+            dial_max: Duration::from_secs(8),
+            accepted_max: LINKS_MAX,
+            receive_window: 16 << 20,
+            stream_window: 4 << 20,
+            send_window: 16 << 20,
+        }
+    }
+}
+
+/// Why no endpoint could be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on UDP {addr}; choose another address or port, or stop the program that uses it")]
+    Bind {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket could not be set up.
+    #[error("cannot set up the UDP socket")]
+    Socket(#[source] io::Error),
+}
+
+/// Why a peer was not reached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// Nobody with that identity answered at that address.
+    #[error("no answer from {peer:.8} at {addr}")]
+    NoAnswer {
+        /// Whom.
+        peer: PeerId,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// Our own identity.
+    #[error("that is this node itself")]
+    Own,
+    /// No such address can be dialled from this socket.
+    #[error("{0} cannot be dialled from here")]
+    Addr(SocketAddr),
+    /// Not a public key.
+    #[error("{0:.8} is not a peer id")]
+    Peer(PeerId),
+    /// Too many peers are said to be at one address.
+    #[error("too many peers dialled at {0}")]
+    Crowded(SocketAddr),
+    /// The endpoint was closed.
+    #[error("endpoint is closed")]
+    Closed,
+    /// The peer was reached and there is no link.
+    #[error("handshake failed: {0}")]
+    Refused(LinkError),
+}
+
+/// Counts of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EndpointStats {
+    /// Links that are open.
+    pub links: usize,
+    /// Datagrams dropped without an answer: strangers, replays, garbage.
+    pub dropped_datagrams: u64,
+}
+
+/// One UDP socket and all links over it. Must be opened and used inside a tokio runtime.
+pub struct Endpoint {
+    quic: noq::Endpoint,
+    identity: Arc<Identity>,
+    config: EndpointConfig,
+    ring: Arc<Keyring>,
+    tokens: Arc<TokenMemoryCache>,
+    local: SocketAddr,
+    accepted: Mutex<mpsc::Receiver<Link>>,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Endpoint({:?} at {})", self.identity.peer(), self.local)
+    }
+}
+
+impl Endpoint {
+    /// Binds the socket and begins to accept.
+    pub fn open(identity: Identity, config: EndpointConfig) -> Result<Endpoint, OpenError> {
+        let bind = |source| OpenError::Bind { addr: config.listen, source };
+        let socket = std::net::UdpSocket::bind(config.listen).map_err(bind)?;
+        // Best effort: the kernel grants what its limits allow.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+        let local = socket.local_addr().map_err(OpenError::Socket)?;
+        let socket = noq::TokioRuntime.wrap_udp_socket(socket).map_err(OpenError::Socket)?;
+        let identity = Arc::new(identity);
+        let cids = CidKey::default();
+        let ring = Arc::new(Keyring::new(&identity.peer(), cids.clone()));
+        let quic = noq::Endpoint::new_with_abstract_socket(
+            quic_config(&identity, cids),
+            Some(server_config(&identity, Arc::new(transport(&config, local)))),
+            Box::new(MaskedSocket::new(socket, ring.clone())),
+            Arc::new(noq::TokioRuntime),
+        )
+        .map_err(OpenError::Socket)?;
+        let (sender, receiver) = mpsc::channel(ACCEPTED_MAX);
+        tokio::spawn(accept_links(quic.clone(), config.clone(), identity.clone(), sender));
+        Ok(Endpoint {
+            quic,
+            identity,
+            ring,
+            tokens: Arc::new(TokenMemoryCache::new(TOKENS_KEPT.0, TOKENS_KEPT.1)),
+            local,
+            accepted: Mutex::new(receiver),
+            config,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Who we are.
+    pub fn peer(&self) -> PeerId {
+        self.identity.peer()
+    }
+
+    /// Opens a link to `peer`, who is said to be at `addr`. Whoever answers has proved to be that peer.
+    pub async fn dial(&self, peer: &PeerId, addr: SocketAddr) -> Result<Link, DialError> {
+        if *peer == self.identity.peer() {
+            return Err(DialError::Own);
+        }
+        let addr = canonical(addr);
+        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
+            return Err(DialError::Addr(addr));
+        }
+        let mut first = [0; 20];
+        getrandom::fill(&mut first).map_err(|_| DialError::Closed)?;
+        let first = ConnectionId::new(&first);
+        let keys = self.ring.dial(*peer, addr, first).ok_or(DialError::Crowded(addr))?;
+        let crypto = Dialling { identity: self.identity.clone(), peer: *peer };
+        let mut client = ClientConfig::new(Arc::new(crypto));
+        client
+            .version(VERSION)
+            .token_store(self.tokens.clone())
+            .initial_dst_cid_provider(Arc::new(move || first))
+            .transport_config(Arc::new(transport(&self.config, addr)));
+        // The name under which tokens are kept.
+        let connecting = self.quic.connect_with(client, addr, &peer.to_string()).map_err(|error| match error {
+            noq::ConnectError::EndpointStopping => DialError::Closed,
+            noq::ConnectError::InvalidServerName(_) => DialError::Peer(*peer),
+            _ => DialError::Addr(addr),
+        })?;
+        let no_answer = DialError::NoAnswer { peer: *peer, addr };
+        let connection = match tokio::time::timeout(self.config.dial_max, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(noq::ConnectionError::TimedOut)) | Err(_) => return Err(no_answer),
+            Ok(Err(noq::ConnectionError::LocallyClosed)) => return Err(DialError::Closed),
+            Ok(Err(error)) => return Err(DialError::Refused(error.into())),
+        };
+        Link::new(connection, Some(keys)).map_err(DialError::Refused)
+    }
+
+    /// The next link that a peer opened to us; `None` once the endpoint is closed.
+    pub async fn accept(&self) -> Option<Link> {
+        self.accepted.lock().await.recv().await
+    }
+
+    /// Counts.
+    pub fn stats(&self) -> EndpointStats {
+        EndpointStats { links: self.quic.open_connections(), dropped_datagrams: self.ring.dropped() }
+    }
+
+    /// Closes all links with `code` and waits a moment until the peers were told.
+    pub async fn close(&self, code: u32) {
+        self.quic.close(VarInt::from_u32(code), b"");
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.quic.wait_all_draining()).await;
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.quic.close(VarInt::from_u32(0), b"");
+    }
+}
+
+fn quic_config(identity: &Identity, cids: CidKey) -> noq::EndpointConfig {
+    let reset = identity.derive("tornet 2026-11 link 1 reset key");
+    let mut config = noq::EndpointConfig::new(Arc::new(ResetKey(reset)));
+    config
+        .supported_versions(vec![VERSION])
+        .grease_quic_bit(false)
+        .cid_generator(Arc::new(move || Box::new(cids.clone())));
+    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).expect("the length is within the bounds that QUIC sets");
+    config
+}
+
+fn server_config(identity: &Arc<Identity>, transport: Arc<TransportConfig>) -> ServerConfig {
+    let tokens = TokenKey(identity.derive("tornet 2026-11 link 1 token key"));
+    let mut config = ServerConfig::new(Arc::new(Accepting { identity: identity.clone() }), Arc::new(tokens));
+    let mut validation = ValidationTokenConfig::default();
+    validation.log(Arc::new(UsedTokens::new())).sent(2);
+    config
+        .transport_config(transport)
+        .validation_token_config(validation)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES.0)
+        .incoming_buffer_size_total(INCOMING_BYTES.1);
+    config
+}
+
+/// Parameters of a link to `remote`.
+fn transport(config: &EndpointConfig, remote: SocketAddr) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(JUMBO_BYTES);
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_PEER_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_idle_timeout(VarInt::try_from(config.idle_max.as_millis()).ok().map(Into::into))
+        .keep_alive_interval(Some(config.keep_alive))
+        .stream_receive_window(VarInt::from_u32(config.stream_window))
+        .receive_window(VarInt::from_u32(config.receive_window))
+        .send_window(u64::from(config.send_window))
+        .initial_rtt(Duration::from_millis(100))
+        .datagram_receive_buffer_size(None)
+        .allow_spin(false)
+        .mtu_discovery_config(Some(discovery))
+        .congestion_controller_factory(Arc::new(Bbr3Config::default()));
+    if remote.ip().is_loopback() {
+        transport.initial_mtu(JUMBO_BYTES);
+    }
+    transport
+}
+
+/// The network that an address belongs to, for limits; `None` for this machine itself.
+fn network(addr: SocketAddr) -> Option<[u8; 6]> {
+    match addr.ip().to_canonical() {
+        ip if ip.is_loopback() => None,
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            Some([4, a, b, c, 0, 0])
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, e, f, ..] = ip.octets();
+            Some([a, b, c, d, e, f])
+        }
+    }
+}
+
+/// Handshakes under way.
+#[derive(Default)]
+struct Handshakes {
+    all: AtomicUsize,
+    by_network: std::sync::Mutex<std::collections::BTreeMap<[u8; 6], usize>>,
+}
+
+/// One of them.
+struct Place {
+    handshakes: Arc<Handshakes>,
+    network: Option<[u8; 6]>,
+}
+
+impl Handshakes {
+    fn enter(self: &Arc<Self>, addr: SocketAddr) -> Option<Place> {
+        let network = network(addr);
+        if let Some(network) = network {
+            let mut by_network = self.by_network.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let count = by_network.entry(network).or_default();
+            if *count >= HANDSHAKES_PER_NETWORK_MAX {
+                return None;
+            }
+            *count += 1;
+        }
+        let place = Place { handshakes: self.clone(), network };
+        // A place is given back by its drop, also when there is none left.
+        if self.all.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES_MAX { None } else { Some(place) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.handshakes.all.fetch_sub(1, Ordering::Relaxed);
+        if let Some(network) = self.network {
+            let by_network = &self.handshakes.by_network;
+            let mut by_network = by_network.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(count) = by_network.get_mut(&network) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    by_network.remove(&network);
+                }
+            }
+        }
+    }
+}
+
+/// Looks at each first datagram: asks for proof of the address, or begins the handshake.
+async fn accept_links(
+    quic: noq::Endpoint,
+    config: EndpointConfig,
+    identity: Arc<Identity>,
+    sender: mpsc::Sender<Link>,
+) {
+    let template = server_config(&identity, Arc::new(transport(&config, config.listen)));
+    let handshakes = Arc::new(Handshakes::default());
+    while let Some(incoming) = quic.accept().await {
+        if !incoming.remote_address_validated() {
+            // Refused only for an address that is validated.
+            let _ = incoming.retry();
+            continue;
+        }
+        let remote = canonical(incoming.remote_address());
+        let place = handshakes.enter(remote);
+        let Some(place) = place.filter(|_| quic.open_connections() < config.accepted_max) else {
+            incoming.ignore();
+            continue;
+        };
+        let mut server = template.clone();
+        server.transport_config(Arc::new(transport(&config, remote)));
+        let (sender, dial_max) = (sender.clone(), config.dial_max);
+        tokio::spawn(async move {
+            if let Some(link) = tokio::time::timeout(dial_max, shake(incoming, Arc::new(server))).await.ok().flatten() {
+                drop(place);
+                let _ = sender.send(link).await;
+            }
+        });
+    }
+}
+
+async fn shake(incoming: Incoming, server: Arc<ServerConfig>) -> Option<Link> {
+    let connection = incoming.accept_with(server).ok()?.await;
+    match connection {
+        Ok(connection) => Link::new(connection, None).ok(),
+        Err(error) => {
+            tracing::debug!(%error, "incoming link failed");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn open(seed: u8) -> Endpoint {
+        let config = EndpointConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..EndpointConfig::default() };
+        Endpoint::open(Identity::from_seed(&[seed; 32]), config).unwrap()
+    }
+
+    async fn connected() -> (Endpoint, Endpoint, Link, Link) {
+        let (alice, bob) = (open(1), open(2));
+        let addr = bob.local_addr();
+        let peer = bob.peer();
+        let (dialled, accepted) = tokio::join!(alice.dial(&peer, addr), bob.accept());
+        (alice, bob, dialled.unwrap(), accepted.unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn peers_are_proved_and_requests_answered() {
+        let (alice, bob, dialled, accepted) = connected().await;
+        assert_eq!(dialled.peer(), bob.peer());
+        assert_eq!(accepted.peer(), alice.peer());
+        assert_eq!(accepted.remote_addr(), alice.local_addr());
+        let serve = tokio::spawn(async move {
+            while let Some((request, responder)) = accepted.next_request().await {
+                responder.answer(&request, [Bytes::from_static(b"bo"), Bytes::from_static(b"dy")]).await.unwrap();
+            }
+        });
+        for number in 0..1000u32 {
+            let mut answer = dialled.ask(&number.to_le_bytes()).await.unwrap();
+            assert_eq!(answer.header, number.to_le_bytes());
+            assert_eq!(&answer.body.take(4).await.unwrap()[..], b"body");
+            assert_eq!(answer.body.chunk(10).await.unwrap(), None);
+        }
+        alice.close(7).await;
+        serve.await.unwrap();
+    }
+}
