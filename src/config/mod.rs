@@ -5,7 +5,9 @@
 pub mod file;
 pub mod place;
 
+use crate::base::peer::Contact;
 use crate::base::units::Size;
+use crate::content::erasure::Scheme;
 use file::{Position, RawFile, ReadError};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -129,7 +131,7 @@ pub struct Settings {
     /// Where the node listens.
     pub listen: Setting<Listen>,
     /// Peers to begin with.
-    pub bootstrap: Setting<Vec<String>>,
+    pub bootstrap: Setting<Vec<Contact>>,
     /// Whether peers are looked for on the local network.
     pub mdns: Setting<bool>,
 }
@@ -282,7 +284,7 @@ fn bootstrap(
     env: Environment<'_>,
     raw: &RawFile,
     path: &Path,
-) -> Result<Setting<Vec<String>>, ConfigError> {
+) -> Result<Setting<Vec<Contact>>, ConfigError> {
     let mut texts: Vec<(String, Source)> = Vec::new();
     let variable = "TORNET_NETWORK_BOOTSTRAP";
     if !flags.bootstrap.is_empty() {
@@ -313,7 +315,17 @@ pub enum Redundancy {
     /// As this version thinks best: 8+4 until a node measures how often its hosts are away.
     Auto,
     /// A fixed scheme.
-    Fixed(u8, u8),
+    Fixed(Scheme),
+}
+
+impl Redundancy {
+    /// The scheme to code with.
+    pub fn scheme(self) -> Scheme {
+        match self {
+            Redundancy::Auto => Scheme { k: 8, m: 4 },
+            Redundancy::Fixed(scheme) => scheme,
+        }
+    }
 }
 
 impl FromStr for Redundancy {
@@ -322,19 +334,16 @@ impl FromStr for Redundancy {
         if text == "auto" {
             return Ok(Redundancy::Auto);
         }
-        let (k, m) = text.split_once('+').ok_or("write \"auto\" or a scheme as in \"8+4\"")?;
-        match (k.parse(), m.parse()) {
-            (Ok(k), Ok(m)) => Ok(Redundancy::Fixed(k, m)),
-            _ => Err("write \"auto\" or a scheme as in \"8+4\"".into()),
-        }
+        let wrong = |e| format!("{text:?} is neither \"auto\" nor a scheme such as \"8+4\": {e}");
+        text.parse().map(Redundancy::Fixed).map_err(|e: crate::content::erasure::SchemeError| wrong(e))
     }
 }
 
 impl fmt::Display for Redundancy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Redundancy::Auto => write!(f, "auto (8+4)"),
-            Redundancy::Fixed(k, m) => write!(f, "{k}+{m}"),
+            Redundancy::Auto => write!(f, "auto ({})", self.scheme()),
+            Redundancy::Fixed(scheme) => write!(f, "{scheme}"),
         }
     }
 }
@@ -378,7 +387,7 @@ mod tests {
         let settings = load(file, &env, flags).unwrap();
         assert_eq!(settings.cache.value, Size(2 << 30));
         assert_eq!(settings.cache.source, Source::Environment("TORNET_STORAGE_CACHE"));
-        assert_eq!(settings.redundancy.value, Redundancy::Fixed(4, 2));
+        assert_eq!(settings.redundancy.value, Redundancy::Fixed(Scheme { k: 4, m: 2 }));
         assert!(matches!(&settings.redundancy.source, Source::File(_, at) if (at.line, at.column) == (3, 14)));
         assert_eq!(settings.listen.value.addr.port(), 9);
         assert!(!settings.mdns.value);
