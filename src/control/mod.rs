@@ -1,8 +1,7 @@
 //! Floor 7: the door to commands: a Unix socket that only its user can open.
 //!
-//! One request is one line of JSON; the answer is any number of lines (`progress`, `entry`, or `data` followed by that many raw
-//! bytes) and one last line, `done` or `failed`. A connection carries one request after the other. A client that goes
-//! away cancels what it asked for.
+//! One request is one line of JSON; the answer is any number of `progress` lines and one last line, `done` or `failed`. A
+//! connection carries one request after the other. A client that goes away cancels what it asked for.
 
 pub mod client;
 pub mod message;
@@ -16,16 +15,11 @@ pub const SOCKET_NAME: &str = "control";
 /// The longest request line.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// The longest line of an answer.
-pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Raw bytes that follow one `data` line at most.
-pub const DATA_BYTES_MAX: usize = 1024 * 1024;
+pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// Commands that are served at once.
 pub const CONNECTIONS_MAX: usize = 64;
 /// Lines of an answer that may wait for a slow client.
 pub const REPLIES_WAITING_MAX: usize = 16;
-
-const _: () =
-    assert!(DATA_BYTES_MAX * REPLIES_WAITING_MAX * CONNECTIONS_MAX <= 1 << 30, "slow clients cannot fill memory");
 
 /// A path by which the socket in `dir` can be named. The kernel's socket addresses end at 107 bytes; a longer path is named
 /// through a descriptor of its directory, which must live as long as the name is used.
