@@ -1,7 +1,7 @@
 //! The commands' end of the control socket: blocking, one request after the other.
 
-use super::message::{Answer, Entry, Progress, Reply, Request};
-use super::{DATA_BYTES_MAX, REPLY_BYTES_MAX, socket_name};
+use super::message::{Answer, Progress, Reply, Request};
+use super::{REPLY_BYTES_MAX, socket_name};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -31,16 +31,6 @@ pub enum ClientError {
     Io(#[from] io::Error),
 }
 
-/// One line before the last.
-pub enum Event<'a> {
-    /// How far it is.
-    Progress(Progress),
-    /// An entry of a walk.
-    Entry(Entry),
-    /// Bytes of a file.
-    Data(&'a [u8]),
-}
-
 /// A connection to a running node.
 pub struct Client {
     stream: BufReader<UnixStream>,
@@ -61,7 +51,7 @@ impl Client {
             found => found?,
         };
         match UnixStream::connect(name) {
-            Ok(stream) => Ok(Client { stream: BufReader::with_capacity(256 * 1024, stream) }),
+            Ok(stream) => Ok(Client { stream: BufReader::with_capacity(16 * 1024, stream) }),
             Err(e) if absent(&e) => Err(not_running()),
             Err(e) => Err(io::Error::new(e.kind(), format!("cannot reach the node in {}: {e}", dir.display())).into()),
         }
@@ -69,19 +59,14 @@ impl Client {
 
     /// Asks, and waits for the last line.
     pub fn ask(&mut self, request: &Request) -> Result<Answer, ClientError> {
-        self.ask_with(request, |_| Ok(()))
+        self.ask_with(request, |_| ())
     }
 
-    /// Asks, and hands every line before the last to `each`. An error of `each` ends the request.
-    pub fn ask_with(
-        &mut self,
-        request: &Request,
-        mut each: impl FnMut(Event<'_>) -> io::Result<()>,
-    ) -> Result<Answer, ClientError> {
+    /// Asks, and hands every line before the last to `each`.
+    pub fn ask_with(&mut self, request: &Request, mut each: impl FnMut(Progress)) -> Result<Answer, ClientError> {
         let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line).map_err(ended)?;
-        let mut data = Vec::new();
         loop {
             line.clear();
             (&mut self.stream).take(REPLY_BYTES_MAX as u64).read_until(b'\n', &mut line).map_err(ended)?;
@@ -89,17 +74,7 @@ impl Client {
                 return Err(ClientError::Ended);
             }
             match serde_json::from_slice::<Reply>(&line).map_err(|e| ClientError::Strange(e.to_string()))? {
-                Reply::Progress(progress) => each(Event::Progress(progress))?,
-                Reply::Entry(entry) => each(Event::Entry(entry))?,
-                Reply::Data(count) => {
-                    let count = count as usize;
-                    if count > DATA_BYTES_MAX {
-                        return Err(ClientError::Strange(format!("{count} bytes at once")));
-                    }
-                    data.resize(count, 0);
-                    self.stream.read_exact(&mut data).map_err(ended)?;
-                    each(Event::Data(&data))?;
-                }
+                Reply::Progress(progress) => each(progress),
                 Reply::Done(answer) => return Ok(answer),
                 Reply::Failed(message) => return Err(ClientError::Failed(message)),
             }

@@ -60,29 +60,19 @@ pub enum Request {
         /// Answer only when other nodes find it.
         wait: bool,
     },
-    /// Everything under a reference, as `Entry` lines, each directory before what it holds; a small file's bytes follow its
-    /// entry as `Data`. Answer: `Nothing`.
-    Walk {
+    /// Copy what a reference points to into plain files. Answer: `Fetched`.
+    Get {
         /// Text form.
         reference: String,
-    },
-    /// Bytes of one file under a reference, as `Data`. Answer: `Nothing`.
-    Read {
-        /// Text form.
-        reference: String,
-        /// Path below it; empty for the reference itself.
-        path: PathText,
-        /// First byte.
-        offset: u64,
-        /// How many bytes.
-        length: u64,
+        /// Absolute path of the file or directory that it becomes.
+        dest: PathText,
     },
     /// Fetch everything under a reference and keep it until unpinned. Answer: `Pinned`.
     Pin {
         /// Text form.
         reference: String,
     },
-    /// No longer keep it. Answer: `Pinned`.
+    /// No longer keep it. Answer: `Nothing`.
     Unpin {
         /// Text form.
         reference: String,
@@ -107,10 +97,6 @@ pub enum Request {
 pub enum Reply {
     /// How far it is; may be left out or thinned.
     Progress(Progress),
-    /// One entry of a walk.
-    Entry(Entry),
-    /// That many raw bytes follow this line.
-    Data(u32),
     /// The end, well.
     Done(Answer),
     /// The end, not well: what failed, why, and what to do.
@@ -131,40 +117,6 @@ pub struct Progress {
     pub unit: String,
 }
 
-/// Kind of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-}
-
-/// One entry of a walk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Entry {
-    /// Path below the reference; empty for the reference itself.
-    pub path: PathText,
-    /// What it is.
-    pub kind: Kind,
-    /// Permission bits, 0 to 0o777.
-    pub mode: u16,
-    /// Time of last change: seconds since 1970 and nanoseconds; absent for the reference itself.
-    pub mtime: Option<(i64, u32)>,
-    /// Bytes of a file.
-    pub size: u64,
-    /// Target of a symbolic link.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<PathText>,
-    /// Whether all bytes of the file follow at once as `Data`.
-    #[serde(default)]
-    pub inline: bool,
-}
-
 /// The last line of an answer that went well.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
@@ -179,7 +131,9 @@ pub enum Answer {
     Reference(Reference),
     /// To `Publish`.
     Published(Published),
-    /// To `Pin` and `Unpin`.
+    /// To `Get`.
+    Fetched(Fetched),
+    /// To `Pin`.
     Pinned(Pinned),
     /// To `Verify`.
     Verified(Verified),
@@ -188,7 +142,7 @@ pub enum Answer {
 }
 
 /// Health of a node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// Version of the program.
@@ -211,9 +165,45 @@ pub struct Status {
     pub peers_linked: u64,
     /// Peers known.
     pub peers_known: u64,
-    /// Everything else that the engine measures, as it names it.
-    #[serde(default)]
-    pub engine: serde_json::Value,
+    /// Reference of the own tree as last published.
+    pub tree: Option<String>,
+    /// Changed paths of the own tree that are not published yet.
+    pub staged: u64,
+    /// Bytes that are being sealed.
+    pub publishing: Option<Work>,
+    /// Chunk copies that peers hold for us, of those wanted.
+    pub hosting: Work,
+    /// Whether others hold everything published, as wanted, and nothing is staged.
+    pub safe_to_shut_down: bool,
+    /// Disk use.
+    pub store: Store,
+    /// Damaged slices that reading found and dropped.
+    pub damaged: u64,
+}
+
+/// Done and in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Work {
+    /// So far.
+    pub done: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// Bytes on disk by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct Store {
+    /// Own chunks.
+    pub own_bytes: u64,
+    /// Kept for others.
+    pub hosted_bytes: u64,
+    /// Given up when space is needed.
+    pub cached_bytes: u64,
+    /// Kept until unpinned.
+    pub pinned_bytes: u64,
+    /// The limit of cached and hosted together.
+    pub limit_bytes: u64,
 }
 
 /// A peer with an open link.
@@ -225,7 +215,7 @@ pub struct Peer {
     /// Where it is.
     pub address: String,
     /// Round trip, milliseconds.
-    pub rtt_ms: Option<f64>,
+    pub rtt_ms: f64,
     /// Bytes that we sent it.
     pub sent_bytes: u64,
     /// Bytes that it sent us.
@@ -250,11 +240,21 @@ pub struct Published {
     pub state: String,
 }
 
+/// A tree copied to plain files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Fetched {
+    /// What it became.
+    pub dest: PathText,
+    /// Bytes of its files, those that were here before included.
+    pub bytes: u64,
+}
+
 /// A pinned tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Pinned {
-    /// Chunks kept, or let go.
+    /// Chunks kept.
     pub chunks: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -276,6 +276,8 @@ pub struct Verified {
     pub chunks: u64,
     /// Chunks found on other nodes.
     pub found: u64,
+    /// Nodes that hold any of them.
+    pub peers: u64,
 }
 
 /// An explanation.
@@ -317,7 +319,6 @@ mod tests {
             line(&Request::Publish { path: PathText("/a b".into()), wait: true }),
             r#"{"publish":{"path":"/a b","wait":true}}"#
         );
-        assert_eq!(serde_json::to_string(&Reply::Data(7)).unwrap(), r#"{"data":7}"#);
         assert_eq!(serde_json::to_string(&Reply::Done(Answer::Nothing)).unwrap(), r#"{"done":"nothing"}"#);
         assert!(serde_json::from_str::<Request>(r#"{"pin":{"reference":"x","more":1}}"#).is_err());
     }

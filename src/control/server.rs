@@ -1,8 +1,7 @@
 //! The node's end of the control socket: who may speak, one request at a time, bounded answers.
 
-use super::message::{Answer, Entry, Progress, Reply, Request};
-use super::{CONNECTIONS_MAX, DATA_BYTES_MAX, REPLIES_WAITING_MAX, REQUEST_BYTES_MAX, SOCKET_NAME, socket_name};
-use bytes::Bytes;
+use super::message::{Answer, Progress, Reply, Request};
+use super::{CONNECTIONS_MAX, REPLIES_WAITING_MAX, REQUEST_BYTES_MAX, SOCKET_NAME, socket_name};
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -28,32 +27,14 @@ pub struct ServeError {
     source: io::Error,
 }
 
-enum Line {
-    Reply(Reply),
-    Data(Bytes),
-}
-
 /// The way back to the client while a request is served.
 #[derive(Clone)]
-pub struct Replies(mpsc::Sender<Line>);
+pub struct Replies(mpsc::Sender<Progress>);
 
 impl Replies {
     /// Reports progress; left out when the client is slow to read.
     pub fn progress(&self, progress: Progress) {
-        let _ = self.0.try_send(Line::Reply(Reply::Progress(progress)));
-    }
-
-    /// Sends one entry of a walk.
-    pub async fn entry(&self, entry: Entry) {
-        let _ = self.0.send(Line::Reply(Reply::Entry(entry))).await;
-    }
-
-    /// Sends bytes of a file, in lines of at most `DATA_BYTES_MAX`.
-    pub async fn data(&self, mut bytes: Bytes) {
-        while !bytes.is_empty() {
-            let part = bytes.split_to(bytes.len().min(DATA_BYTES_MAX));
-            let _ = self.0.send(Line::Data(part)).await;
-        }
+        let _ = self.0.try_send(progress);
     }
 }
 
@@ -188,7 +169,7 @@ async fn answer<S: Service, R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin>(
         tokio::select! {
             biased;
             Some(line) = lines.recv() => {
-                write_line(output, line).await?;
+                write_reply(output, &Reply::Progress(line)).await?;
                 if lines.is_empty() {
                     output.flush().await?;
                 }
@@ -203,7 +184,7 @@ async fn answer<S: Service, R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin>(
         }
     };
     while let Ok(line) = lines.try_recv() {
-        write_line(output, line).await?;
+        write_reply(output, &Reply::Progress(line)).await?;
     }
     Ok(Some(last))
 }
@@ -215,16 +196,6 @@ fn last_line(result: Result<Answer, String>) -> Reply {
     }
 }
 
-async fn write_line<W: AsyncWrite + Unpin>(output: &mut W, line: Line) -> io::Result<()> {
-    match line {
-        Line::Reply(reply) => write_reply(output, &reply).await,
-        Line::Data(bytes) => {
-            write_reply(output, &Reply::Data(bytes.len() as u32)).await?;
-            output.write_all(&bytes).await
-        }
-    }
-}
-
 async fn write_reply<W: AsyncWrite + Unpin>(output: &mut W, reply: &Reply) -> io::Result<()> {
     let mut line = serde_json::to_vec(reply).map_err(io::Error::other)?;
     line.push(b'\n');
@@ -233,8 +204,8 @@ async fn write_reply<W: AsyncWrite + Unpin>(output: &mut W, reply: &Reply) -> io
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::{Client, ClientError, Event};
-    use super::super::message::{Kind, PathText, Pinned, Reference};
+    use super::super::client::{Client, ClientError};
+    use super::super::message::{PathText, Pinned, Reference};
     use super::*;
     use std::io::{Read, Write};
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -260,20 +231,6 @@ mod tests {
                         tokio::task::yield_now().await;
                     }
                     Ok(Answer::Pinned(Pinned { chunks: 5, bytes: 50 }))
-                }
-                Request::Walk { .. } => {
-                    let entry = Entry {
-                        path: PathText("a".into()),
-                        kind: Kind::File,
-                        mode: 0o644,
-                        mtime: None,
-                        size: 3,
-                        target: None,
-                        inline: true,
-                    };
-                    replies.entry(entry).await;
-                    replies.data(Bytes::from(vec![7; DATA_BYTES_MAX + 3])).await;
-                    Ok(Answer::Nothing)
                 }
                 Request::Verify { .. } => {
                     let _guard = SetOnDrop(self.cancelled.clone());
@@ -307,25 +264,13 @@ mod tests {
         assert_eq!(error.to_string(), "cannot: because; do this");
 
         let mut seen = 0;
-        let answer = client.ask_with(&Request::Pin { reference: "r".into() }, |event| {
-            assert!(matches!(event, Event::Progress(_)));
+        let answer = client.ask_with(&Request::Pin { reference: "r".into() }, |progress| {
+            assert_eq!((progress.done, progress.total), (seen, 5));
             seen += 1;
-            Ok(())
         });
         assert_eq!(answer.unwrap(), Answer::Pinned(Pinned { chunks: 5, bytes: 50 }));
         assert!(seen > 0);
 
-        let (mut entries, mut bytes) = (0, Vec::new());
-        let answer = client.ask_with(&Request::Walk { reference: "r".into() }, |event| {
-            match event {
-                Event::Entry(_) => entries += 1,
-                Event::Data(part) => bytes.extend_from_slice(part),
-                Event::Progress(_) => {}
-            }
-            Ok(())
-        });
-        assert_eq!((answer.unwrap(), entries), (Answer::Nothing, 1));
-        assert_eq!(bytes, vec![7; DATA_BYTES_MAX + 3]);
         drop(server);
         assert!(!dir.path().join(SOCKET_NAME).exists());
     }
