@@ -23,22 +23,24 @@ pub(super) struct Carry {
     pub(super) freed: Vec<(Place, u64)>,
     /// Punched, not yet taken off the index's list.
     pub(super) punched: Vec<Place>,
+    /// Bytes written when heat was last halved.
+    pub(super) cooled: u64,
 }
 
 /// Runs until the store is closed.
 pub(super) fn run(inner: &Inner, freed: Vec<(Place, u64)>) {
     let mut carry = Carry { freed, ..Carry::default() };
+    let _guard = inner.rounds.guard();
     inner.punch(&mut carry);
-    let mut ticks = 0u32;
     loop {
         let round = inner.rounds.next(SOON, LATE, inner.commit_bytes());
         inner.retry_stuck();
         if round != Round::Due {
-            inner.queue.drain();
+            inner.rounds.draining(|| inner.queue.drain());
         }
         let mut result = inner.commit(&mut carry, round == Round::Last);
-        if let (Ok(()), Some(error)) = (&result, inner.budget.stuck()) {
-            result = Err(error);
+        if result.is_ok() && round != Round::Due {
+            result = inner.unwritten();
         }
         if let (Err(error), Round::Due) = (&result, round) {
             tracing::warn!(%error, "the store could not commit; it tries again");
@@ -48,8 +50,7 @@ pub(super) fn run(inner: &Inner, freed: Vec<(Place, u64)>) {
             inner.queue.close();
             return;
         }
-        ticks = ticks.wrapping_add(1);
-        if let Err(error) = inner.maintain(&mut carry, ticks) {
+        if let Err(error) = inner.maintain(&mut carry) {
             tracing::warn!(%error, "the store could not make room");
         }
     }
@@ -58,7 +59,7 @@ pub(super) fn run(inner: &Inner, freed: Vec<(Place, u64)>) {
 impl Inner {
     /// Uncommitted bytes at which a commit falls due: so few that a small cache does not overrun its quota between commits.
     pub(super) fn commit_bytes(&self) -> u64 {
-        (self.config.cache_bytes / 16).clamp(COMMIT_BYTES_MIN, COMMIT_BYTES)
+        (self.config.cache_bytes / 32).clamp(COMMIT_BYTES_MIN, COMMIT_BYTES)
     }
 
     /// Has the writer try again what it could not write.
@@ -80,6 +81,20 @@ impl Inner {
         }
     }
 
+    /// An error if anything could not be written that must be. Cached chunks may wait in memory as long as the disk is full.
+    fn unwritten(&self) -> Result<(), StoreError> {
+        let Some(error) = self.budget.stuck() else { return Ok(()) };
+        for id in lock(&self.stuck).clone() {
+            let must = |entry: &super::Entry| {
+                !entry.pieces.is_empty() && (entry.row.pinned || entry.row.class != super::Class::Cached)
+            };
+            if self.entries.peek(&id, must) == Some(true) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// One commit of all that changed. On error all of it stays and is tried again with the next.
     pub(super) fn commit(&self, carry: &mut Carry, last: bool) -> Result<(), StoreError> {
         if let Some(why) = &*lock(&self.failed) {
@@ -88,7 +103,7 @@ impl Inner {
         // Before the entries: a segment sealed by now gets no record that they do not show.
         let mut sealed = Vec::new();
         for (number, segment) in self.segments.all() {
-            let known = segment.row.lock().unwrap_or_else(std::sync::PoisonError::into_inner).sealed;
+            let known = lock(&segment.row).sealed;
             if segment.sealed.load(Ordering::Acquire) && !known {
                 sealed.push(number);
             }

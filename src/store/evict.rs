@@ -12,19 +12,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Chunks looked at in one step.
 const PAGE: usize = 1024;
-/// Rounds between two halvings of the segments' heat.
-const COOLING: u32 = 256;
+/// The segments' heat is halved whenever this part of the cache was written anew.
+const COOLING: u64 = 4;
 
 impl Inner {
     /// Done after each commit.
-    pub(super) fn maintain(&self, carry: &mut Carry, ticks: u32) -> Result<(), StoreError> {
+    pub(super) fn maintain(&self, carry: &mut Carry) -> Result<(), StoreError> {
         self.state.persist()?;
         if lock(&self.failed).is_some() {
             return Ok(());
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let mut changed = self.end_leases(now)?;
-        if ticks.is_multiple_of(COOLING) {
+        while self.end_leases(now)? {
+            self.commit(carry, false)?;
+        }
+        let written = self.counters.written_bytes.load(Ordering::Relaxed);
+        if written.saturating_sub(carry.cooled) > self.config.cache_bytes / COOLING {
+            carry.cooled = written;
             for (_, segment) in self.segments.all() {
                 let heat = segment.heat.load(Ordering::Relaxed);
                 segment.heat.fetch_sub(heat / 2, Ordering::Relaxed);
@@ -32,17 +36,15 @@ impl Inner {
         }
         let (free, size) = self.folder.space()?;
         let floor = (size as f64 * self.config.disk_free_min.clamp(0.0, 1.0)) as u64;
-        // Room for what is written until the next look, so that the quota holds at every moment.
-        let headroom = 3 * self.commit_bytes();
+        // Room for what may be written until the next look, so that the quota holds at every moment: before the next round
+        // and during it as much as the writer is let ahead, and what a flush has it write besides.
+        let headroom = 4 * self.commit_bytes() + self.budget.max();
         let quota = self.config.cache_bytes.saturating_sub(headroom);
         let cached = lock(&self.totals).cached;
         let wanted = cached.saturating_sub(quota).max(floor.saturating_sub(free).min(cached));
         let mut evicted = 0;
         if wanted > 0 {
             evicted = self.evict(wanted)?;
-            changed |= evicted > 0;
-        }
-        if changed {
             self.commit(carry, false)?;
         }
         let tight = free.saturating_add(evicted) < floor;

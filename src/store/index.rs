@@ -202,7 +202,7 @@ impl Index {
         self.base.with(|database| {
             let tx = database.begin_read()?;
             let row = tx.open_table(CHUNKS)?.get(id.as_bytes())?;
-            Ok(row.and_then(|row| Row::from_bytes(row.value())))
+            Ok(row.and_then(|row| Row::from_bytes(id, row.value())))
         })
     }
 
@@ -211,7 +211,7 @@ impl Index {
         self.base.with(|database| {
             let tx = database.begin_read()?;
             let table = tx.open_table(CHUNKS)?;
-            let row = |id: &ChunkId| Ok(table.get(id.as_bytes())?.and_then(|row| Row::from_bytes(row.value())));
+            let row = |id: &ChunkId| Ok(table.get(id.as_bytes())?.and_then(|row| Row::from_bytes(id, row.value())));
             ids.iter().map(row).collect()
         })
     }
@@ -226,7 +226,9 @@ impl Index {
             let mut found = Vec::new();
             for item in table.range::<&[u8; 32]>((from, Bound::Unbounded))?.take(max) {
                 let (id, row) = item?;
-                found.extend(Row::from_bytes(row.value()).map(|row| (ChunkId(*id.value()), row)));
+                let id = ChunkId(*id.value());
+                // A damaged row is listed as an empty one, so that who pages on knows the last id.
+                found.push((id, Row::from_bytes(&id, row.value()).unwrap_or_default()));
             }
             Ok(found)
         })
@@ -366,7 +368,7 @@ fn apply(tx: &WriteTransaction, batch: &Batch, segments: &Segments) -> Result<Ap
         if now.is_empty() {
             chunks.remove(id.as_bytes())?;
         } else {
-            chunks.insert(id.as_bytes(), &now.to_bytes())?;
+            chunks.insert(id.as_bytes(), &now.to_bytes(id))?;
         }
     }
     committed.freed.extend(&batch.lost);

@@ -43,6 +43,8 @@ use std::thread::JoinHandle;
 
 /// Pins taken at once before they are committed.
 const PINS_MAX: usize = 16 * 1024;
+/// Bytes that may wait in memory, however small the cache.
+const PENDING_BYTES_MIN: u64 = 1 << 20;
 /// Damaged chunks remembered until asked for.
 const DAMAGED_MAX: usize = 4096;
 
@@ -182,7 +184,7 @@ impl Store {
         let loaded = index.load()?;
         let segments = Segments::open(folder.clone(), loaded.segments, loaded.next)?;
         let inner = Arc::new(Inner {
-            budget: Budget::new(config.pending_bytes),
+            budget: Budget::new(config.pending_bytes.min(config.cache_bytes / 8).max(PENDING_BYTES_MIN)),
             config,
             folder,
             segments,
@@ -404,8 +406,10 @@ impl Drop for Store {
     /// Writes and commits what is still in memory. Whoever needs to know whether that worked calls `flush` first.
     fn drop(&mut self) {
         self.inner.rounds.close();
+        // The committer first: its last round has the writer write what is left.
         for thread in self.threads.drain(..).rev() {
             let _ = thread.join();
+            self.inner.queue.close();
         }
     }
 }
@@ -417,23 +421,16 @@ impl Inner {
         }
         let mask = piece.slices.mask();
         let bytes = piece.bytes.len() as u64;
-        let known = self.entries.look(&self.index, id, |entry| {
-            let held = entry.row.len == outline.len && entry.mask() & mask == mask;
-            if held {
-                entry.change(|row| row.class = row.class.stronger(class));
-            }
-            (held, entry.outline.is_some())
-        })?;
-        if known.is_some_and(|(held, _)| held) {
-            self.rounds.nudge();
-            return Ok(());
-        }
         // Checked once for each stay in memory: 63 compressions.
-        if !known.is_some_and(|(_, outline)| outline) && !outline.verify(id) {
+        if self.entries.peek(id, |entry| entry.outline.is_some()) != Some(true) && !outline.verify(id) {
             return Err(StoreError::Outline(*id));
         }
         self.take_memory(bytes)?;
         let result = self.entries.make(&self.index, id, |entry| {
+            if entry.row.len == outline.len && entry.mask() & mask == mask {
+                entry.change(|row| row.class = row.class.stronger(class));
+                return Ok((bytes, None));
+            }
             let mut freed = (0, None);
             if entry.row.len != outline.len {
                 // Two lengths for one id: only the last slice proves which one is true.
@@ -477,14 +474,17 @@ impl Inner {
 
     /// Takes room in memory. When the disk is full, cached chunks that wait there make room, the oldest first.
     fn take_memory(&self, bytes: u64) -> Result<(), StoreError> {
+        let mut waited = false;
         loop {
             match self.budget.take(bytes) {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    if !self.drop_stuck()? {
-                        return Err(error);
-                    }
+                Err(_) if self.drop_stuck()? => {}
+                // The writer may not have tried yet what came last, so nothing of it counts as stuck.
+                Err(_) if !waited => {
+                    waited = true;
+                    self.queue.drain();
                 }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -56,7 +56,7 @@ impl Queue {
     /// The popped chunk is dealt with.
     pub(super) fn finish(&self) {
         let mut state = lock(&self.state);
-        state.finished += 1;
+        state.finished = state.finished.saturating_add(1);
         self.done.notify_all();
     }
 
@@ -67,6 +67,18 @@ impl Queue {
         while state.finished < target {
             state = wait(&self.done, state);
         }
+    }
+
+    /// Sees to it that nobody waits for a writer that is gone.
+    pub(super) fn guard(&self) -> impl Drop + '_ {
+        struct Guard<'a>(&'a Queue);
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                lock(&self.0.state).finished = u64::MAX;
+                self.0.done.notify_all();
+            }
+        }
+        Guard(self)
     }
 
     /// No more chunks come; those in the queue are still handed out.
@@ -127,6 +139,11 @@ impl Budget {
         lock(&self.state).stuck.as_ref().map(StoreError::again)
     }
 
+    /// The most that may be in use.
+    pub(super) fn max(&self) -> u64 {
+        self.max
+    }
+
     /// Bytes in use.
     pub(super) fn used(&self) -> u64 {
         lock(&self.state).used
@@ -152,6 +169,7 @@ struct RoundState {
     finished: u64,
     wanted: u64,
     nudged: bool,
+    draining: bool,
     /// Written since the last commit.
     bytes: u64,
     error: Option<StoreError>,
@@ -201,8 +219,8 @@ impl Rounds {
         if state.bytes >= due {
             self.changed.notify_all();
         }
-        // A flush waits for the writer, so then the writer must not wait for a commit.
-        while state.bytes > max && state.wanted <= state.finished && !state.closed {
+        // A commit that waits for the writer has it go on.
+        while state.bytes > max && !state.draining && !state.closed {
             state = wait(&self.changed, state);
         }
     }
@@ -228,12 +246,35 @@ impl Rounds {
         round
     }
 
+    /// Runs `work`, which waits for the writer, so that the writer must not wait for the round's end.
+    pub(super) fn draining(&self, work: impl FnOnce()) {
+        lock(&self.state).draining = true;
+        self.changed.notify_all();
+        work();
+        lock(&self.state).draining = false;
+    }
+
     /// The round is over.
     pub(super) fn finish(&self, result: Result<(), StoreError>) {
         let mut state = lock(&self.state);
         state.finished = state.started;
         state.error = result.err();
         self.changed.notify_all();
+    }
+
+    /// Sees to it that nobody waits for a committer that is gone.
+    pub(super) fn guard(&self) -> impl Drop + '_ {
+        struct Guard<'a>(&'a Rounds);
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                let mut state = lock(&self.0.state);
+                state.closed = true;
+                state.finished = u64::MAX;
+                state.error = Some(StoreError::Closed);
+                self.0.changed.notify_all();
+            }
+        }
+        Guard(self)
     }
 
     /// No more rounds but one.

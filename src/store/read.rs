@@ -10,6 +10,7 @@ use crate::base::limit::SLICE_BYTES;
 use crate::base::range::{SliceRange, slice_count};
 use crate::content::chunk::Outline;
 use bytes::Bytes;
+use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -74,20 +75,15 @@ impl Inner {
                 Some(View::Memory(bytes)) => return Ok(Some(bytes)),
                 Some(View::Disk { place, len, slices, pending, outline }) => (place, len, slices, pending, outline),
             };
-            let from_disk = self.read_payload(place, len, slices);
-            if let Ok(bytes) = &from_disk
-                && pending.is_empty()
-                && slices == SliceRange::whole(len)
-                && ChunkId::of(bytes) == *id
-            {
-                return Ok(Some(bytes.clone()));
+            let bytes = self.read_payload(place, len, slices)?;
+            if pending.is_empty() && slices == SliceRange::whole(len) && ChunkId::of(&bytes) == *id {
+                return Ok(Some(bytes));
             }
             // From here on slice by slice: a part of the chunk, parts of it in memory, or something is wrong.
             let outline = match outline {
                 Some(outline) => Some(outline),
                 None => self.read_outline(id, place, len)?,
             };
-            let bytes = from_disk.unwrap_or_default();
             let mut bad = 0u64;
             let mut out = Vec::new();
             for index in slices.first..slices.end() {
@@ -119,8 +115,21 @@ impl Inner {
         if let Some(segment) = self.segments.get(place.segment) {
             segment.heat.fetch_add(count as u64, Ordering::Relaxed);
         }
-        let at = place.offset() + payload_start(len) + u64::from(span.start);
-        self.segments.read(place.segment, at, count)
+        self.read_disk(place, payload_start(len) + u64::from(span.start), count)
+    }
+
+    /// Bytes of a record; none when the disk cannot read them, which no check passes. Other errors (too many open files)
+    /// say nothing about the data.
+    fn read_disk(&self, place: Place, at: u64, count: usize) -> Result<Bytes, StoreError> {
+        match self.segments.read(place.segment, place.offset() + at, count) {
+            Err(StoreError::Io { source, .. })
+                if source.raw_os_error() == Some(Errno::IO.raw_os_error())
+                    || source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(Bytes::new())
+            }
+            other => other,
+        }
     }
 
     /// The outline from a record, remembered in memory. `None` when it is damaged beyond recovery from the payload.
@@ -128,16 +137,14 @@ impl Inner {
         let outline = if len as usize <= SLICE_BYTES {
             Some(Outline { len, hashes: Vec::new() })
         } else {
-            let block = self.segments.read(place.segment, place.offset(), BLOCK as usize).unwrap_or_default();
+            let block = self.read_disk(place, 0, BLOCK as usize)?;
             let header = parse_header(&block).filter(|header| header.id == *id && header.outline.len == len);
             match header {
                 Some(header) => Some(header.outline),
-                None => self
-                    .read_payload(place, len, SliceRange::whole(len))
-                    .ok()
-                    .map(|bytes| Outline::of(&bytes))
-                    .filter(|(found, _)| found == id)
-                    .map(|(_, outline)| outline),
+                None => {
+                    let (found, outline) = Outline::of(&self.read_payload(place, len, SliceRange::whole(len))?);
+                    (found == *id).then_some(outline)
+                }
             }
         };
         let outline = outline.map(Arc::new);

@@ -2,6 +2,7 @@
 
 use super::record::{disk_bytes, whole_mask};
 use super::segment::Place;
+use crate::base::digest::ChunkId;
 use crate::base::limit::CHUNK_BYTES_MAX;
 use redb::TableDefinition;
 
@@ -111,8 +112,8 @@ impl Row {
         if self.place.is_some() { disk_bytes(self.len, self.mask) } else { 0 }
     }
 
-    /// As it stands in the table.
-    pub(super) fn to_bytes(self) -> [u8; ROW_BYTES] {
+    /// As it stands in the table under `id`.
+    pub(super) fn to_bytes(self, id: &ChunkId) -> [u8; ROW_BYTES] {
         let mut out = [0; ROW_BYTES];
         let place = self.place.unwrap_or(Place { segment: u32::MAX, block: u32::MAX });
         out[0..4].copy_from_slice(&self.len.to_le_bytes());
@@ -122,11 +123,16 @@ impl Row {
         out[13] = u8::from(self.pinned);
         out[16..24].copy_from_slice(&self.mask.to_le_bytes());
         out[24..32].copy_from_slice(&self.class.until().to_le_bytes());
+        let check = row_check(id, &out);
+        out[14..16].copy_from_slice(&check);
         out
     }
 
-    /// From the table; `None` when no row can look like that.
-    pub(super) fn from_bytes(bytes: &[u8; ROW_BYTES]) -> Option<Row> {
+    /// From the table; `None` when a row of `id` cannot look like that.
+    pub(super) fn from_bytes(id: &ChunkId, bytes: &[u8; ROW_BYTES]) -> Option<Row> {
+        if row_check(id, bytes) != bytes[14..16] {
+            return None;
+        }
         let len = u32_at(bytes, 0)?;
         let place = Place { segment: u32_at(bytes, 4)?, block: u32_at(bytes, 8)? };
         let place = (place.segment != u32::MAX).then_some(place);
@@ -143,6 +149,17 @@ impl Row {
     }
 }
 
+/// First two bytes of the hash of id and row, the check itself taken as zero: redb does not check what it reads.
+fn row_check(id: &ChunkId, row: &[u8; ROW_BYTES]) -> [u8; 2] {
+    let mut bare = *row;
+    bare[14..16].fill(0);
+    let mut both = [0; 32 + ROW_BYTES];
+    both[..32].copy_from_slice(id.as_bytes());
+    both[32..].copy_from_slice(&bare);
+    let hash = blake3::hash(&both);
+    [hash.as_bytes()[0], hash.as_bytes()[1]]
+}
+
 /// What the index says of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct SegmentRow {
@@ -156,13 +173,16 @@ pub(super) struct SegmentRow {
     pub(super) heat: u64,
     /// Whether nothing is appended any more.
     pub(super) sealed: bool,
+    /// What it is for: 0 what is kept, 1 what may be evicted, so that segments of these die as a whole.
+    pub(super) lane: u8,
 }
 
 impl SegmentRow {
     /// As it stands in the table.
     pub(super) fn to_bytes(self) -> [u8; SEGMENT_ROW_BYTES] {
         let mut out = [0; SEGMENT_ROW_BYTES];
-        let numbers = [self.end, self.live, self.evictable, self.heat, u64::from(self.sealed)];
+        let flags = u64::from(self.sealed) | u64::from(self.lane) << 1;
+        let numbers = [self.end, self.live, self.evictable, self.heat, flags];
         for (place, number) in out.chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
@@ -176,7 +196,8 @@ impl SegmentRow {
             live: u64_at(bytes, 8)?,
             evictable: u64_at(bytes, 16)?,
             heat: u64_at(bytes, 24)?,
-            sealed: u64_at(bytes, 32)? != 0,
+            sealed: bytes[32] & 1 != 0,
+            lane: bytes[32] >> 1 & 1,
         })
     }
 }
@@ -273,21 +294,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn row_reads_back(len in 1u32..=1 << 20, segment in 0..u32::MAX, block: u32, held: bool, mask: u64, class in class(), pinned: bool) {
-            let row = Row { len, place: held.then_some(Place { segment, block }), mask: mask & whole_mask(len), class, pinned };
-            prop_assert_eq!(Row::from_bytes(&row.to_bytes()), Some(row));
+        fn row_reads_back_under_its_id_alone(
+            len in 1u32..=1 << 20, segment in 0..u32::MAX, block: u32, held: bool, mask: u64, class in class(), pinned: bool, id: [u8; 32]
+        ) {
+            let place = held.then_some(Place { segment, block });
+            let row = Row { len, place, mask: mask & whole_mask(len), class, pinned };
+            let bytes = row.to_bytes(&ChunkId(id));
+            prop_assert_eq!(Row::from_bytes(&ChunkId(id), &bytes), Some(row));
         }
 
         #[test]
-        fn any_bytes_are_a_row_or_refused(bytes: [u8; ROW_BYTES]) {
-            if let Some(row) = Row::from_bytes(&bytes) {
-                prop_assert_eq!(Row::from_bytes(&row.to_bytes()), Some(row));
+        fn any_bytes_are_a_row_or_refused(id: [u8; 32], mut bytes: [u8; ROW_BYTES]) {
+            let id = ChunkId(id);
+            let check = row_check(&id, &bytes);
+            bytes[14..16].copy_from_slice(&check);
+            if let Some(row) = Row::from_bytes(&id, &bytes) {
+                prop_assert_eq!(Row::from_bytes(&id, &row.to_bytes(&id)), Some(row));
             }
         }
 
         #[test]
-        fn segment_row_reads_back(end: u64, live: u64, evictable: u64, heat: u64, sealed: bool) {
-            let row = SegmentRow { end, live, evictable, heat, sealed };
+        fn segment_row_reads_back(end: u64, live: u64, evictable: u64, heat: u64, sealed: bool, lane in 0..2u8) {
+            let row = SegmentRow { end, live, evictable, heat, sealed, lane };
             prop_assert_eq!(SegmentRow::from_bytes(&row.to_bytes()), Some(row));
         }
 

@@ -145,13 +145,14 @@ impl Segments {
     }
 
     /// Makes a new segment to append to.
-    pub(super) fn create(&self) -> Result<u32, StoreError> {
+    pub(super) fn create(&self, lane: u8) -> Result<u32, StoreError> {
         let number = self.next.fetch_add(1, Ordering::AcqRel);
         #[cfg(test)]
         self.faults.spend(BLOCK as usize).map_err(|e| StoreError::io("write", name(number), e))?;
         let file = open_file(self.folder.segments(), &name(number), OFlags::CREATE | OFlags::EXCL)?;
         self.made.store(true, Ordering::Release);
-        let segment = Segment { end: AtomicU64::new(BLOCK), ..Segment::default() };
+        let row = Mutex::new(SegmentRow { lane, ..SegmentRow::default() });
+        let segment = Segment { row, end: AtomicU64::new(BLOCK), ..Segment::default() };
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(segment));
         let file = self.keep_handle(number, file);
         if let Err(e) = write_all(&file, &[&segment_header(number)], 0) {

@@ -31,6 +31,7 @@ struct Job {
 /// Runs until the queue is closed and empty.
 pub(super) fn run(inner: &Inner) {
     let mut lanes = Lanes::adopt(inner);
+    let _guard = inner.queue.guard();
     while let Some(id) = inner.queue.pop() {
         match write(inner, &mut lanes, &id) {
             Ok(bytes) => {
@@ -94,7 +95,7 @@ fn write(inner: &Inner, lanes: &mut Lanes, id: &ChunkId) -> Result<u64, StoreErr
         segment.end.store(place.offset() + record_bytes(job.len), Ordering::Release);
     }
     let mask = job.pieces.iter().fold(0, |mask, piece| mask | piece.slices.mask());
-    let kept_up = inner.entries.look(&inner.index, id, |entry| {
+    let after = inner.entries.look(&inner.index, id, |entry| {
         let same = entry.generation == job.generation;
         if same {
             entry.pieces.drain(..job.pieces.len().min(entry.pieces.len()));
@@ -103,12 +104,14 @@ fn write(inner: &Inner, lanes: &mut Lanes, id: &ChunkId) -> Result<u64, StoreErr
                 row.mask |= mask;
             });
         }
-        same
+        (same, entry.row.place == Some(place))
     })?;
-    if kept_up == Some(true) {
+    let (same, in_use) = after.unwrap_or((false, false));
+    if same {
         inner.budget.give(bytes);
-    } else if fresh.is_some() {
-        // Given up in the meantime, and its memory with it.
+    }
+    if !in_use {
+        // Given up in the meantime, and its memory with it; what was written since lies in nobody's place.
         lock(&inner.lost).push((place, record_bytes(job.len)));
     }
     Ok(bytes)
@@ -131,12 +134,15 @@ impl Lanes {
     /// Goes on with the segments that were open when the store was last closed.
     fn adopt(inner: &Inner) -> Lanes {
         let mut lanes = Lanes::default();
-        let mut open = inner.segments.all().into_iter().filter(|(_, segment)| !segment.sealed.load(Ordering::Acquire));
-        for lane in &mut lanes.open {
-            *lane = open.next().map(|(number, _)| number);
-        }
-        for (_, segment) in open {
-            segment.sealed.store(true, Ordering::Release);
+        for (number, segment) in inner.segments.all() {
+            let lane = usize::from(lock(&segment.row).lane);
+            if segment.sealed.load(Ordering::Acquire) {
+                continue;
+            }
+            match lanes.open.get_mut(lane) {
+                Some(open @ None) => *open = Some(number),
+                _ => segment.sealed.store(true, Ordering::Release),
+            }
         }
         lanes
     }
@@ -152,7 +158,7 @@ impl Lanes {
             }
             self.leave(inner, number);
         }
-        let number = inner.segments.create()?;
+        let number = inner.segments.create(lane as u8)?;
         self.open[lane] = Some(number);
         Ok(Place { segment: number, block: 1 })
     }

@@ -1,5 +1,6 @@
 //! The store against its twin in memory, and what it must survive.
 
+mod crash;
 mod model;
 
 use super::*;
