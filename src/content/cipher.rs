@@ -76,13 +76,9 @@ impl ConvergenceSecret {
         ReadKey(*hasher.finalize().as_bytes())
     }
 
-    /// The key of a node with this plaintext, in parts.
-    pub(crate) fn node_key(&self, plain: &[&[u8]]) -> ReadKey {
-        let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key(CONTEXT_NODE, &self.0));
-        for part in plain {
-            hasher.update(part);
-        }
-        ReadKey(*hasher.finalize().as_bytes())
+    /// The key of a node with this plaintext.
+    pub(crate) fn node_key(&self, plain: &[u8]) -> ReadKey {
+        ReadKey(*blake3::keyed_hash(&blake3::derive_key(CONTEXT_NODE, &self.0), plain).as_bytes())
     }
 }
 
@@ -108,24 +104,24 @@ impl ReadKey {
 /// Seals one data chunk by itself. Of equal plaintext and secret come equal chunks.
 pub fn seal(secret: &ConvergenceSecret, plain: &[u8]) -> Sealed {
     let base = secret.data_key(plain, plain.len());
-    let (key, chunk) = seal_until(base, 0, |key| encrypt(key, plain, plain.len()), |_| true);
+    let (_, key, chunk) = seal_until(base, 0, |key| encrypt(key, plain, plain.len()), |_| true);
     Sealed { key, chunk }
 }
 
-/// Seals with the first acceptable key at or after the attempt `counter`, whose chunk looks random.
+/// Seals with the first acceptable key at or after the attempt `counter` whose chunk looks random; tells which attempt it was.
 pub(crate) fn seal_until(
     base: ReadKey,
     counter: u32,
     mut encrypt: impl FnMut(ReadKey) -> (SealedChunk, bool),
     acceptable: impl Fn(&ReadKey) -> bool,
-) -> (ReadKey, SealedChunk) {
+) -> (u32, ReadKey, SealedChunk) {
     let mut counter = counter;
     loop {
         let key = base.attempt(counter);
         if acceptable(&key) {
             let (chunk, random) = encrypt(key);
             if random {
-                return (key, chunk);
+                return (counter, key, chunk);
             }
         }
         counter = counter.checked_add(1).expect("four thousand million attempts do not fail one after another");
