@@ -1,10 +1,10 @@
 //! What the node machine wants done.
 
-use super::input::JobId;
 use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 pub use crate::fetch::want::{WantFailure, WantFailureKind, WantId, WantOk};
+pub use crate::publish::job::{JobId, Progress};
 pub use crate::wire::call::CallId;
 use crate::wire::message::{Demand, Fetch, Located, Request, Response};
 
@@ -66,7 +66,7 @@ pub enum Effect {
         chunks: Vec<(ChunkId, u32)>,
         /// On whose behalf.
         owner: PeerId,
-        /// Seconds from now.
+        /// Seconds from now; 0: they need not be kept any more (they could not be pulled).
         lease: u32,
     },
     /// A want ended.
@@ -99,21 +99,4 @@ pub enum Effect {
         /// What it did.
         why: &'static str,
     },
-}
-
-/// How far a publish job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Chunk copies that peers confirmed to hold.
-    pub hosted: u64,
-    /// Chunk copies wanted.
-    pub wanted: u64,
-    /// Distinct hosts of the worst-off group.
-    pub hosts_min: u16,
-    /// Distinct hosts that this group should have.
-    pub hosts_wanted: u16,
-    /// Chunks announced in their neighbourhood.
-    pub announced: u64,
-    /// Chunks to announce.
-    pub to_announce: u64,
 }

@@ -6,6 +6,7 @@ use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 pub use crate::fetch::want::{Urgency, Want, WantId};
+pub use crate::publish::job::{Group, JobId, Publish};
 pub use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request};
 use std::net::SocketAddr;
@@ -64,10 +65,6 @@ pub enum Input {
     Command(Command),
 }
 
-/// Names a publish job until it is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(pub u64);
-
 /// What the engine wants of the swarm.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -92,24 +89,4 @@ pub enum Command {
         /// When to give up.
         deadline: Instant,
     },
-}
-
-/// A tree's chunks to be hosted.
-#[derive(Debug, Clone)]
-pub struct Publish {
-    /// Its name.
-    pub job: JobId,
-    /// Groups of chunks that must lie on distinct peers: a stripe (each chunk to one peer), or a lone chunk.
-    pub groups: Vec<Group>,
-    /// How long the hosts shall keep them, seconds.
-    pub lease: u32,
-}
-
-/// Chunks that must lie on distinct peers.
-#[derive(Debug, Clone)]
-pub struct Group {
-    /// Id and length in bytes of each.
-    pub chunks: Vec<(ChunkId, u32)>,
-    /// On how many distinct peers each chunk shall lie: 1 for the chunks of a stripe, m + 1 for a lone chunk.
-    pub copies: u8,
 }

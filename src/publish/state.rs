@@ -1,0 +1,189 @@
+//! What the publisher remembers of jobs, groups, chunks and hosts.
+
+use super::job::{JobId, Progress, Publish};
+use super::publisher::OfferId;
+use crate::base::digest::ChunkId;
+use crate::base::network::Network;
+use crate::base::peer::PeerId;
+use crate::base::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// One chunk of one group of one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot {
+    pub(super) job: JobId,
+    pub(super) group: u32,
+    pub(super) item: u32,
+}
+
+/// Where the placement of a chunk on a host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Chosen, to be offered.
+    LinedUp,
+    /// Offered, not answered yet.
+    Offered(OfferId),
+    /// Accepted: the host pulls it.
+    Pulling,
+    /// The host holds it.
+    Confirmed,
+}
+
+/// A chunk to be hosted.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) id: ChunkId,
+    pub(super) len: u32,
+    pub(super) placed: Vec<(PeerId, State)>,
+    /// Hosts that it was taken from for being slow or gone: should they hold it after all, it counts.
+    pub(super) former: Vec<PeerId>,
+    pub(super) refused: Vec<PeerId>,
+    /// Placements beyond the group's copies: its host has others of the group, and one without has come.
+    pub(super) extra: u8,
+}
+
+impl Item {
+    pub(super) fn confirmed(&self) -> usize {
+        self.placed.iter().filter(|(_, state)| *state == State::Confirmed).count()
+    }
+}
+
+/// Chunks that belong on distinct peers. Empty when all is done.
+#[derive(Debug)]
+pub(super) struct GroupState {
+    pub(super) items: Vec<Item>,
+    pub(super) copies: u8,
+    /// Distinct hosts that it should have, and that hold something of it.
+    pub(super) wanted: u16,
+    pub(super) hosts: u16,
+}
+
+impl GroupState {
+    /// How many of its placements lie on each peer.
+    pub(super) fn spread(&self) -> BTreeMap<PeerId, usize> {
+        let mut out = BTreeMap::new();
+        for (peer, _) in self.items.iter().flat_map(|item| &item.placed) {
+            *out.entry(*peer).or_default() += 1;
+        }
+        out
+    }
+
+    pub(super) fn distinct(&self) -> u16 {
+        let confirmed = self.items.iter().flat_map(|item| &item.placed).filter(|(_, s)| *s == State::Confirmed);
+        confirmed.map(|(peer, _)| peer).collect::<BTreeSet<_>>().len() as u16
+    }
+
+    /// Worst first: share of the wanted hosts in thousandths, then the numbers themselves.
+    pub(super) fn rank(&self) -> (u32, u16, u16) {
+        (u32::from(self.hosts) * 1000 / u32::from(self.wanted.max(1)), self.hosts, self.wanted)
+    }
+}
+
+/// A job under way.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) lease: u32,
+    pub(super) groups: Vec<GroupState>,
+    /// Chunks that lack placements.
+    pub(super) open: VecDeque<(u32, u32)>,
+    /// Chunks that no host in reach takes.
+    pub(super) stuck: Vec<(u32, u32)>,
+    pub(super) hosted: u64,
+    pub(super) wanted: u64,
+    pub(super) unannounced: BTreeSet<ChunkId>,
+    pub(super) to_announce: u64,
+    ranks: BTreeMap<(u32, u16, u16), u32>,
+    /// When progress may be told next; `None` when there is none to tell.
+    pub(super) emit_at: Option<Instant>,
+    pub(super) emitted_at: Option<Instant>,
+}
+
+impl Job {
+    pub(super) fn new(publish: &Publish) -> Job {
+        let mut job = Job {
+            lease: publish.lease,
+            groups: Vec::with_capacity(publish.groups.len()),
+            open: VecDeque::new(),
+            stuck: Vec::new(),
+            hosted: 0,
+            wanted: 0,
+            unannounced: BTreeSet::new(),
+            to_announce: 0,
+            ranks: BTreeMap::new(),
+            emit_at: None,
+            emitted_at: None,
+        };
+        for group in publish.groups.iter().filter(|group| !group.chunks.is_empty()) {
+            let copies = group.copies.max(1);
+            let count = group.chunks.len() as u64 * u64::from(copies);
+            let place = job.groups.len() as u32;
+            let items = group.chunks.iter().map(|(id, len)| {
+                let (placed, former, refused) = (Vec::new(), Vec::new(), Vec::new());
+                Item { id: *id, len: *len, placed, former, refused, extra: 0 }
+            });
+            let wanted = count.min(u64::from(u16::MAX)) as u16;
+            let state = GroupState { items: items.collect(), copies, wanted, hosts: 0 };
+            job.open.extend((0..group.chunks.len() as u32).map(|item| (place, item)));
+            job.unannounced.extend(group.chunks.iter().map(|(id, _)| *id));
+            job.wanted += count;
+            *job.ranks.entry(state.rank()).or_default() += 1;
+            job.groups.push(state);
+        }
+        job.to_announce = job.unannounced.len() as u64;
+        job
+    }
+
+    /// Notes that a group has so many distinct hosts now.
+    pub(super) fn set_hosts(&mut self, group: u32, hosts: u16) {
+        let Some(state) = self.groups.get_mut(group as usize) else { return };
+        let old = state.rank();
+        state.hosts = hosts;
+        let new = state.rank();
+        if old == new {
+            return;
+        }
+        if let Some(count) = self.ranks.get_mut(&old) {
+            *count -= 1;
+            if *count == 0 {
+                self.ranks.remove(&old);
+            }
+        }
+        *self.ranks.entry(new).or_default() += 1;
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let (hosts_min, hosts_wanted) =
+            self.ranks.first_key_value().map_or((0, 0), |((_, hosts, wanted), _)| (*hosts, *wanted));
+        let announced = self.to_announce - self.unannounced.len() as u64;
+        let (hosted, wanted, to_announce) = (self.hosted, self.wanted, self.to_announce);
+        Progress { hosted, wanted, hosts_min, hosts_wanted, announced, to_announce }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.hosted == self.wanted && self.unannounced.is_empty()
+    }
+}
+
+/// A peer that hosts.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) network: Option<Network>,
+    pub(super) up: bool,
+    pub(super) down_at: Instant,
+    /// Refuses or is slow: not chosen before this.
+    pub(super) paused_until: Instant,
+    pub(super) pause: Duration,
+    pub(super) outbox: VecDeque<Slot>,
+    pub(super) offering: bool,
+    /// Chosen, offered or accepted, and not confirmed; with the time of the last step.
+    pub(super) outstanding: BTreeMap<Slot, Instant>,
+    pub(super) outstanding_bytes: u64,
+    pub(super) progress_at: Instant,
+}
+
+impl Host {
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.up && now >= self.paused_until
+    }
+}
