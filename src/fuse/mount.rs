@@ -1,0 +1,368 @@
+//! Attaching the device to a directory, and taking it off: by the system call where we may, else through `fusermount3`.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use thiserror::Error;
+
+use super::ffi;
+use super::options::MountOptions;
+
+/// How long a mount that is there already may take to show that it is alive.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+/// The kernel's name of our kind of file system.
+const KIND: &str = "fuse.tornet";
+
+/// Why a file system could not be mounted or unmounted.
+#[derive(Debug, Error)]
+pub enum MountError {
+    /// The kernel's part is missing.
+    #[error("{DEVICE} does not exist: load the kernel module (modprobe fuse), or give the container the device (--device {DEVICE})", DEVICE = ffi::DEVICE)]
+    NoDevice,
+    /// The device refuses.
+    #[error("cannot open {DEVICE}: {0}", DEVICE = ffi::DEVICE)]
+    Device(#[source] io::Error),
+    /// The helper for ordinary users is missing.
+    #[error(
+        "mounting as an ordinary user needs fusermount3: install the package fuse3 (Debian, Ubuntu, Fedora, Arch: fuse3), or run as root"
+    )]
+    NoHelper,
+    /// The helper could not be run.
+    #[error("cannot run {0}: {1}")]
+    Helper(PathBuf, #[source] io::Error),
+    /// The helper refused.
+    #[error("fusermount3 refused: {0}")]
+    HelperRefused(String),
+    /// Nothing to mount on.
+    #[error("mount point {0} does not exist: create it first (mkdir -p {0})")]
+    NotFound(PathBuf),
+    /// Only a directory can be mounted on.
+    #[error("mount point {0} is not a directory")]
+    NotDirectory(PathBuf),
+    /// What is in it would be hidden.
+    #[error("mount point {0} is not empty: choose an empty directory, or hide its files with -o nonempty")]
+    NotEmpty(PathBuf),
+    /// A living mount is there.
+    #[error("{0} is mounted already: unmount it first (tornet umount {0})")]
+    AlreadyMounted(PathBuf),
+    /// The mount would contain what it is made from, or the other way round.
+    #[error("mount point {mountpoint} and data directory {data} may not lie in each other")]
+    Nested {
+        /// Where it should be mounted.
+        mountpoint: PathBuf,
+        /// Where the data is.
+        data: PathBuf,
+    },
+    /// Something about the mount point cannot be found out.
+    #[error("cannot use mount point {0}: {1}")]
+    Unusable(PathBuf, #[source] io::Error),
+    /// The system call failed.
+    #[error("cannot mount on {0}: {1}")]
+    Refused(PathBuf, #[source] io::Error),
+    /// The kernel is too old, or something else answered.
+    #[error("the kernel and tornet do not understand each other: Linux 5.11 or later is needed ({0})")]
+    Protocol(#[source] io::Error),
+    /// Threads could not be started.
+    #[error("cannot start the threads that serve the mount: {0}")]
+    Threads(#[source] io::Error),
+    /// The tree to be mounted cannot be opened.
+    #[error("{0}")]
+    Tree(String),
+    /// It is in use.
+    #[error(
+        "{0} is in use: close the files and leave the directories in it (fuser -vm {0} lists who), then unmount again"
+    )]
+    Busy(PathBuf),
+    /// It cannot be unmounted.
+    #[error("cannot unmount {0}: {1}")]
+    Unmount(PathBuf, #[source] io::Error),
+}
+
+/// Checks the mount point and gives its full path; a mount left by a killed process is taken off.
+pub(super) fn prepare(mountpoint: &Path, options: &MountOptions, data: &Path) -> Result<PathBuf, MountError> {
+    let full = full_path(mountpoint)?;
+    if mounted_kind(&full).is_some_and(|kind| kind == KIND) {
+        match probe(&full) {
+            Some(Err(Errno::NOTCONN | Errno::CONNABORTED)) => {
+                tracing::info!(mountpoint = %full.display(), "replacing a mount left by a process that was killed");
+                detach(&full)?;
+            }
+            _ => return Err(MountError::AlreadyMounted(full)),
+        }
+    }
+    let unusable = |error| MountError::Unusable(full.clone(), error);
+    let meta = full.metadata().map_err(unusable)?;
+    if !meta.is_dir() {
+        return Err(MountError::NotDirectory(full));
+    }
+    let data = data.canonicalize().unwrap_or_else(|_| data.to_path_buf());
+    if data.starts_with(&full) || full.starts_with(&data) {
+        return Err(MountError::Nested { mountpoint: full, data });
+    }
+    if !options.non_empty && full.read_dir().map_err(unusable)?.next().is_some() {
+        return Err(MountError::NotEmpty(full));
+    }
+    Ok(full)
+}
+
+/// The full path, without touching what may be a dead mount at its end.
+fn full_path(mountpoint: &Path) -> Result<PathBuf, MountError> {
+    match mountpoint.canonicalize() {
+        Ok(full) => return Ok(full),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(MountError::NotFound(mountpoint.to_path_buf()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(MountError::NotDirectory(mountpoint.to_path_buf()));
+        }
+        Err(error) if !is_dead(&error) => return Err(MountError::Unusable(mountpoint.to_path_buf(), error)),
+        Err(_) => {}
+    }
+    let unusable = |error| MountError::Unusable(mountpoint.to_path_buf(), error);
+    let absolute = std::path::absolute(mountpoint).map_err(unusable)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize().map_err(unusable)?.join(name)),
+        _ => Ok(absolute),
+    }
+}
+
+fn is_dead(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED))
+}
+
+/// The kind of file system mounted exactly at `path`, the topmost one.
+pub(super) fn mounted_kind(path: &Path) -> Option<String> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mut kind = None;
+    for line in table.split(|byte| *byte == b'\n') {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let Some(target) = fields.nth(4) else { continue };
+        if unescape(target) == path.as_os_str().as_bytes() {
+            let after = fields.skip_while(|field| *field != b"-").nth(1)?;
+            kind = Some(String::from_utf8_lossy(after).into_owned());
+        }
+    }
+    kind
+}
+
+/// Undoes the table's octal escapes.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((byte, after)) = rest.split_first() {
+        let code = (*byte == b'\\').then(|| after.get(..3)).flatten();
+        let code = code.and_then(|code| std::str::from_utf8(code).ok());
+        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            Some(code) => {
+                plain.push(code);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                plain.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+/// Asks a mount for its attributes; `None` when it does not answer in time.
+fn probe(path: &Path) -> Option<Result<(), Errno>> {
+    let (sender, answer) = mpsc::channel();
+    let path = path.to_path_buf();
+    // Only a thread of its own can be left behind if the mount hangs.
+    std::thread::spawn(move || {
+        // The root's attributes may be cached; its space is not.
+        let _ = sender.send(rustix::fs::statfs(&path).map(|_| ()));
+    });
+    answer.recv_timeout(PROBE_MAX).ok()
+}
+
+/// Mounts on `target`, and gives the device.
+pub(super) fn attach(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    match attach_directly(target, source, options) {
+        Err(MountError::Refused(_, error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            attach_by_helper(target, source, options)
+        }
+        other => other,
+    }
+}
+
+fn attach_directly(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let device = ffi::open_device().map_err(|errno| match errno {
+        Errno::NOENT | Errno::NXIO | Errno::NODEV => MountError::NoDevice,
+        // Some systems give ordinary users no access; the helper has it.
+        Errno::ACCESS | Errno::PERM if !rustix::process::geteuid().is_root() => {
+            MountError::Refused(target.into(), errno.into())
+        }
+        _ => MountError::Device(errno.into()),
+    })?;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NOEXEC, options.no_exec);
+    flags.set(MountFlags::NOATIME, options.no_atime);
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let data = CString::new(data).expect("made of digits and words");
+    match rustix::mount::mount(source, target, KIND, flags, Some(data.as_c_str())) {
+        Ok(()) => Ok(device),
+        Err(errno) => Err(MountError::Refused(target.into(), errno.into())),
+    }
+}
+
+/// Where `fusermount3` is, or its older namesake.
+fn helper() -> Result<PathBuf, MountError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(usual).collect();
+    let names = ["fusermount3", "fusermount"];
+    let mut candidates = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    candidates.find(|candidate| candidate.is_file()).ok_or(MountError::NoHelper)
+}
+
+fn run_helper(helper: &Path, arguments: &[&OsStr], socket: Option<&OwnedFd>) -> Result<(), MountError> {
+    let mut command = Command::new(helper);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    if let Some(socket) = socket {
+        command.env("_FUSE_COMMFD", socket.as_raw_fd().to_string());
+    }
+    let output = command.output().map_err(|error| MountError::Helper(helper.into(), error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches("fusermount3: ").trim_start_matches("fusermount: ");
+    if said.contains("user_allow_other") {
+        return Err(MountError::HelperRefused(
+            "allow_other is not permitted to ordinary users here: add the line user_allow_other to /etc/fuse.conf"
+                .into(),
+        ));
+    }
+    Err(MountError::HelperRefused(if said.is_empty() { output.status.to_string() } else { said.into() }))
+}
+
+fn attach_by_helper(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let helper = helper()?;
+    if !Path::new(ffi::DEVICE).exists() {
+        return Err(MountError::NoDevice);
+    }
+    // The name goes into a list of options.
+    let source = source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut list = format!("nosuid,nodev,default_permissions,fsname={source},subtype=tornet");
+    let flags = [
+        (options.read_only, ",ro"),
+        (options.no_exec, ",noexec"),
+        (options.no_atime, ",noatime"),
+        (options.allow_other, ",allow_other"),
+    ];
+    flags.iter().filter(|(set, _)| *set).for_each(|(_, text)| list.push_str(text));
+    let refused = |errno: Errno| MountError::Refused(target.into(), errno.into());
+    // The helper's end must outlive its start, so it is not closed on exec.
+    let (theirs, ours) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None).map_err(refused)?;
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).map_err(refused)?;
+    let arguments = ["-o".as_ref(), OsStr::new(&list), "--".as_ref(), target.as_os_str()];
+    run_helper(&helper, &arguments, Some(&theirs))?;
+    drop(theirs);
+    let device = receive_descriptor(&ours).map_err(refused)?;
+    rustix::io::fcntl_setfd(&device, rustix::io::FdFlags::CLOEXEC).map_err(refused)?;
+    Ok(device)
+}
+
+fn receive_descriptor(socket: &OwnedFd) -> Result<OwnedFd, Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(socket, &mut [io::IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptors = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptors.ok_or(Errno::BADMSG)
+}
+
+/// Unmounts `target` unless it is in use.
+pub(super) fn unmount(target: &Path) -> Result<(), MountError> {
+    take_off(target, false)
+}
+
+/// Takes the mount away from sight at once; it ends when the last file in it is closed.
+pub(super) fn detach(target: &Path) -> Result<(), MountError> {
+    take_off(target, true)
+}
+
+fn take_off(target: &Path, lazily: bool) -> Result<(), MountError> {
+    let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    match rustix::mount::unmount(target, flags | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        // No mount is there any more.
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(Errno::BUSY) => Err(MountError::Busy(target.into())),
+        Err(Errno::PERM) => {
+            let helper = helper()?;
+            let mut arguments: Vec<OsString> = vec!["-u".into()];
+            if lazily {
+                arguments.push("-z".into());
+            }
+            arguments.extend(["--".into(), target.as_os_str().to_owned()]);
+            let arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+            match run_helper(&helper, &arguments, None) {
+                Err(MountError::HelperRefused(said)) if said.contains("busy") => Err(MountError::Busy(target.into())),
+                // Gone meanwhile.
+                Err(MountError::HelperRefused(_)) if mounted_kind(target).as_deref() != Some(KIND) => Ok(()),
+                other => other,
+            }
+        }
+        Err(errno) => Err(MountError::Unmount(target.into(), errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_of_the_mount_table_are_undone() {
+        assert_eq!(unescape(b"/a\\040b\\134c\\01"), b"/a b\\c\\01");
+    }
+
+    #[test]
+    fn a_useless_mount_point_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = MountOptions::default();
+        let data = Path::new("/nonexistent/data");
+        let refused = |path: &Path| prepare(path, &options, data).unwrap_err();
+        assert!(matches!(refused(&dir.path().join("none")), MountError::NotFound(_)));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(refused(&file), MountError::NotDirectory(_)));
+        assert!(matches!(refused(dir.path()), MountError::NotEmpty(_)));
+        let empty = dir.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        assert!(prepare(&empty, &options, data).is_ok());
+        assert!(matches!(prepare(&empty, &options, &empty.join("data")), Err(MountError::Nested { .. })));
+    }
+
+    #[test]
+    fn the_kind_of_a_mount_is_read_from_the_table() {
+        assert_eq!(mounted_kind(Path::new("/proc")).as_deref(), Some("proc"));
+        assert_eq!(mounted_kind(Path::new("/proc/self")), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! The directories that exist in the mount alone: `ref` and `.tornet`, with the control files.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::attr::{Attr, Entry, Item, KEPT, Listing, Lookup, Opened};
+use super::handle::Handles;
+use super::swarm::Swarm;
+use crate::base::time::Timestamp;
+
+/// Set in the number of every node of this kind.
+pub(crate) const CONTROL: u64 = 1 << 62;
+/// The directory in which references resolve.
+pub(crate) const REF: u64 = CONTROL | 1;
+/// The directory of control files.
+pub(crate) const TORNET: u64 = CONTROL | 2;
+const FILES: u64 = CONTROL | 16;
+
+/// The directories at the top of the tree, in the order of listing.
+pub(crate) const TOP: [(&[u8], u64); 2] = [(b".tornet", TORNET), (b"ref", REF)];
+
+/// Whose files these are, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) since: Timestamp,
+}
+
+/// The directories of the mount's own.
+pub(crate) struct Control {
+    swarm: Arc<dyn Swarm>,
+    owner: Owner,
+    open: Handles<Vec<u8>>,
+}
+
+impl Control {
+    pub(crate) fn new(swarm: Arc<dyn Swarm>, owner: Owner) -> Control {
+        Control { swarm, owner, open: Handles::default() }
+    }
+
+    fn name(&self, node: u64) -> Option<&'static str> {
+        let index = usize::try_from(node.checked_sub(FILES)?).ok()?;
+        self.swarm.control_names().get(index).copied()
+    }
+
+    pub(crate) fn attr(&self, node: u64) -> Result<Attr, Errno> {
+        let (mode, nlink) = match node {
+            // `ref` may be entered and asked for a name; it has no list to read, but an empty one is kinder than a refusal.
+            REF | TORNET => (0o40555, 2),
+            _ if self.name(node).is_some() => (0o100444, 1),
+            _ => return Err(Errno::STALE),
+        };
+        let Owner { uid, gid, since } = self.owner;
+        Ok(Attr {
+            ino: node,
+            size: 0,
+            blocks: 0,
+            atime: since,
+            mtime: since,
+            ctime: since,
+            mode,
+            nlink,
+            uid,
+            gid,
+            rdev: 0,
+            blksize: 4096,
+        })
+    }
+
+    pub(crate) fn entry(&self, node: u64) -> Result<Entry, Errno> {
+        Ok(Entry { node, attr: self.attr(node)?, kept: KEPT })
+    }
+
+    /// The directory of that name at the top of the tree.
+    pub(crate) fn top(&self, name: &OsStr) -> Option<Result<Entry, Errno>> {
+        let (_, node) = TOP.iter().find(|(known, _)| *known == name.as_bytes())?;
+        Some(self.entry(*node))
+    }
+
+    /// Looks a control file up.
+    pub(crate) fn lookup(&self, name: &OsStr) -> Result<Lookup, Errno> {
+        match self.swarm.control_names().iter().position(|known| known.as_bytes() == name.as_bytes()) {
+            Some(index) => Ok(Lookup::Found(self.entry(FILES + index as u64)?)),
+            None => Ok(Lookup::Missing(KEPT)),
+        }
+    }
+
+    /// Opens a control file: its content is that of this moment.
+    pub(crate) fn open(&self, node: u64, writing: bool) -> Result<Opened, Errno> {
+        let name = self.name(node).ok_or(Errno::ISDIR)?;
+        if writing {
+            return Err(Errno::ROFS);
+        }
+        let handle = self.open.insert(self.swarm.control(name));
+        Ok(Opened { handle, keep_cache: false, direct: true, no_flush: true })
+    }
+
+    pub(crate) fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Vec<u8>, Errno> {
+        let content = self.open.find(handle)?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+        let end = start.saturating_add(len as usize).min(content.len());
+        Ok(content.get(start..end).unwrap_or_default().to_vec())
+    }
+
+    pub(crate) fn close(&self, handle: u64) {
+        self.open.remove(handle);
+    }
+
+    /// Lists `ref` (nothing: its names are all references there are) or the control files.
+    pub(crate) fn list(&self, node: u64, offset: u64, listing: &mut dyn Listing) -> Result<(), Errno> {
+        let files: &[&str] = if node == TORNET { self.swarm.control_names() } else { &[] };
+        let dots = [".", ".."].into_iter().map(|name| (name, node, FileType::Directory, None));
+        let files = files.iter().enumerate().map(|(index, name)| {
+            let node = FILES + index as u64;
+            (*name, node, FileType::RegularFile, self.entry(node).ok())
+        });
+        for (index, (name, ino, kind, entry)) in dots.chain(files).enumerate() {
+            let after = index as u64 + 1;
+            if after <= offset {
+                continue;
+            }
+            let entry = entry.filter(|_| listing.wants_attributes());
+            if !listing.add(&Item { ino, offset: after, kind, name: name.as_bytes(), entry }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,338 @@
+//! Published trees below `ref`: read-only, unchanging, fetched when asked for.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use tokio::sync::OnceCell;
+
+use super::attr::{Attr, Entry, KEPT, Lookup, Opened};
+use super::control::{Owner, REF};
+use super::error::{Error, Result};
+use super::foreign_list::OpenForeignDirectory;
+use super::handle::Handles;
+use super::node::lock;
+use super::outcome::{Outcome, Waiting};
+use super::refusal::Refusals;
+use super::swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+use crate::base::time::Timestamp;
+
+/// Set in the number of every node of this kind.
+pub(crate) const FOREIGN: u64 = 1 << 63;
+
+/// How every reference begins: other names in `ref` are simply not there, so that programs may look for their files in it.
+const REFERENCE_PREFIX: &[u8] = b"tornet1";
+
+/// Preferred size of requests.
+const BLOCK_BYTES: u32 = 128 << 10;
+
+/// A file or directory of a published tree that the kernel knows by number. The number is its inode number too, and comes
+/// from its path by a hash, so it is the same in every mount.
+#[derive(Debug)]
+pub(super) struct ForeignNode {
+    pub(super) id: u64,
+    parent: Option<Arc<ForeignNode>>,
+    pub(super) name: Vec<u8>,
+    pub(super) attr: Attr,
+    kind: RemoteKind,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    content: Option<Arc<dyn RemoteContent>>,
+    opened: OnceCell<Remote>,
+}
+
+impl ForeignNode {
+    /// Where it is below the mount point.
+    pub(super) fn path(&self) -> PathBuf {
+        let mut names = vec![self.name.as_slice()];
+        let mut above = &self.parent;
+        while let Some(node) = above {
+            names.push(&node.name);
+            above = &node.parent;
+        }
+        let below: PathBuf = names.iter().rev().map(|name| OsStr::from_bytes(name)).collect();
+        Path::new("ref").join(below)
+    }
+
+    /// The node made ready to be read; fetches its manifest the first time.
+    async fn remote(&self) -> Result<&Remote> {
+        let Some(content) = &self.content else { return self.opened.get().ok_or(Errno::STALE.into()) };
+        self.opened.get_or_try_init(|| content.open()).await
+    }
+
+    pub(super) async fn directory(&self) -> Result<Arc<dyn RemoteDirectory>> {
+        match self.remote().await? {
+            Remote::Directory(directory) => Ok(directory.clone()),
+            Remote::File(_) => Err(Errno::NOTDIR.into()),
+        }
+    }
+
+    async fn file(&self) -> Result<Arc<dyn RemoteFile>> {
+        match self.remote().await? {
+            Remote::File(file) => Ok(file.clone()),
+            Remote::Directory(_) => Err(Errno::ISDIR.into()),
+        }
+    }
+}
+
+/// All published trees in use.
+pub(crate) struct Foreign {
+    swarm: Arc<dyn Swarm>,
+    owner: Owner,
+    refusals: Arc<Refusals>,
+    nodes: Mutex<HashMap<u64, (Arc<ForeignNode>, u64)>>,
+    files: Handles<(Arc<ForeignNode>, Arc<dyn RemoteFile>)>,
+    pub(super) directories: Handles<OpenForeignDirectory>,
+}
+
+impl Foreign {
+    pub(crate) fn new(swarm: Arc<dyn Swarm>, owner: Owner, refusals: Arc<Refusals>) -> Foreign {
+        Foreign {
+            swarm,
+            owner,
+            refusals,
+            nodes: Mutex::default(),
+            files: Handles::default(),
+            directories: Handles::default(),
+        }
+    }
+
+    pub(super) fn find(&self, id: u64) -> Result<Arc<ForeignNode>> {
+        lock(&self.nodes).get(&id).map(|(node, _)| node.clone()).ok_or(Errno::STALE.into())
+    }
+
+    /// The number of `name` in `parent`, the `salt`-th try.
+    pub(super) fn number(parent: u64, name: &[u8], salt: u8) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&parent.to_le_bytes()).update(&[salt]).update(name);
+        let mut number = [0; 8];
+        hasher.finalize_xof().fill(&mut number);
+        // Without the bit of the control files, which tells the families apart.
+        (u64::from_le_bytes(number) | FOREIGN) & !super::control::CONTROL
+    }
+
+    /// The node already known as `name` in `parent`, counting one look-up.
+    fn known(&self, parent: u64, name: &[u8]) -> Option<Entry> {
+        let mut nodes = lock(&self.nodes);
+        for salt in 0..=u8::MAX {
+            let (node, lookups) = nodes.get_mut(&Self::number(parent, name, salt))?;
+            if node.name == name && node.parent.as_ref().map_or(REF, |parent| parent.id) == parent {
+                *lookups = lookups.saturating_add(1);
+                return Some(Entry { node: node.id, attr: node.attr, kept: KEPT });
+            }
+        }
+        None
+    }
+
+    /// Takes a node in, counting one look-up.
+    fn intern(&self, parent: Option<&Arc<ForeignNode>>, found: Found) -> Result<Entry> {
+        let above = parent.map_or(REF, |parent| parent.id);
+        if let Some(entry) = self.known(above, &found.name) {
+            return Ok(entry);
+        }
+        let mut nodes = lock(&self.nodes);
+        let free = (0..=u8::MAX).map(|salt| Self::number(above, &found.name, salt)).find(|id| !nodes.contains_key(id));
+        let id = free.ok_or(Errno::NFILE)?;
+        let node = found.into_node(id, parent.cloned(), self.owner);
+        let entry = Entry { node: id, attr: node.attr, kept: KEPT };
+        nodes.insert(id, (Arc::new(node), 1));
+        Ok(entry)
+    }
+
+    pub(super) fn intern_entry(&self, parent: &Arc<ForeignNode>, entry: RemoteEntry) -> Result<Entry> {
+        self.intern(Some(parent), Found::from(entry))
+    }
+
+    pub(crate) fn forget(&self, id: u64, lookups: u64) {
+        let mut nodes = lock(&self.nodes);
+        if let Some((_, count)) = nodes.get_mut(&id) {
+            *count = count.saturating_sub(lookups);
+            if *count == 0 {
+                let node = nodes.remove(&id);
+                drop(nodes); // its last owner may be here
+                drop(node);
+            }
+        }
+    }
+
+    pub(crate) fn attr(&self, id: u64) -> Result<Attr> {
+        Ok(self.find(id)?.attr)
+    }
+
+    /// Passes `result` on, remembering why if it is a refusal.
+    pub(super) fn noted<T>(&self, path: impl FnOnce() -> PathBuf, result: Result<T>) -> Result<T> {
+        if let Err(Error { reason: Some(reason), .. }) = &result {
+            self.refusals.note(&path(), reason);
+        }
+        result
+    }
+
+    pub(crate) fn lookup(self: &Arc<Self>, parent: u64, name: &OsStr) -> Outcome<Lookup> {
+        if let Some(entry) = self.known(parent, name.as_bytes()) {
+            return Outcome::Now(Ok(Lookup::Found(entry)));
+        }
+        if parent == REF { self.lookup_reference(name) } else { self.lookup_name(parent, name) }
+    }
+
+    fn lookup_reference(self: &Arc<Self>, name: &OsStr) -> Outcome<Lookup> {
+        if !name.as_bytes().starts_with(REFERENCE_PREFIX) {
+            return Outcome::Now(Ok(Lookup::Missing(KEPT)));
+        }
+        let path = Path::new("ref").join(name);
+        let text = name.to_string_lossy().into_owned();
+        let waiting = match self.noted(|| path.clone(), self.swarm.resolve(&text)) {
+            Ok(waiting) => waiting,
+            Err(error) => return Outcome::refused(error),
+        };
+        let this = self.clone();
+        Outcome::later(async move {
+            let remote = this.noted(|| path, waiting.await)?;
+            Ok(Lookup::Found(this.intern(None, Found::root(text.into_bytes(), remote))?))
+        })
+    }
+
+    fn lookup_name(self: &Arc<Self>, parent: u64, name: &OsStr) -> Outcome<Lookup> {
+        let node = match self.find(parent) {
+            Ok(node) if node.kind == RemoteKind::Directory => node,
+            Ok(_) => return Outcome::refused(Errno::NOTDIR),
+            Err(error) => return Outcome::refused(error),
+        };
+        let (this, name) = (self.clone(), name.as_bytes().to_vec());
+        Outcome::later(async move {
+            let found = async { node.directory().await?.find(&name).await }.await;
+            let found = this.noted(|| node.path().join(OsStr::from_bytes(&name)), found)?;
+            Ok(match found {
+                Some(entry) => Lookup::Found(this.intern_entry(&node, entry)?),
+                None => Lookup::Missing(KEPT),
+            })
+        })
+    }
+
+    pub(crate) fn readlink(&self, id: u64) -> Result<Vec<u8>> {
+        match &self.find(id)?.kind {
+            RemoteKind::Symlink(target) => Ok(target.clone()),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    pub(crate) fn open_file(self: &Arc<Self>, id: u64) -> Outcome<Opened> {
+        let node = match self.find(id) {
+            Ok(node) => node,
+            Err(error) => return Outcome::refused(error),
+        };
+        let this = self.clone();
+        let insert = move |node: Arc<ForeignNode>, file| {
+            let handle = this.files.insert((node, file));
+            Opened { handle, keep_cache: true, direct: false, no_flush: true }
+        };
+        if let Some(Remote::File(file)) = node.opened.get() {
+            let file = file.clone();
+            return Outcome::Now(Ok(insert(node, file)));
+        }
+        let this = self.clone();
+        Outcome::later(async move {
+            let file = node.file().await;
+            let file = this.noted(|| node.path(), file)?;
+            Ok(insert(node, file))
+        })
+    }
+
+    pub(crate) fn read(self: &Arc<Self>, handle: u64, offset: u64, len: u32) -> Outcome<Bytes> {
+        let open = match self.files.find(handle) {
+            Ok(open) => open,
+            Err(error) => return Outcome::refused(error),
+        };
+        if offset >= open.1.size() {
+            return Outcome::Now(Ok(Bytes::new()));
+        }
+        let reading: Waiting<Bytes> = open.1.read(offset, len);
+        let this = self.clone();
+        Outcome::later(async move {
+            let read = reading.await;
+            this.noted(|| open.0.path(), read)
+        })
+    }
+
+    pub(crate) fn close_file(&self, handle: u64) {
+        self.files.remove(handle);
+    }
+
+    pub(crate) fn reference(&self, id: u64) -> Result<Option<String>> {
+        let node = self.find(id)?;
+        Ok(match &node.content {
+            Some(content) => content.reference(),
+            None => Some(String::from_utf8_lossy(&node.name).into_owned()),
+        })
+    }
+}
+
+/// What a look-up or a listing found, before it has a number.
+struct Found {
+    name: Vec<u8>,
+    kind: RemoteKind,
+    mode: u16,
+    mtime: Timestamp,
+    size: u64,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    content: Option<Arc<dyn RemoteContent>>,
+    opened: OnceCell<Remote>,
+}
+
+impl From<RemoteEntry> for Found {
+    fn from(entry: RemoteEntry) -> Found {
+        Found {
+            name: entry.name,
+            kind: entry.kind,
+            mode: entry.mode,
+            mtime: entry.mtime,
+            size: entry.size,
+            xattrs: entry.xattrs,
+            content: Some(entry.content),
+            opened: OnceCell::new(),
+        }
+    }
+}
+
+impl Found {
+    /// The top of a published tree, which carries no attributes.
+    fn root(name: Vec<u8>, remote: Remote) -> Found {
+        let (kind, mode, size) = match &remote {
+            Remote::File(file) => (RemoteKind::File, if file.executable() { 0o755 } else { 0o644 }, file.size()),
+            Remote::Directory(_) => (RemoteKind::Directory, 0o755, 0),
+        };
+        let opened = OnceCell::new_with(Some(remote));
+        Found { name, kind, mode, mtime: Timestamp::default(), size, xattrs: Vec::new(), content: None, opened }
+    }
+
+    fn into_node(self, id: u64, parent: Option<Arc<ForeignNode>>, owner: Owner) -> ForeignNode {
+        let kind = match self.kind {
+            RemoteKind::File => FileType::RegularFile,
+            RemoteKind::Directory => FileType::Directory,
+            RemoteKind::Symlink(_) => FileType::Symlink,
+        };
+        // The bits as they were published: a copy then has them too, and can be removed again. Whatever they allow, a change is
+        // refused. Set-user-id and its like never come from the network.
+        let bits = if kind == FileType::Symlink { 0o777 } else { u32::from(self.mode) & 0o777 };
+        let size = self.size.min(i64::MAX as u64);
+        let attr = Attr {
+            ino: id,
+            size,
+            blocks: size.div_ceil(512),
+            atime: self.mtime,
+            mtime: self.mtime,
+            ctime: self.mtime,
+            mode: kind.as_raw_mode() | bits,
+            nlink: 1,
+            uid: owner.uid,
+            gid: owner.gid,
+            rdev: 0,
+            blksize: BLOCK_BYTES,
+        };
+        let Found { name, kind, xattrs, content, opened, .. } = self;
+        ForeignNode { id, parent, name, attr, kind, xattrs, content, opened }
+    }
+}

@@ -1,0 +1,262 @@
+//! The own tree's open files: opening, reading, writing, and the word that they changed.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::attr::{Attr, Caller, Entry, KEPT, Opened, PERMISSIONS};
+use super::node::{Node, Stamp, lock};
+use super::own::{OwnTree, number};
+
+/// A file that a program has open.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    pub(super) node: Arc<Node>,
+    pub(super) fd: OwnedFd,
+    pub(super) writable: bool,
+    /// Written to since the last word about it.
+    dirty: AtomicBool,
+    /// The first failure of a write, to be told once more on closing.
+    failure: AtomicI32,
+}
+
+impl OpenFile {
+    fn failed(&self, error: Errno) -> Errno {
+        if matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::IO) {
+            self.failure.store(error.raw_os_error(), Ordering::Relaxed);
+        }
+        error
+    }
+}
+
+/// Flags that are ours to decide, not the caller's.
+const OUR_FLAGS: OFlags =
+    OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOCTTY).union(OFlags::DIRECT).union(OFlags::NOFOLLOW);
+
+impl OwnTree {
+    /// What the underlying file is opened with, for a program that asked for `flags`.
+    fn open_flags(&self, flags: u32) -> OFlags {
+        let mut flags = OFlags::from_bits_retain(flags) - OUR_FLAGS;
+        if self.writeback {
+            // The kernel fills and appends pages itself, so it must be able to read and to write anywhere.
+            if flags.contains(OFlags::WRONLY) {
+                flags = (flags - OFlags::WRONLY) | OFlags::RDWR;
+            }
+            flags -= OFlags::APPEND;
+        }
+        flags | OFlags::CLOEXEC
+    }
+
+    fn opened(&self, node: Arc<Node>, fd: OwnedFd, flags: OFlags, dirty: bool) -> (u64, bool) {
+        let writable = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        let file = OpenFile { node, fd, writable, dirty: AtomicBool::new(dirty), failure: AtomicI32::new(0) };
+        (self.files.insert(file), writable)
+    }
+
+    pub(crate) fn open_file(&self, id: u64, flags: u32, kill_privileges: bool) -> Result<Opened, Errno> {
+        let node = self.nodes.find(id)?;
+        if node.kind != FileType::RegularFile {
+            return Err(Errno::INVAL);
+        }
+        let flags = self.open_flags(flags);
+        // By name and never cut before it is known to be the right file; by descriptor when no name is left.
+        let plain = flags - OFlags::TRUNC;
+        let fd = match self.nodes.open_at(&node, plain) {
+            Err(Errno::STALE) => {
+                let path = self.nodes.fd(&node)?;
+                rustix::fs::openat(&self.descriptors, number(&path), plain, Mode::empty())?
+            }
+            other => other?,
+        };
+        let truncated = flags.contains(OFlags::TRUNC);
+        if truncated {
+            rustix::fs::ftruncate(&fd, 0)?;
+            if kill_privileges {
+                self.kill_privileges(&node)?;
+            }
+        }
+        let stamp = Stamp::from(&rustix::fs::fstat(&fd)?);
+        let before = lock(&node.stamp).replace(stamp);
+        let keep_cache = !truncated && before.is_none_or(|before| before == stamp);
+        let (handle, writable) = self.opened(node, fd, flags, truncated);
+        Ok(Opened { handle, keep_cache, direct: false, no_flush: !writable })
+    }
+
+    pub(crate) fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        flags: u32,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<(Entry, Opened), Errno> {
+        self.check_name(parent, name)?;
+        let parent = self.nodes.find(parent)?;
+        let dir = self.nodes.fd(&parent)?;
+        let asked = OFlags::from_bits_retain(flags);
+        let own = self.open_flags(flags) | OFlags::NOFOLLOW;
+        let mode_bits = Mode::from_raw_mode(mode & PERMISSIONS);
+        // Whether it is new decides who owns it.
+        let (fd, new) = match rustix::fs::openat(&*dir, name, own | OFlags::CREATE | OFlags::EXCL, mode_bits) {
+            Ok(fd) => (fd, true),
+            Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => {
+                (rustix::fs::openat(&*dir, name, own, Mode::empty())?, false)
+            }
+            Err(error) => return Err(error),
+        };
+        if new {
+            self.give(&dir, name, Some(&fd), mode, caller)?;
+        }
+        let stat = rustix::fs::fstat(&fd)?;
+        let node = self.nodes.intern(&parent, name.as_bytes(), &stat);
+        *lock(&node.stamp) = Some((&stat).into());
+        let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT };
+        let (handle, writable) = self.opened(node, fd, own, true);
+        if !writable {
+            self.changed_in(&parent, name);
+        }
+        Ok((entry, Opened { handle, keep_cache: new, direct: false, no_flush: !writable }))
+    }
+
+    /// Makes a file without a name (`O_TMPFILE`), which a later link may give it.
+    pub(crate) fn create_nameless(
+        &self,
+        parent: u64,
+        flags: u32,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<(Entry, Opened), Errno> {
+        let parent = self.nodes.find(parent)?;
+        let dir = self.nodes.fd(&parent)?;
+        let own = self.open_flags(flags);
+        // O_EXCL here means "never to be linked".
+        let tmp = own | OFlags::TMPFILE | (OFlags::from_bits_retain(flags) & OFlags::EXCL);
+        let fd = rustix::fs::openat(&*dir, ".", tmp, Mode::from_raw_mode(mode & PERMISSIONS))?;
+        self.give(&dir, OsStr::new(""), Some(&fd), mode, caller)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        let path = rustix::fs::openat(&self.descriptors, number(&fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let node = self.nodes.intern_nameless(path, &stat);
+        let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT };
+        let (handle, writable) = self.opened(node, fd, own, false);
+        Ok((entry, Opened { handle, keep_cache: true, direct: false, no_flush: !writable }))
+    }
+
+    /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
+    pub(crate) fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let file = self.files.find(handle)?;
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(&file.fd, rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(len) => done += len,
+                Err(Errno::INTR) => {}
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes `data` at `offset`; fewer bytes than given only when the disk takes no more.
+    pub(crate) fn write(&self, handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize, Errno> {
+        let file = self.files.find(handle)?;
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pwrite(&file.fd, rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(len) => done += len,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    let error = file.failed(error);
+                    if done == 0 {
+                        return Err(error);
+                    }
+                    break;
+                }
+            }
+        }
+        if kill_privileges {
+            self.kill_privileges(&file.node)?;
+        }
+        file.dirty.store(true, Ordering::Relaxed);
+        Ok(done)
+    }
+
+    /// A descriptor of the open file was closed: tells what a write before it failed of.
+    pub(crate) fn flush(&self, handle: u64) -> Result<(), Errno> {
+        let file = self.files.find(handle)?;
+        self.tell(&file);
+        match file.failure.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            failure => Err(Errno::from_raw_os_error(failure)),
+        }
+    }
+
+    pub(crate) fn sync_file(&self, handle: u64, data_only: bool) -> Result<(), Errno> {
+        let file = self.files.find(handle)?;
+        let done = if data_only { rustix::fs::fdatasync(&file.fd) } else { rustix::fs::fsync(&file.fd) };
+        self.tell(&file);
+        done.map_err(|error| file.failed(error))
+    }
+
+    pub(crate) fn close_file(&self, handle: u64) {
+        if let Some(file) = self.files.remove(handle) {
+            self.tell(&file);
+        }
+    }
+
+    /// Says that the file changed, if it did since the last time.
+    fn tell(&self, file: &OpenFile) {
+        if file.writable && file.dirty.swap(false, Ordering::Relaxed) {
+            if let Ok(stat) = rustix::fs::fstat(&file.fd) {
+                *lock(&file.node.stamp) = Some((&stat).into());
+                self.changed_node(&file.node, stat.st_nlink);
+            }
+        }
+    }
+
+    /// Says which files changed among those still open; to be called every second or so.
+    pub(crate) fn tell_all(&self) {
+        self.files.all().iter().for_each(|file| self.tell(file));
+    }
+
+    pub(crate) fn allocate(&self, handle: u64, offset: u64, len: u64, mode: u32) -> Result<(), Errno> {
+        let file = self.files.find(handle)?;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        rustix::fs::fallocate(&file.fd, mode, offset, len).map_err(|error| file.failed(error))?;
+        file.dirty.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Finds data (`SEEK_DATA`, 3) or a hole (`SEEK_HOLE`, 4).
+    pub(crate) fn seek(&self, handle: u64, offset: u64, whence: u32) -> Result<u64, Errno> {
+        let file = self.files.find(handle)?;
+        let from = match whence {
+            3 => SeekFrom::Data(offset),
+            4 => SeekFrom::Hole(offset),
+            _ => return Err(Errno::INVAL),
+        };
+        rustix::fs::seek(&file.fd, from)
+    }
+
+    pub(crate) fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize, Errno> {
+        let (source, target) = (self.files.find(from.0)?, self.files.find(to.0)?);
+        let (mut offset_from, mut offset_to) = (from.1, to.1);
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        let copied = rustix::fs::copy_file_range(
+            source.fd.as_fd(),
+            Some(&mut offset_from),
+            target.fd.as_fd(),
+            Some(&mut offset_to),
+            len,
+        )
+        .map_err(|error| target.failed(error))?;
+        target.dirty.store(true, Ordering::Relaxed);
+        Ok(copied)
+    }
+}

@@ -1,0 +1,98 @@
+//! What the file system asks of the swarm. The engine answers it for real, an in-memory one in tests.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::Result;
+use super::outcome::Waiting;
+use crate::base::time::Timestamp;
+
+/// Published trees to read, and the publisher of the own tree to tell of changes.
+///
+/// Work that waits ends by its own deadline.
+pub trait Swarm: Send + Sync + 'static {
+    /// What a reference leads to. A text that is no reference is refused at once.
+    fn resolve(&self, reference: &str) -> Result<Waiting<Remote>>;
+    /// Something at or below `path` of the own tree changed.
+    fn changed(&self, path: &Path);
+    /// How far publishing is with `path` of the own tree, in words.
+    fn state(&self, path: &Path) -> String;
+    /// `path` of the own tree has a reference.
+    fn published(&self, path: &Path) -> bool;
+    /// The reference of `path` of the own tree as it was published last; `None` before the first time.
+    fn reference(&self, path: &Path) -> Waiting<Option<String>>;
+    /// The same, as a reference that lets its holder verify but not read.
+    fn verify_reference(&self, path: &Path) -> Waiting<Option<String>>;
+    /// The control files that exist.
+    fn control_names(&self) -> &'static [&'static str];
+    /// The present content of a control file.
+    fn control(&self, name: &str) -> Vec<u8>;
+}
+
+/// A published file or directory, ready to be read.
+#[derive(Clone, Debug)]
+pub enum Remote {
+    /// A file.
+    File(Arc<dyn RemoteFile>),
+    /// A directory.
+    Directory(Arc<dyn RemoteDirectory>),
+}
+
+/// A published file.
+pub trait RemoteFile: Send + Sync + fmt::Debug {
+    /// Its length in bytes.
+    fn size(&self) -> u64;
+    /// It is a program.
+    fn executable(&self) -> bool;
+    /// `len` bytes from `offset`; fewer only at the end.
+    fn read(&self, offset: u64, len: u32) -> Waiting<Bytes>;
+}
+
+/// A published directory.
+pub trait RemoteDirectory: Send + Sync + fmt::Debug {
+    /// The entry called `name`.
+    fn find(&self, name: &[u8]) -> Waiting<Option<RemoteEntry>>;
+    /// Entries in the order of their names, from the one that follows `after`; as many as come cheaply, none at the end.
+    fn list(&self, after: Option<&[u8]>) -> Waiting<Vec<RemoteEntry>>;
+}
+
+/// An entry of a published directory.
+#[derive(Clone, Debug)]
+pub struct RemoteEntry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: RemoteKind,
+    /// Permissions, of nine bits.
+    pub mode: u16,
+    /// Last change.
+    pub mtime: Timestamp,
+    /// Length in bytes of a file or of a link's target.
+    pub size: u64,
+    /// Extended attributes: name and value.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Its content.
+    pub content: Arc<dyn RemoteContent>,
+}
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemoteKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link to this target.
+    Symlink(Vec<u8>),
+}
+
+/// The content of an entry.
+pub trait RemoteContent: Send + Sync + fmt::Debug {
+    /// Makes the file or directory ready to be read.
+    fn open(&self) -> Waiting<Remote>;
+    /// Its own reference, where it has one.
+    fn reference(&self) -> Option<String>;
+}
