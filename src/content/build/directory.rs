@@ -319,3 +319,205 @@ pub fn build_directory(
     }
     Ok((builder.finish()?, leaves))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::node::Node;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const SECRET: ConvergenceSecret = ConvergenceSecret([6; 32]);
+
+    fn draft(name: &str, content: Vec<u8>) -> Draft {
+        let mtime = Timestamp { seconds: 1, nanos: 0 };
+        Draft { name: name.into(), mode: 0o644, mtime, xattrs: Vec::new(), body: DraftBody::Small(content) }
+    }
+
+    /// 10,000 files of 10 KiB, measured only.
+    fn measures() -> Vec<(String, Measure)> {
+        let name = |i: u32| format!("file-{i:06}.dat");
+        (0..10_000).map(|i| (name(i), Measure::new(name(i).as_bytes(), EntryKind::File, 10_240, &Vec::new()))).collect()
+    }
+
+    /// The names of each leaf and what they weigh in the pack: equal for leaves that are equal.
+    fn leaves(entries: &[(String, Measure)]) -> BTreeSet<Vec<(String, u32)>> {
+        let measures: Vec<Measure> = entries.iter().map(|(_, measure)| *measure).collect();
+        let names = |range: Range<usize>| entries[range].iter().map(|(name, m)| (name.clone(), m.packed)).collect();
+        leaf_ranges(&measures).into_iter().map(names).collect()
+    }
+
+    #[test]
+    fn ten_thousand_files_of_10_kib_take_about_a_hundred_packs() {
+        let packs = leaves(&measures()).len();
+        assert!((98..=125).contains(&packs), "{packs}");
+    }
+
+    #[test]
+    fn a_change_rewrites_few_leaves() {
+        let before = measures();
+        let old = leaves(&before);
+        let (mut grown, mut removed, mut added) = (0, 0, 0);
+        for i in (50..10_000).step_by(997) {
+            let changed = |entries: &[(String, Measure)]| leaves(entries).difference(&old).count();
+            let mut after = before.clone();
+            after[i].1 = Measure::new(after[i].0.as_bytes(), EntryKind::File, 12_000, &Vec::new());
+            grown += changed(&after);
+            after.remove(i);
+            removed += changed(&after);
+            let name = format!("file-{i:06}.dat.new");
+            let measure = Measure::new(name.as_bytes(), EntryKind::File, 60_000, &Vec::new());
+            after.insert(i, (name, measure));
+            added += changed(&after);
+        }
+        // Ten changes of each kind.
+        assert!(grown <= 15 && removed <= 45 && added <= 60, "{grown} {removed} {added}");
+    }
+
+    #[test]
+    fn an_empty_directory_has_one_empty_leaf() {
+        let (built, leaves) = build_directory(&SECRET, Scheme::DEFAULT, Vec::new()).unwrap();
+        assert_eq!((built.entries, built.bytes, built.nodes.len(), leaves.len()), (0, 0, 0, 1));
+        let opened = Node::open(&built.root.key, &leaves[0].node.bytes).unwrap();
+        assert_eq!(opened, Node::Leaf(Leaf { scheme: Scheme::DEFAULT, entries: Vec::new(), pack: None }));
+    }
+
+    #[test]
+    fn the_heaviest_entries_still_fit() {
+        let xattrs = travelling_xattrs((0..600).map(|i| (format!("user.{i:03}").into_bytes(), Vec::new())));
+        let drafts: Vec<Draft> = (0..60)
+            .map(|i| {
+                let mut draft = draft(&format!("{i:0255}"), Vec::new());
+                draft.xattrs = xattrs.clone();
+                draft.body = DraftBody::Symlink(vec![b'x'; LINK_BYTES_MAX]);
+                draft
+            })
+            .collect();
+        let (built, leaves) = build_directory(&SECRET, Scheme::DEFAULT, drafts).unwrap();
+        assert_eq!(built.entries, 60);
+        for leaf in leaves {
+            assert!(leaf.node.bytes.len() <= 2 * WEIGHT_MAX as usize);
+            assert_eq!(Node::open(&leaf.child.node.key, &leaf.node.bytes), Ok(Node::Leaf(leaf.leaf)));
+        }
+    }
+
+    #[test]
+    fn a_weight_is_never_below_the_encoded_length() {
+        let node = NodeRef {
+            id: crate::base::digest::ChunkId([1; 32]),
+            len: 1 << 20,
+            key: crate::content::cipher::ReadKey([2; 32]),
+        };
+        let xattrs = vec![(b"user.a".to_vec(), vec![1; 3000])];
+        for body in [
+            DraftBody::Small(vec![1; INLINE_BYTES_MAX]),
+            DraftBody::Small(vec![1; 2000]),
+            DraftBody::File { size: FILE_BYTES_MAX / 2, node },
+            DraftBody::Directory { bytes: FILE_BYTES_MAX / 2, node },
+            DraftBody::Symlink(vec![b'x'; LINK_BYTES_MAX]),
+        ] {
+            let mtime = Timestamp { seconds: i64::MIN, nanos: 999_999_999 };
+            let draft = Draft { name: vec![b'n'; 255], mode: 0o777, mtime, xattrs: xattrs.clone(), body };
+            let weight = draft.measure().weight as usize;
+            let len = |drafts| {
+                let leaf = seal_leaf(&SECRET, Scheme { k: 1, m: 0 }, drafts).unwrap();
+                leaf.node.bytes.len() - leaf.pack.map_or(0, |_| 80)
+            };
+            let (with, without) = (len(vec![draft]), len(Vec::new()));
+            assert!(with - without <= weight, "{} over {weight}", with - without);
+        }
+        let child = DirectoryChild {
+            first: vec![b'n'; 255],
+            entries: DIRECTORY_ENTRIES_MAX / 2,
+            bytes: FILE_BYTES_MAX / 2,
+            node,
+        };
+        let inner = |children| Inner { scheme: Scheme::DEFAULT, level: 1, children }.write().plain().len();
+        assert!(inner(vec![child.clone()]) - inner(Vec::new()) <= Measure::child(&child.first).weight as usize);
+    }
+
+    #[test]
+    fn what_cannot_be_published_is_refused() {
+        let build = |drafts| build_directory(&SECRET, Scheme::DEFAULT, drafts).map(|_| ()).unwrap_err();
+        assert_eq!(build(vec![draft("b", vec![]), draft("a", vec![])]), BuildError::Order);
+        assert_eq!(build(vec![draft("a", vec![]), draft("a", vec![])]), BuildError::Order);
+        assert!(matches!(build(vec![draft("a/b", vec![])]), BuildError::Name(_)));
+        let mut link = draft("a", vec![]);
+        link.body = DraftBody::Symlink(vec![0]);
+        assert_eq!(build(vec![link]), BuildError::Target);
+        let mut evil = draft("a", vec![]);
+        evil.xattrs = vec![(b"security.capability".to_vec(), vec![1])];
+        assert!(matches!(build(vec![evil]), BuildError::Xattrs(_)));
+        let grown: Vec<Draft> = (0..20).map(|i| draft(&format!("{i:02}"), vec![1; 60_000])).collect();
+        assert_eq!(seal_leaf(&SECRET, Scheme::DEFAULT, grown).map(|_| ()).unwrap_err(), BuildError::Changed);
+        assert_eq!(build(vec![draft("a", vec![1; PACKED_BYTES_MAX])]), BuildError::Changed);
+    }
+
+    #[test]
+    fn attributes_that_do_not_travel_are_left_out() {
+        let all = [("user.b", 1), ("security.x", 1), ("user.a", 2), ("user.tornet.ref", 1), ("user.big", 4090)];
+        let all = all.map(|(name, len)| (name.as_bytes().to_vec(), vec![0; len]));
+        let names: Vec<Vec<u8>> = travelling_xattrs(all).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [b"user.a", b"user.b"]);
+    }
+
+    #[test]
+    fn a_million_names_build_a_tree_of_few_levels() {
+        let name = |i: u32| format!("{:08x}-{i}", i.wrapping_mul(2_654_435_761)).into_bytes();
+        let mut names: Vec<Vec<u8>> = (0..200_000).map(name).collect();
+        names.sort();
+        let measures: Vec<Measure> =
+            names.iter().map(|name| Measure::new(name, EntryKind::File, 1 << 30, &Vec::new())).collect();
+        let ranges = leaf_ranges(&measures);
+        assert!((200_000 / 400..200_000 / 200).contains(&ranges.len()), "{}", ranges.len());
+        let mut builder = DirectoryBuilder::new(&SECRET, Scheme::DEFAULT);
+        for range in ranges {
+            let node = NodeRef {
+                id: crate::base::digest::ChunkId::of(&names[range.start]),
+                len: 1,
+                key: crate::content::cipher::ReadKey([0; 32]),
+            };
+            builder.push(DirectoryChild {
+                first: names[range.start].clone(),
+                entries: range.len() as u64,
+                bytes: 1,
+                node,
+            });
+        }
+        let built = builder.finish().unwrap();
+        assert_eq!(built.entries, 200_000);
+        assert!((3..8).contains(&built.nodes.len()), "{}", built.nodes.len());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// A directory reached by any history of changes, its unchanged leaves reused, is the one built at once.
+        #[test]
+        fn a_directory_does_not_remember_its_history(
+            steps in proptest::collection::vec((0u32..400, 0usize..9000, any::<bool>()), 1..250),
+        ) {
+            let mut now: std::collections::BTreeMap<String, Vec<u8>> = Default::default();
+            let mut cache: std::collections::BTreeMap<String, DirectoryChild> = Default::default();
+            let mut last = None;
+            for (step, (name, len, remove)) in steps.iter().enumerate() {
+                let name = format!("{name:03}");
+                if *remove { now.remove(&name); } else { now.insert(name, vec![step as u8; *len]); }
+                if step % 25 == 24 || step + 1 == steps.len() {
+                    let drafts: Vec<Draft> = now.iter().map(|(name, content)| draft(name, content.clone())).collect();
+                    let measures: Vec<Measure> = drafts.iter().map(Draft::measure).collect();
+                    let mut builder = DirectoryBuilder::new(&SECRET, Scheme::DEFAULT);
+                    for range in leaf_ranges(&measures) {
+                        let part = drafts[range].to_vec();
+                        let child = cache.entry(format!("{part:?}")).or_insert_with(|| {
+                            seal_leaf(&SECRET, Scheme::DEFAULT, part).unwrap().child
+                        });
+                        builder.push(child.clone());
+                    }
+                    last = Some((builder.finish().unwrap().root, drafts));
+                }
+            }
+            let (root, drafts) = last.unwrap();
+            prop_assert_eq!(build_directory(&SECRET, Scheme::DEFAULT, drafts).unwrap().0.root, root);
+        }
+    }
+}

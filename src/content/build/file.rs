@@ -147,3 +147,84 @@ pub fn build_file(secret: &ConvergenceSecret, scheme: Scheme, bytes: &[u8], exec
     let (root, nodes) = builder.finish().expect("its stripes are those of its bytes");
     BuiltFile { root, nodes, stripes }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::ChunkId;
+    use crate::content::cipher::{ChunkRef, ReadKey};
+    use std::collections::BTreeMap;
+
+    const SECRET: ConvergenceSecret = ConvergenceSecret([8; 32]);
+
+    fn lone(seed: u64, bytes: u64) -> Stripe {
+        let data = vec![ChunkRef { id: ChunkId::of(&seed.to_le_bytes()), key: ReadKey([seed as u8; 32]) }];
+        Stripe { chunk_len: bytes as u32, bytes, data, parity: Vec::new() }
+    }
+
+    /// Opens all nodes from `node` down; the ids of its lone chunks in order.
+    fn ids(node: &FileNode, chunks: &BTreeMap<ChunkId, SealedChunk>, found: &mut Vec<ChunkId>) {
+        match &node.body {
+            FileBody::Inline(_) => {}
+            FileBody::Stripes(stripes) => found.extend(stripes.iter().map(|stripe| stripe.data[0].id)),
+            FileBody::Inner { children, .. } => {
+                for (index, child) in children.iter().enumerate() {
+                    ids(&node.open_child(index, &chunks[&child.node.id].bytes).unwrap(), chunks, found);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn manifests_of_any_length_hold_every_stripe_in_order() {
+        // Replicas have the narrowest stripes: most of them in a node.
+        let scheme = Scheme { k: 1, m: 1 };
+        let per_node = stripes_max(scheme) as u64;
+        let full = 1 << 20;
+        for count in [1, per_node, per_node + 1, 3 * per_node, per_node * 512 + 1] {
+            let size = (count - 1) * full + 5000;
+            let mut builder = FileBuilder::new(&SECRET, scheme, size, true);
+            let mut chunks = BTreeMap::new();
+            for place in 0..count {
+                builder.push(lone(place, if place + 1 == count { 5000 } else { full }));
+                chunks.extend(builder.take_nodes().into_iter().map(|chunk| (chunk.id, chunk)));
+            }
+            let (root, nodes) = builder.finish().unwrap();
+            assert_eq!(nodes.last().map(|chunk| chunk.id), Some(root.id));
+            chunks.extend(nodes.into_iter().map(|chunk| (chunk.id, chunk)));
+            let node = FileNode::open_root(&root.key, &chunks[&root.id].bytes, Some((size, true))).unwrap();
+            let level = [per_node, per_node * 512].iter().filter(|limit| count > **limit).count();
+            assert_eq!(usize::from(node.level()), level, "{count} stripes");
+            let mut found = Vec::new();
+            ids(&node, &chunks, &mut found);
+            let expected: Vec<ChunkId> = (0..count).map(|place| ChunkId::of(&place.to_le_bytes())).collect();
+            assert!(found == expected, "{count} stripes");
+            assert!(chunks.values().all(|chunk| chunk.bytes.len() < 100_000));
+            for offset in [0, size / 2, size - 1] {
+                let (index, start) = node.place_of(offset).unwrap();
+                assert!(start <= offset, "{index}");
+            }
+            assert_eq!(node.place_of(size), None);
+        }
+    }
+
+    #[test]
+    fn only_the_top_node_depends_on_the_executable_bit() {
+        let bytes = vec![7; 3_000_000];
+        let plain = build_file(&SECRET, Scheme::DEFAULT, &bytes, false);
+        let executable = build_file(&SECRET, Scheme::DEFAULT, &bytes, true);
+        assert_ne!(plain.root, executable.root);
+        assert_eq!(plain.stripes, executable.stripes);
+        let false_claim = FileNode::open_root(&plain.root.key, &plain.nodes[0].bytes, Some((3_000_000, true)));
+        assert!(false_claim.is_err());
+    }
+
+    #[test]
+    fn stripes_that_are_not_the_file_are_refused() {
+        let mut builder = FileBuilder::new(&SECRET, Scheme::DEFAULT, 6000, false);
+        builder.push(lone(1, 5000));
+        assert_eq!(builder.finish(), Err(BuildError::Stripes { pushed: 5000, size: 6000 }));
+        let builder = FileBuilder::new(&SECRET, Scheme::DEFAULT, 0, false);
+        assert!(builder.finish().is_err());
+    }
+}
