@@ -424,7 +424,9 @@ impl Fetch {
         if self.banned.len() >= BANNED_MAX {
             self.banned.pop_first();
         }
-        self.banned.insert(peer);
+        if !self.banned.insert(peer) {
+            return;
+        }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.retry_at = Instant(u64::MAX);
             let calls: Vec<CallId> = state.calls.iter().copied().collect();

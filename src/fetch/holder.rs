@@ -127,6 +127,8 @@ pub(super) struct Call {
     pub(super) late_at: Instant,
     /// The latest to which deliveries can push `late_at`.
     pub(super) late_max: Instant,
+    /// When it is late whatever its peer is used to take: others are faster.
+    pub(super) usual_at: Instant,
     /// When the shell gives it up.
     pub(super) ends_at: Instant,
     /// An idle peer was asked for the same near the end.

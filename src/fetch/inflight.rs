@@ -19,7 +19,7 @@ const FREED_BYTES: u64 = 128 << 10;
 /// Most that may be saved up for hedges.
 const HEDGE_TOKENS_MAX: u64 = 8 << 20;
 /// What nobody waits for is late this much later.
-const LATE_EXTRA: Duration = Duration::from_secs(1);
+const LATE_EXTRA: Duration = Duration::from_millis(300);
 /// After a failure of our own store.
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// How long after its deadline a call's end is waited for.
@@ -43,6 +43,8 @@ impl Fetch {
     /// Sends one request.
     pub(super) fn ask(&mut self, now: Instant, peer_id: PeerId, id: ChunkId, slices: SliceRange, guess: bool) {
         let call = self.new_call();
+        let len = self.chunks.get(&id).map_or(0, |chunk| chunk.len);
+        let usual = Duration::from_micros(self.usual_us(bytes_of(slices.mask(), len)));
         let (Some(peer), Some(chunk)) = (self.peers.get_mut(&peer_id), self.chunks.get_mut(&id)) else { return };
         let mask = slices.mask();
         let bytes = bytes_of(mask, chunk.len);
@@ -70,6 +72,7 @@ impl Fetch {
             alone: alone && peer.linked,
             asked_at: now,
             late_at: now.after(late),
+            usual_at: now.after(usual),
             late_max: now.after(4 * late),
             ends_at: deadline.after(CALL_GRACE),
             doubled: false,
@@ -422,7 +425,7 @@ impl Fetch {
         let late_at = match self.urgency_of(call) {
             Some(Urgency::Reader) => call.late_at,
             Some(Urgency::Ahead | Urgency::Bulk) => {
-                call.late_at.after(3 * call.late_at.since(call.asked_at)).after(LATE_EXTRA)
+                call.late_at.after(call.late_at.since(call.asked_at)).after(LATE_EXTRA).min(call.usual_at)
             }
             None => call.ends_at,
         };

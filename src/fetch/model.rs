@@ -465,6 +465,32 @@ fn four_providers_add_up() {
 }
 
 #[test]
+fn a_slow_host_among_twelve_is_not_waited_for() {
+    let mut world = World::new(11);
+    let stripes: Vec<Vec<ChunkId>> = (0..16).map(|n| world.chunks(n * 100..n * 100 + 12, 1 << 20)).collect();
+    for n in 0..12u8 {
+        let held: Vec<ChunkId> = stripes.iter().map(|ids| ids[usize::from(n)]).collect();
+        let rate = if n == 3 { MIB / 4 } else { 12 * MIB };
+        world.provider(n + 1, Manner::Honest, rate, 50, &held);
+        world.link(n + 1);
+    }
+    for (number, ids) in stripes.iter().enumerate() {
+        let id = number as u64;
+        let likely = (1..13).map(contact).collect();
+        world.want(Want { likely, ..stripe(id, ids, 8, 1 << 20, Urgency::Ahead, ms(200_000)) });
+        if number >= 3 {
+            while !world.done.contains_key(&WantId(id - 3)) {
+                world.run(Instant(world.now.0 + 1000));
+            }
+        }
+    }
+    world.run(ms(200_000));
+    assert!(world.done.values().all(|(_, result)| result.is_ok()) && world.done.len() == 16);
+    let end = world.done.values().map(|(at, _)| *at).max().unwrap();
+    assert!(end < ms(4000), "{end:?} {:?}", world.fetch.stats());
+}
+
+#[test]
 fn two_of_four_that_fall_silent_cost_little() {
     let mut world = World::new(5);
     let ids: Vec<ChunkId> = world.chunks(0..64, 1 << 20);

@@ -24,6 +24,8 @@ const GUESS_PERCENT_SURE: u64 = 75;
 /// A reader is not sent to a peer that takes this many times as long as the best, and this much more.
 const SLOW_FACTOR: u64 = 4;
 const SLOW_EXTRA_US: u64 = 100_000;
+/// Round trip of a peer that is not slow.
+const RTT_USUAL_US: u64 = 100_000;
 /// An idle peer takes over what another would still need this much longer for (microseconds).
 const ENDGAME_GAIN_US: u64 = 30_000;
 /// Calls looked at for that in one turn.
@@ -34,21 +36,25 @@ type Locates = BTreeMap<ChunkId, (Urgency, Vec<PeerId>)>;
 
 /// Whom to ask for a slice.
 enum Choice {
-    /// This peer; whether it is only a guess.
-    Ask(PeerId, bool),
+    /// This peer; whether it is only a guess; whether it will take much longer than peers usually do.
+    Ask(PeerId, bool, Slow),
     /// All that have it have enough to do.
     Full,
     /// Nobody can be asked now; perhaps at this time.
     Nobody(Option<Instant>),
 }
 
+type Slow = bool;
+
 /// Where a shard stands for rebuilding.
-#[derive(PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Standing {
     /// All of it is here.
     Here,
     /// On its way, or somebody can be asked.
     Live,
+    /// Only from peers that are much slower than usual.
+    Slow,
     /// Not looked up yet.
     Unknown,
     /// Nobody to ask.
@@ -92,7 +98,7 @@ impl Fetch {
                     continue;
                 }
                 let open = open & !self.covered(id);
-                let (left, lost) = self.fill(now, &job, id, open, locate);
+                let (left, lost) = self.fill(now, &job, (index, id), open, locate);
                 blocked |= left != 0;
                 dead |= lost;
             }
@@ -115,11 +121,21 @@ impl Fetch {
     }
 
     /// Asks for the slices `open` of one shard. Returns those that are left, and those of them that nobody can be asked for.
-    fn fill(&mut self, now: Instant, job: &Job, id: ChunkId, mut open: u64, locate: &mut Locates) -> (u64, u64) {
+    fn fill(
+        &mut self,
+        now: Instant,
+        job: &Job,
+        (index, id): (u8, ChunkId),
+        mut open: u64,
+        locate: &mut Locates,
+    ) -> (u64, u64) {
+        let spare = job.want.chunks.len() > usize::from(job.want.data);
         while open != 0 {
             let first = open & open.wrapping_neg();
-            match self.choose(now, job, id, first) {
-                Choice::Ask(peer, guess) => {
+            match self.choose(now, job, id, open) {
+                // Another shard will be here earlier; this one is asked for when there are not enough of those.
+                Choice::Ask(_, _, true) if spare && job.enlisted >> index & 1 == 0 => return (open, open),
+                Choice::Ask(peer, guess, _) => {
                     let Some(chunk) = self.chunks.get(&id) else { break };
                     let Some(state) = self.peers.get(&peer) else { break };
                     let lacks = chunk.holders.get(&peer).map_or(0, |holder| holder.lacks);
@@ -186,12 +202,12 @@ impl Fetch {
         fits && in_flight + bytes <= WINDOW_BYTES_MAX && self.in_flight + bytes <= total
     }
 
-    fn choose(&mut self, now: Instant, job: &Job, id: ChunkId, first: u64) -> Choice {
+    fn choose(&mut self, now: Instant, job: &Job, id: ChunkId, open: u64) -> Choice {
+        let first = open & open.wrapping_neg();
         let Some(chunk) = self.chunks.get(&id) else { return Choice::Nobody(None) };
         if chunk.pause_until > now {
             return Choice::Nobody(Some(chunk.pause_until));
         }
-        let open = job.want.urgency;
         let mut retry: Option<Instant> = None;
         let mut full = false;
         let mut best: Option<(u64, PeerId)> = None;
@@ -234,7 +250,7 @@ impl Fetch {
             // Equal peers share: a little chance decides.
             takes += self.random.below(takes / 16 + 1);
             quickest = quickest.min(takes);
-            if !self.room(peer.window(), peer.in_flight, bytes, open)
+            if !self.room(peer.window(), peer.in_flight, bytes, job.want.urgency)
                 || peer.calls.len() >= self.config.calls_per_peer_max
             {
                 full = true;
@@ -250,13 +266,22 @@ impl Fetch {
             {
                 Choice::Full
             }
-            Some((_, peer)) => {
+            Some((takes, peer)) => {
                 let guess = !chunk.holders.get(&peer).is_some_and(|holder| holder.announced);
-                Choice::Ask(peer, guess)
+                let bytes = bytes_of(open, chunk.len);
+                let usual = self.usual_us(bytes);
+                let all = self.peers.get(&peer).map_or(takes, |peer| peer.finish_us(bytes, self.prior_rate));
+                let slow = all > usual;
+                Choice::Ask(peer, guess, slow)
             }
             None if full => Choice::Full,
             None => Choice::Nobody(retry),
         }
+    }
+
+    /// Microseconds after which a transfer of so many bytes is slow, by what peers do here on average.
+    pub(super) fn usual_us(&self, bytes: u64) -> u64 {
+        SLOW_FACTOR * (RTT_USUAL_US + bytes * 1_000_000 / self.prior_rate.max(1024)) + SLOW_EXTRA_US
     }
 
     /// Chooses which shards shall stand in for those that cannot be had. Returns whether there are new ones.
@@ -277,10 +302,22 @@ impl Fetch {
                 self.want_located(now, job, id, locate);
             }
         }
-        order.sort();
+        let reader = job.want.urgency == Urgency::Reader;
+        order.sort_by_key(|(standing, fresh, index)| {
+            let rank = match standing {
+                Standing::Here => 0,
+                Standing::Live => 1,
+                // While nobody waits: rather the end of a look-up than a peer that is slow.
+                Standing::Slow => 3,
+                Standing::Unknown if reader => 4,
+                Standing::Unknown => 2,
+                Standing::Dead => 5,
+            };
+            (rank, *fresh, *index)
+        });
         let mut enlisted = job.enlisted;
         for (standing, _, index) in order.iter().take(usize::from(job.want.data)) {
-            if matches!(standing, Standing::Here | Standing::Live) {
+            if matches!(standing, Standing::Here | Standing::Live | Standing::Slow) {
                 enlisted |= 1 << index;
             }
         }
@@ -299,8 +336,8 @@ impl Fetch {
         if uncovered == 0 {
             return Standing::Live;
         }
-        let first = uncovered & uncovered.wrapping_neg();
-        match self.choose(now, job, id, first) {
+        match self.choose(now, job, id, uncovered) {
+            Choice::Ask(_, _, true) => Standing::Slow,
             Choice::Ask(..) | Choice::Full => Standing::Live,
             Choice::Nobody(_) if self.chunks.get(&id).is_none_or(|chunk| chunk.lookup.rounds == 0) => Standing::Unknown,
             Choice::Nobody(_) => Standing::Dead,
@@ -309,10 +346,7 @@ impl Fetch {
 
     /// Whether too few shards can still be had: everyone in reach was asked, and look-ups found no more.
     fn hopeless(&self, job: &Job) -> bool {
-        if !self.peers.values().any(|peer| peer.linked) {
-            return false;
-        }
-        let mut alive = 0;
+        let (mut alive, mut lost) = (0, false);
         for index in 0..job.shards() {
             let Some(chunk) = job.chunk(index).and_then(|id| self.chunks.get(&id)) else { continue };
             let have = job.have.get(usize::from(index)).copied().unwrap_or(0);
@@ -329,8 +363,11 @@ impl Fetch {
                     holder.lacks != 0 || holder.denied || failing || self.banned.contains(peer)
                 });
             alive += u32::from(!gone);
+            let need = job.need.get(usize::from(index)).copied().unwrap_or(0);
+            lost |= gone && need & job.open & !have != 0;
         }
-        alive < u32::from(job.want.data)
+        // Without any link it is we who are cut off, and that may pass.
+        lost && alive < u32::from(job.want.data) && self.peers.values().any(|peer| peer.linked)
     }
 
     pub(super) fn wake_at(&mut self, at: Instant) {
