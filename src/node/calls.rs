@@ -3,6 +3,7 @@
 use super::find::SearchId;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
+use crate::publish::OfferId;
 use crate::routing::announce::SendId;
 use crate::wire::call::CallId;
 use std::collections::BTreeMap;
@@ -20,6 +21,10 @@ pub(crate) enum Purpose {
     Locate(SearchId, Vec<ChunkId>),
     /// An announcement.
     Announce(SendId),
+    /// To tell an owner that these chunks of it are here.
+    Confirm(Vec<ChunkId>),
+    /// An offer to a host.
+    Offer(OfferId),
 }
 
 /// The calls under way. Their ids are even; the fetch core counts odd ones.

@@ -43,6 +43,8 @@ pub(crate) struct Searches {
     locates: BTreeMap<SearchId, (Locate, For, bool)>,
     urgent: BTreeSet<ChunkId>,
     bulk: BTreeSet<ChunkId>,
+    /// Peers that hold other chunks of what is looked for: asked before strangers.
+    near: BTreeMap<PeerId, Contact>,
     /// Chunks in running searches for the fetch core.
     running: BTreeSet<ChunkId>,
     commands: VecDeque<(WantId, Vec<ChunkId>, Instant)>,
@@ -56,6 +58,7 @@ const URGENT_MAX: usize = 24;
 const BULK_MAX: usize = 4;
 /// Chunks of one search when the swarm is too large for each peer to know of each chunk.
 const CHUNKS_MAX: usize = 32;
+const NEAR_MAX: usize = 8;
 const LATELY: Duration = Duration::from_secs(60);
 const LATELY_MAX: usize = 8192;
 
@@ -88,7 +91,12 @@ impl Searches {
     }
 
     /// The fetch core wants providers of these chunks.
-    pub(crate) fn want_providers(&mut self, chunks: Vec<ChunkId>, urgent: bool) {
+    pub(crate) fn want_providers(&mut self, chunks: Vec<ChunkId>, urgent: bool, near: Vec<Contact>) {
+        for contact in near {
+            if self.near.len() < NEAR_MAX {
+                self.near.insert(contact.peer, contact);
+            }
+        }
         for chunk in chunks {
             if urgent {
                 self.bulk.remove(&chunk);
@@ -222,7 +230,10 @@ impl Node {
                     }
                 }
                 let enough = if again { usize::MAX } else { LocateConfig::default().enough };
-                let locate = self.locate(LocateConfig { enough, ..LocateConfig::default() }, &batch);
+                let mut locate = self.locate(LocateConfig { enough, ..LocateConfig::default() }, &batch);
+                for contact in std::mem::take(&mut self.searches.near).into_values() {
+                    locate.ask_first(contact);
+                }
                 let id = self.searches.id();
                 self.searches.locates.insert(id, (locate, For::Fetch, urgent));
             }

@@ -34,7 +34,7 @@ const MYSELF_PAUSES: [Duration; 8] = [
 ];
 /// How often neighbours are asked whether they are there; also keeps the links to them open.
 const KEEP_PERIOD: Duration = Duration::from_secs(15);
-const KEEP_PEERS: usize = 8;
+const KEEP_PEERS: usize = 20;
 /// A contact that was silent for so long is probed.
 const SILENCE_MAX: Duration = Duration::from_secs(240);
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(2);
@@ -154,8 +154,9 @@ impl Node {
         if let Some(boot) = self.join.boot.get_mut(&peer) {
             boot.at = boot.at.max(now.after(BOOT_PAUSE_MIN));
         }
-        // An idle link ends too; whether the peer is gone is seen by asking.
-        if self.table.contains(&peer) && self.join.probes.len() < PROBES_MAX {
+        // An idle link ends too; whether a neighbour is gone is seen by asking.
+        let close = || self.table.closest(&self.table.me(), KEEP_PEERS).iter().any(|contact| contact.peer == peer);
+        if self.join.probes.len() < PROBES_MAX && close() {
             self.join.probes.push_back((now.after(Duration::from_secs(1)), peer));
         }
     }
@@ -259,6 +260,7 @@ impl Node {
             {
                 self.look_up(now, key, Why::Table);
             }
+            self.seek_hosts(now);
             if let Some(contact) = self.table.silent(now, SILENCE_MAX) {
                 self.table.probed(now, &contact.peer);
                 self.probe(now, contact.peer);
@@ -307,7 +309,7 @@ impl Node {
         }
     }
 
-    fn probe(&mut self, now: Instant, peer: PeerId) {
+    pub(super) fn probe(&mut self, now: Instant, peer: PeerId) {
         let contact = self.peers.contact(&peer);
         let key = self.table.me();
         self.call(now, contact, Request::Find { key }, PROBE_TIMEOUT, Purpose::Probe);

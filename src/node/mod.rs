@@ -3,8 +3,10 @@
 mod calls;
 pub mod effect;
 mod find;
+mod hosting;
 pub mod input;
 mod join;
+mod obtain;
 mod peers;
 mod popularity;
 mod serve;
@@ -15,19 +17,22 @@ use crate::base::keyspace::Key;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::random::Random;
 use crate::base::time::Instant;
+use crate::fetch::{Fetch, FetchConfig};
+use crate::publish::{PublishConfig, Publisher};
 use crate::routing::announce::{AnnounceAction, AnnounceConfig, Announcer, SendId};
 use crate::routing::provider::{ProviderConfig, Providers};
 use crate::routing::table::{Table, TableConfig};
 use crate::wire::call::{Answer, CallId};
-use crate::wire::message::{CallFailure, Host, Refusal, Request, Response};
+use crate::wire::message::{CallFailure, Request, Response};
 use calls::{Calls, Purpose};
 use effect::Effect;
 use find::{Searches, Why};
+use hosting::Hosting;
 use input::{Command, Input};
 use join::Join;
 use peers::Peers;
 use popularity::Popularity;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -48,6 +53,10 @@ pub struct NodeConfig {
     pub providers: ProviderConfig,
     /// Announcements.
     pub announce: AnnounceConfig,
+    /// The fetch core.
+    pub fetch: FetchConfig,
+    /// Publish jobs.
+    pub publish: PublishConfig,
 }
 
 impl Default for NodeConfig {
@@ -60,6 +69,8 @@ impl Default for NodeConfig {
             table: TableConfig::default(),
             providers: ProviderConfig::default(),
             announce: AnnounceConfig::default(),
+            fetch: FetchConfig::default(),
+            publish: PublishConfig::default(),
         }
     }
 }
@@ -76,6 +87,11 @@ pub struct Node {
     announcer: Announcer,
     searches: Searches,
     calls: Calls,
+    fetch: Fetch,
+    /// Whom the fetch core asks for what, by its own names.
+    fetch_calls: BTreeMap<CallId, (PeerId, ChunkId)>,
+    publisher: Publisher,
+    hosting: Hosting,
     join: Join,
     popularity: Popularity,
     /// Calls that ended before they began: the peer is banned or was just found unreachable.
@@ -90,9 +106,14 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 impl Node {
     /// A node of this identity; equal seeds and equal inputs give equal effects.
     pub fn new(config: NodeConfig, me: PeerId, seed: u64) -> Node {
+        let mut random = Random::new(seed);
         Node {
             me,
-            random: Random::new(seed),
+            fetch: Fetch::new(config.fetch.clone(), random.next_u64()),
+            fetch_calls: BTreeMap::new(),
+            publisher: Publisher::new(config.publish.clone()),
+            hosting: Hosting::new(config.host_bytes_max, config.host_bytes_used),
+            random,
             peers: Peers::new(me),
             table: Table::new(config.table.clone(), Key::from(me)),
             providers: Providers::new(config.providers.clone()),
@@ -115,9 +136,7 @@ impl Node {
             Input::LinkDown { peer } => self.link_down(now, peer),
             Input::Request { from, token, request } => self.serve(now, from, token, request),
             Input::Answered { call, result } => self.answered(now, call, result),
-            Input::Delivered { call, slices } => {
-                let _ = (call, slices);
-            }
+            Input::Delivered { call, slices } => self.fetch.delivered(now, call, slices),
             Input::Stored { chunks } => self.stored(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),
             Input::Command(command) => self.command(now, command),
@@ -137,6 +156,9 @@ impl Node {
             self.announcer.poll_timeout(),
             self.providers.poll_timeout(),
             self.join.poll_timeout(),
+            self.fetch.poll_timeout(),
+            self.publisher.poll_timeout(),
+            self.hosting.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -152,12 +174,22 @@ impl Node {
             Command::Bootstrap(contacts) => self.bootstrap(now, contacts),
             Command::Announce(chunks) => self.announcer.renew(now, &chunks),
             Command::Locate { want, chunks, deadline } => self.searches.want_holders(want, chunks, deadline),
-            Command::Want(_) | Command::Unwant(_) | Command::Publish(_) | Command::Unpublish(_) => {}
+            Command::Want(mut want) => {
+                want.id.0 &= !hosting::OWN_WANT;
+                self.fetch.want(now, want);
+            }
+            Command::Unwant(want) => self.fetch.unwant(now, want),
+            Command::Publish(publish) => self.publish(now, &publish),
+            Command::Unpublish(job) => self.publisher.unpublish(job),
         }
     }
 
     fn stored(&mut self, now: Instant, chunks: &[ChunkId]) {
         self.announcer.hold(now, chunks);
+        self.fetch.stored(now, chunks);
+        for chunk in chunks {
+            self.host_stored(now, chunk);
+        }
     }
 
     /// Moves every core on until none has anything to do.
@@ -171,6 +203,9 @@ impl Node {
             }
             moved |= self.poll_join(now);
             moved |= self.poll_announcer(now);
+            moved |= self.poll_fetch(now);
+            moved |= self.poll_publisher(now);
+            moved |= self.poll_hosting(now);
             moved |= self.poll_searches(now);
             if !moved {
                 break;
@@ -188,7 +223,7 @@ impl Node {
                     self.call(now, to, request, ANNOUNCE_TIMEOUT, Purpose::Announce(send));
                 }
                 AnnounceAction::Search { key } => self.look_up(now, key, Why::Announce),
-                AnnounceAction::Announced { chunk, copies } => self.chunk_announced(now, chunk, copies),
+                AnnounceAction::Announced { chunk, .. } => self.publisher.announced(now, &chunk),
             }
         }
         moved
@@ -210,6 +245,9 @@ impl Node {
 
     /// A call ended.
     fn answered(&mut self, now: Instant, call: CallId, result: Result<Answer, CallFailure>) {
+        if call.0 % 2 == 1 {
+            return self.fetch_answered(now, call, result);
+        }
         let Some((peer, purpose)) = self.calls.close(call) else { return };
         let result = match result {
             Ok(Answer::Message(Response::Refused(refusal))) => Err(CallFailure::Refused(refusal)),
@@ -224,6 +262,8 @@ impl Node {
             Purpose::Lookup(id) => self.lookup_answered(now, id, peer, result),
             Purpose::Locate(id, asked) => self.locate_answered(now, id, peer, &asked, result),
             Purpose::Announce(send) => self.announce_answered(now, send, peer, result),
+            Purpose::Confirm(chunks) => self.confirm_answered(now, peer, &chunks, result),
+            Purpose::Offer(offer) => self.offer_answered(now, offer, peer, result),
         }
     }
 
@@ -274,24 +314,6 @@ impl Node {
             self.effects.push_back(Effect::Drop { peer, why });
         }
     }
-
-    fn peer_linked(&mut self, _now: Instant, _peer: PeerId) {}
-
-    fn peer_unlinked(&mut self, _now: Instant, _peer: PeerId) {}
-
-    fn peer_greeted(&mut self, _now: Instant, _peer: PeerId) {}
-
-    fn found_providers(&mut self, _now: Instant, _chunk: ChunkId, _contacts: &[Contact]) {}
-
-    fn searched_providers(&mut self, _now: Instant, _chunk: ChunkId) {}
-
-    fn chunk_announced(&mut self, _now: Instant, _chunk: ChunkId, _copies: usize) {}
-
-    fn host_offered(&mut self, _now: Instant, _from: PeerId, _host: Host) -> Response {
-        Response::Refused(Refusal::Full)
-    }
-
-    fn host_confirmed(&mut self, _now: Instant, _from: PeerId, _chunks: &[ChunkId]) {}
 }
 
 #[cfg(test)]

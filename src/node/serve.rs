@@ -102,6 +102,7 @@ impl Node {
                 located.providers.push((index as u16, place));
             }
         }
+        located.providers.sort_unstable();
         if let Some(first) = chunks.first() {
             let closer = self.table.closer(&Key::from(*first), CONTACTS_MAX);
             located.closer = self.peers.tell(from, closer);
@@ -122,7 +123,7 @@ impl Node {
             }
             kept += 1;
         }
-        self.host_confirmed(now, from, chunks);
+        self.publisher.confirmed(now, from, chunks);
         Response::Announced { kept }
     }
 }

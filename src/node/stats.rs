@@ -3,6 +3,8 @@
 use super::Node;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
+use crate::fetch::FetchStats;
+use crate::publish::PublishStats;
 use std::net::SocketAddr;
 
 /// Counts for status and metrics.
@@ -18,6 +20,14 @@ pub struct NodeStats {
     pub held: usize,
     /// Chunks that wait to be announced.
     pub to_announce: usize,
+    /// Bytes kept for others.
+    pub hosted_bytes: u64,
+    /// Chunks accepted that are not here yet.
+    pub pulling: usize,
+    /// The fetch core's counters.
+    pub fetch: FetchStats,
+    /// The publisher's counts.
+    pub publish: PublishStats,
     /// Searches under way.
     pub searches: usize,
     /// Calls under way, without those of the fetch core.
@@ -43,6 +53,10 @@ pub struct PeerState {
     pub contact: bool,
     /// Whether it hosts for others, by its own words.
     pub hosts: bool,
+    /// Bytes that we asked of it and that did not come yet.
+    pub in_flight_bytes: u64,
+    /// Its measured rate in bytes a second, if it delivered something.
+    pub rate: Option<u64>,
 }
 
 impl Node {
@@ -59,6 +73,7 @@ impl Node {
     /// The peers with an open link.
     pub fn peers(&self) -> Vec<PeerState> {
         let linked = self.peers.linked();
+        let load = |id| self.fetch.peer_load(id).unwrap_or((0, None));
         let state = linked.map(|(id, peer, link)| PeerState {
             peer: *id,
             addr: link.at,
@@ -67,6 +82,8 @@ impl Node {
             agent: peer.agent.clone(),
             contact: self.table.contains(id),
             hosts: peer.capabilities.is_some_and(|bits| bits & crate::wire::message::capability::HOSTS != 0),
+            in_flight_bytes: load(id).0,
+            rate: load(id).1,
         });
         state.collect()
     }
@@ -79,6 +96,10 @@ impl Node {
             provider_records: self.providers.len(),
             held: self.announcer.held(),
             to_announce: self.announcer.waiting(),
+            hosted_bytes: self.hosting.bytes(),
+            pulling: self.hosting.pulling(),
+            fetch: self.fetch.stats(),
+            publish: self.publisher.stats(),
             searches: self.searches.len(),
             calls: self.calls.len(),
             banned: self.peers.banned(self.now),

@@ -1,8 +1,10 @@
 //! The machine as one of a few in a small made-up world: no loss, equal delays, peers that can be switched off.
 
+use super::effect::Progress;
 use super::effect::{Effect, Token};
-use super::input::{Command, Input, WantId};
+use super::input::{Command, Group, Input, JobId, Publish, Urgency, Want, WantId};
 use super::*;
+use crate::base::range::SliceRange;
 use crate::wire::message::{Demand, Refusal, Slices};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +14,8 @@ struct World {
     now: Instant,
     nodes: Vec<Node>,
     stores: Vec<BTreeMap<ChunkId, u32>>,
+    /// Slices of chunks that are not whole yet.
+    parts: BTreeMap<(usize, ChunkId), u64>,
     dead: BTreeSet<usize>,
     links: BTreeSet<(usize, usize)>,
     queue: BTreeMap<(Instant, u64), (usize, Input)>,
@@ -52,6 +56,7 @@ impl World {
             now: Instant(0),
             stores: vec![BTreeMap::new(); count],
             nodes,
+            parts: BTreeMap::new(),
             dead: BTreeSet::new(),
             links: BTreeSet::new(),
             queue: BTreeMap::new(),
@@ -155,7 +160,9 @@ impl World {
                     self.send(asker, DELAY, Input::Delivered { call, slices });
                     let bytes = u64::from(slices.count) * 16384;
                     self.answer(token, Ok(Answer::Fetched { header, bytes }), DELAY);
-                    if slices.count == 64 {
+                    let part = self.parts.entry((asker, fetch.chunk)).or_default();
+                    *part |= slices.mask();
+                    if *part == SliceRange::whole(len).mask() {
                         self.stores[asker].insert(fetch.chunk, len);
                         self.send(asker, DELAY, Input::Stored { chunks: vec![fetch.chunk] });
                     }
@@ -215,6 +222,158 @@ impl World {
         });
         found.expect("located")
     }
+}
+
+impl World {
+    fn publish(&mut self, place: usize, job: u64, groups: &[Group]) {
+        for group in groups {
+            self.stores[place].extend(group.chunks.iter().copied());
+        }
+        let publish = Publish { job: JobId(job), groups: groups.to_vec(), lease: 86_400 };
+        self.command(place, Command::Publish(publish));
+    }
+
+    fn progress(&self, place: usize, job: u64) -> Progress {
+        let of_job = self.log.iter().rev().find_map(|(at, effect)| match effect {
+            Effect::Published { job: other, progress } if *at == place && other.0 == job => Some(*progress),
+            _ => None,
+        });
+        of_job.unwrap_or_default()
+    }
+
+    /// Who holds a chunk, but for the publisher.
+    fn hosts(&self, chunk: &ChunkId, but: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|place| *place != but && self.stores[*place].contains_key(chunk)).collect()
+    }
+}
+
+fn stripes(count: usize, width: usize, seed: u64) -> Vec<Group> {
+    let mut ids = chunks(count * width, seed).into_iter().map(|id| (id, 1 << 20));
+    (0..count).map(|_| Group { chunks: ids.by_ref().take(width).collect(), copies: 1 }).collect()
+}
+
+#[test]
+fn a_tree_is_published_pulled_confirmed_announced_and_read_without_its_publisher() {
+    let mut world = World::acquainted(14);
+    let groups = stripes(40, 12, 1);
+    world.publish(0, 1, &groups);
+    world.run(Duration::from_secs(20));
+    let progress = world.progress(0, 1);
+    assert_eq!((progress.hosted, progress.wanted), (480, 480));
+    assert_eq!((progress.announced, progress.to_announce), (480, 480));
+    assert_eq!((progress.hosts_min, progress.hosts_wanted), (12, 12));
+    for group in &groups {
+        let hosts: BTreeSet<usize> = group.chunks.iter().flat_map(|(id, _)| world.hosts(id, 0)).collect();
+        assert_eq!(hosts.len(), 12, "distinct peers");
+    }
+    // The publisher and three hosts go; twelve wide with any eight enough, a newcomer reads everything.
+    for gone in [0, 3, 4, 5] {
+        world.kill(gone);
+    }
+    let reader = 13;
+    world.stores[reader].clear();
+    world.run(Duration::from_secs(1));
+    world.log.clear();
+    for (number, group) in groups.iter().enumerate() {
+        let want = Want {
+            id: WantId(number as u64),
+            chunks: group.chunks.iter().map(|(id, _)| *id).collect(),
+            data: 8,
+            chunk_len: 1 << 20,
+            needs: (0..8).map(|index| (index, SliceRange { first: 0, count: 64 })).collect(),
+            have: vec![],
+            urgency: Urgency::Reader,
+            deadline: world.now.after(Duration::from_secs(60)),
+            likely: vec![],
+        };
+        world.command(reader, Command::Want(want));
+    }
+    world.run(Duration::from_secs(30));
+    let done = world.log.iter().filter(|(at, effect)| {
+        let ok = matches!(effect, Effect::WantDone { result: Ok(_), .. });
+        *at == reader && ok
+    });
+    assert_eq!(done.count(), 40);
+}
+
+#[test]
+fn publishing_begins_alone_and_goes_on_when_peers_come() {
+    let mut world = World::new(6);
+    let groups = stripes(10, 5, 2);
+    world.publish(0, 1, &groups);
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.progress(0, 1).hosted, 0);
+    for place in 1..6 {
+        world.command(place, Command::Bootstrap(vec![contact(0)]));
+    }
+    world.run(Duration::from_secs(10));
+    let progress = world.progress(0, 1);
+    assert_eq!((progress.hosted, progress.announced, progress.hosts_min), (50, 50, 5));
+}
+
+#[test]
+fn a_host_that_dies_while_it_pulls_is_replaced() {
+    let mut world = World::acquainted(8);
+    let groups = stripes(60, 6, 3);
+    world.publish(0, 1, &groups);
+    world.run(Duration::from_millis(40));
+    world.kill(3);
+    world.stores[3].clear();
+    world.run(Duration::from_secs(30));
+    let progress = world.progress(0, 1);
+    assert_eq!(progress.hosted, progress.wanted);
+    for (id, _) in groups.iter().flat_map(|group| &group.chunks) {
+        assert!(!world.hosts(id, 0).is_empty());
+    }
+}
+
+#[test]
+fn a_host_keeps_to_its_quota_and_gives_room_back() {
+    let mut world = World::new(2);
+    let config = NodeConfig { addrs: vec![addr(1)], host_bytes_max: 20 << 20, ..NodeConfig::default() };
+    world.nodes[1] = Node::new(config, id(1), 1);
+    world.command(1, Command::Bootstrap(vec![contact(0)]));
+    world.run(Duration::from_secs(1));
+    world.publish(0, 1, &stripes(30, 1, 4));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.progress(0, 1).hosted, 10, "one owner gets half");
+    assert_eq!(world.nodes[1].stats().hosted_bytes, 10 << 20);
+    world.run(Duration::from_secs(86_400));
+    assert!(world.nodes[1].stats().hosted_bytes <= 10 << 20);
+}
+
+#[test]
+fn chunks_that_cannot_be_pulled_are_let_go() {
+    let mut world = World::acquainted(3);
+    // Offered, but nobody has it.
+    let request = Request::Host(crate::wire::message::Host {
+        chunks: vec![(ChunkId([9; 32]), 1 << 20)],
+        lease: 86_400,
+        price: Default::default(),
+    });
+    let now = world.now;
+    let call = world.nodes[2].calls.open(id(1), Purpose::Probe);
+    world.call(2, call, &contact(1), request, now.after(Duration::from_secs(5)));
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.nodes[1].stats().hosted_bytes, 1 << 20);
+    world.run(Duration::from_secs(900));
+    assert_eq!(world.nodes[1].stats().hosted_bytes, 0);
+    assert!(world.log.iter().any(|(at, effect)| *at == 1 && matches!(effect, Effect::Keep { lease: 0, .. })));
+}
+
+#[test]
+fn publishing_the_same_again_moves_no_bytes() {
+    let mut world = World::acquainted(6);
+    let groups = stripes(10, 5, 5);
+    world.publish(0, 1, &groups);
+    world.run(Duration::from_secs(5));
+    world.requests.clear();
+    world.publish(0, 2, &groups);
+    world.run(Duration::from_secs(5));
+    let progress = world.progress(0, 2);
+    assert_eq!((progress.hosted, progress.announced), (50, 50));
+    let pulled = world.requests.get("fetch").copied().unwrap_or(0);
+    assert!(pulled <= 50, "{pulled}");
 }
 
 fn kind(request: &Request) -> &'static str {
@@ -376,7 +535,7 @@ fn a_fetch_is_served_or_referred_to_holders() {
     world.run(Duration::from_secs(2));
     let request = Request::Fetch(crate::wire::message::Fetch {
         chunk,
-        slices: crate::base::range::SliceRange { first: 0, count: 64 },
+        slices: SliceRange { first: 0, count: 64 },
         outline: true,
         ceiling: Default::default(),
     });

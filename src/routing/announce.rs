@@ -181,6 +181,14 @@ impl Announcer {
         self.held.contains(chunk)
     }
 
+    /// Whether it is announced, at one peer at least.
+    pub fn is_announced(&self, chunk: &ChunkId) -> bool {
+        self.held.contains(chunk)
+            && !self.waiting.contains(chunk)
+            && !self.placing.contains_key(chunk)
+            && self.short.get(chunk) != Some(&0)
+    }
+
     /// How many chunks are held.
     pub fn held(&self) -> usize {
         self.held.len()

@@ -41,6 +41,8 @@ pub struct Locate {
     /// Raised with every change that may open a chunk again.
     version: u64,
     turn: Option<ChunkId>,
+    /// Asked before all others, near or far.
+    first: Vec<PeerId>,
 }
 
 #[derive(Debug, Default)]
@@ -80,11 +82,19 @@ impl Locate {
     /// Searches for the providers of `chunks` (at most `limit::IDS_MAX` are taken) from the contacts `known`.
     pub fn new(config: LocateConfig, me: PeerId, chunks: &[ChunkId], known: Vec<Contact>) -> Locate {
         let chunks = chunks.iter().take(IDS_MAX).map(|id| (*id, Chunk::default())).collect();
-        let mut locate = Locate { config, me, chunks, contacts: BTreeMap::new(), version: 1, turn: None };
+        let mut locate =
+            Locate { config, me, chunks, contacts: BTreeMap::new(), version: 1, turn: None, first: Vec::new() };
         for contact in known {
             locate.add(contact);
         }
         locate
+    }
+
+    /// A peer that holds chunks of the same tree: it is asked first, wherever it stands.
+    pub fn ask_first(&mut self, contact: Contact) {
+        let peer = contact.peer;
+        self.add(contact);
+        self.first.push(peer);
     }
 
     /// What to ask next, if anything now.
@@ -126,6 +136,10 @@ impl Locate {
 
     /// The closest unasked contact among the `depth` closest to this chunk.
     fn next_for(&self, id: &ChunkId) -> Option<PeerId> {
+        let is_new = |peer: &&PeerId| self.contacts.get(*peer).is_some_and(|known| known.state == State::New);
+        if let Some(first) = self.first.iter().find(is_new) {
+            return Some(*first);
+        }
         let key = Key::from(*id);
         let alive = self.contacts.values().filter(|known| known.state != State::Failed);
         let mut closest: Vec<_> = alive.map(|known| (known.key.distance(&key), known)).collect();

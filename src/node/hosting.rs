@@ -1,0 +1,319 @@
+//! Keeping chunks for others: offers are accepted by quota, accepted chunks are pulled (nothing is ever pushed), and the owner is told by an
+//! announcement once they are here.
+
+use super::Node;
+use super::calls::Purpose;
+use super::effect::Effect;
+use crate::base::digest::ChunkId;
+use crate::base::limit::IDS_MAX;
+use crate::base::peer::PeerId;
+use crate::base::range::SliceRange;
+use crate::base::time::Instant;
+use crate::fetch::want::{Urgency, Want, WantFailure, WantId, WantOk};
+use crate::wire::message::{CallFailure, Host, Refusal, Request, Response, TTL_SECONDS_MAX};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Wants of the machine itself have this bit, so that they are told from the engine's.
+pub(super) const OWN_WANT: u64 = 1 << 63;
+/// Chunks pulled at once, and accepted but not pulled yet.
+const PULLS_MAX: usize = 64;
+const QUEUE_MAX: usize = 16_384;
+const PULL_TIMEOUT: Duration = Duration::from_secs(180);
+const PULL_TRIES: u8 = 4;
+const PULL_PAUSE: Duration = Duration::from_secs(5);
+/// Confirmations gather for so long.
+const CONFIRM_GATHER: Duration = Duration::from_millis(30);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+const CONFIRM_PAUSE: Duration = Duration::from_secs(3);
+const CONFIRM_TRIES: u8 = 6;
+/// No owner may take more than this share of the quota: halves.
+const OWNER_SHARE: u64 = 2;
+
+/// What is kept and what is under way.
+#[derive(Debug)]
+pub(crate) struct Hosting {
+    bytes_max: u64,
+    bytes: u64,
+    kept: BTreeMap<ChunkId, Kept>,
+    leases: BTreeSet<(Instant, ChunkId)>,
+    by_owner: BTreeMap<PeerId, u64>,
+    /// Accepted and not here yet, with those who wait for it.
+    pulls: BTreeMap<ChunkId, Pull>,
+    queue: VecDeque<ChunkId>,
+    retries: BTreeSet<(Instant, ChunkId)>,
+    running: BTreeMap<WantId, ChunkId>,
+    want_next: u64,
+    confirms: BTreeMap<PeerId, Confirm>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    len: u32,
+    until: Instant,
+    owner: PeerId,
+}
+
+#[derive(Debug)]
+struct Pull {
+    owners: BTreeSet<PeerId>,
+    tries: u8,
+}
+
+#[derive(Debug)]
+struct Confirm {
+    chunks: BTreeSet<ChunkId>,
+    at: Instant,
+    busy: bool,
+    tries: u8,
+}
+
+impl Hosting {
+    pub(crate) fn new(bytes_max: u64, bytes_used: u64) -> Hosting {
+        Hosting {
+            bytes_max,
+            bytes: bytes_used,
+            kept: BTreeMap::new(),
+            leases: BTreeSet::new(),
+            by_owner: BTreeMap::new(),
+            pulls: BTreeMap::new(),
+            queue: VecDeque::new(),
+            retries: BTreeSet::new(),
+            running: BTreeMap::new(),
+            want_next: 0,
+            confirms: BTreeMap::new(),
+        }
+    }
+
+    /// Bytes kept for others.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Chunks accepted and not here yet.
+    pub(crate) fn pulling(&self) -> usize {
+        self.pulls.len()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let lease = self.leases.first().map(|(at, _)| *at);
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let confirm = self.confirms.values().filter(|confirm| !confirm.busy).map(|confirm| confirm.at).min();
+        [lease, retry, confirm].into_iter().flatten().min()
+    }
+
+    /// Takes a chunk into the books, or lengthens its lease. Returns whether there is room for it.
+    fn keep(&mut self, id: ChunkId, len: u32, owner: PeerId, until: Instant) -> bool {
+        if let Some(kept) = self.kept.get_mut(&id) {
+            if until > kept.until {
+                self.leases.remove(&(kept.until, id));
+                kept.until = until;
+                self.leases.insert((until, id));
+            }
+            return true;
+        }
+        let bytes = u64::from(len);
+        let of_owner = self.by_owner.get(&owner).copied().unwrap_or(0);
+        if self.bytes.saturating_add(bytes) > self.bytes_max || of_owner + bytes > self.bytes_max / OWNER_SHARE {
+            return false;
+        }
+        self.bytes += bytes;
+        *self.by_owner.entry(owner).or_default() += bytes;
+        self.kept.insert(id, Kept { len, until, owner });
+        self.leases.insert((until, id));
+        true
+    }
+
+    /// Takes a chunk out of the books.
+    fn release(&mut self, id: &ChunkId) {
+        let Some(kept) = self.kept.remove(id) else { return };
+        self.leases.remove(&(kept.until, *id));
+        self.bytes = self.bytes.saturating_sub(u64::from(kept.len));
+        if let Some(bytes) = self.by_owner.get_mut(&kept.owner) {
+            *bytes -= u64::from(kept.len);
+            if *bytes == 0 {
+                self.by_owner.remove(&kept.owner);
+            }
+        }
+    }
+
+    fn confirm(&mut self, now: Instant, owner: PeerId, id: ChunkId) {
+        let fresh = || Confirm { chunks: BTreeSet::new(), at: now.after(CONFIRM_GATHER), busy: false, tries: 0 };
+        let confirm = self.confirms.entry(owner).or_insert_with(fresh);
+        confirm.chunks.insert(id);
+        if confirm.chunks.len() >= IDS_MAX && confirm.tries == 0 {
+            confirm.at = now;
+        }
+    }
+
+    /// A peer is in reach again: what it waits for is told at once.
+    pub(crate) fn owner_up(&mut self, now: Instant, owner: &PeerId) {
+        if let Some(confirm) = self.confirms.get_mut(owner) {
+            confirm.tries = 0;
+            confirm.at = confirm.at.min(now.after(CONFIRM_GATHER));
+        }
+    }
+}
+
+impl Node {
+    /// A peer would have chunks kept: says which, and begins to pull them.
+    pub(super) fn host_offered(&mut self, now: Instant, from: PeerId, host: Host) -> Response {
+        if self.config.host_bytes_max == 0 {
+            return Response::Refused(Refusal::Full);
+        }
+        let until = now.after(Duration::from_secs(u64::from(host.lease)));
+        let mut accepted = vec![0u8; host.chunks.len().div_ceil(8)];
+        let mut keep = Vec::new();
+        for (place, (id, len)) in host.chunks.iter().enumerate() {
+            let here = self.announcer.holds(id);
+            let room = here || self.hosting.pulls.contains_key(id) || self.hosting.pulls.len() < QUEUE_MAX;
+            if host.lease == 0 || !room || !self.hosting.keep(*id, *len, from, until) {
+                continue;
+            }
+            if let Some(byte) = accepted.get_mut(place / 8) {
+                *byte |= 1 << (place % 8);
+            }
+            keep.push((*id, *len));
+            if here {
+                self.hosting.confirm(now, from, *id);
+            } else if let Some(pull) = self.hosting.pulls.get_mut(id) {
+                pull.owners.insert(from);
+            } else {
+                self.hosting.pulls.insert(*id, Pull { owners: [from].into(), tries: 0 });
+                self.hosting.queue.push_back(*id);
+            }
+        }
+        if !keep.is_empty() {
+            self.effects.push_back(Effect::Keep { chunks: keep, owner: from, lease: host.lease });
+        }
+        Response::Hosting { accepted }
+    }
+
+    /// Pulls, confirms and lets leases end. Returns whether something was done.
+    pub(super) fn poll_hosting(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some((at, id)) = self.hosting.retries.first().copied()
+            && at <= now
+        {
+            self.hosting.retries.pop_first();
+            self.hosting.queue.push_back(id);
+        }
+        while self.hosting.running.len() < PULLS_MAX
+            && let Some(id) = self.hosting.queue.pop_front()
+        {
+            moved = true;
+            self.pull(now, id);
+        }
+        while let Some((at, id)) = self.hosting.leases.first().copied()
+            && at <= now
+        {
+            // The store lets go of it by itself; until it does, the chunk may be served.
+            moved = true;
+            self.hosting.release(&id);
+        }
+        if self.hosting.confirms.values().any(|confirm| !confirm.busy && confirm.at <= now) {
+            moved = true;
+            self.send_confirms(now);
+        }
+        moved
+    }
+
+    fn pull(&mut self, now: Instant, id: ChunkId) {
+        let Some(kept) = self.hosting.kept.get(&id) else {
+            self.hosting.pulls.remove(&id);
+            return;
+        };
+        let Some(pull) = self.hosting.pulls.get(&id) else { return };
+        let want = WantId(OWN_WANT | self.hosting.want_next);
+        self.hosting.want_next += 1;
+        let likely = pull.owners.iter().map(|owner| self.peers.contact(owner)).collect();
+        let chunk_len = kept.len;
+        self.hosting.running.insert(want, id);
+        self.fetch.want(
+            now,
+            Want {
+                id: want,
+                chunks: vec![id],
+                data: 1,
+                chunk_len,
+                needs: vec![(0, SliceRange::whole(chunk_len))],
+                have: Vec::new(),
+                urgency: Urgency::Bulk,
+                deadline: now.after(PULL_TIMEOUT),
+                likely,
+            },
+        );
+    }
+
+    /// A want of the machine's own ended.
+    pub(super) fn pulled(&mut self, now: Instant, want: WantId, result: Result<WantOk, WantFailure>) {
+        let Some(id) = self.hosting.running.remove(&want) else { return };
+        if result.is_ok() {
+            self.stored(now, &[id]);
+            return;
+        }
+        let Some(pull) = self.hosting.pulls.get_mut(&id) else { return };
+        pull.tries += 1;
+        if pull.tries < PULL_TRIES {
+            self.hosting.retries.insert((now.after(PULL_PAUSE.saturating_mul(1 << pull.tries)), id));
+            return;
+        }
+        self.hosting.pulls.remove(&id);
+        if let Some(kept) = self.hosting.kept.get(&id) {
+            let (len, owner) = (kept.len, kept.owner);
+            self.hosting.release(&id);
+            self.effects.push_back(Effect::Keep { chunks: vec![(id, len)], owner, lease: 0 });
+        }
+    }
+
+    /// A chunk is here: whoever had it hosted is told.
+    pub(super) fn host_stored(&mut self, now: Instant, id: &ChunkId) {
+        if let Some(pull) = self.hosting.pulls.remove(id) {
+            for owner in pull.owners {
+                self.hosting.confirm(now, owner, *id);
+            }
+        }
+    }
+
+    fn send_confirms(&mut self, now: Instant) {
+        let due = self.hosting.confirms.iter().filter(|(_, confirm)| !confirm.busy && confirm.at <= now);
+        let due: Vec<PeerId> = due.map(|(owner, _)| *owner).collect();
+        for owner in due {
+            let Some(confirm) = self.hosting.confirms.get_mut(&owner) else { continue };
+            confirm.busy = true;
+            let chunks: Vec<ChunkId> = confirm.chunks.iter().take(IDS_MAX).copied().collect();
+            let contact = self.peers.contact(&owner);
+            let request = Request::Announce { chunks: chunks.clone(), ttl: TTL_SECONDS_MAX };
+            self.call(now, contact, request, CONFIRM_TIMEOUT, Purpose::Confirm(chunks));
+        }
+    }
+
+    /// A confirmation ended.
+    pub(super) fn confirm_answered(
+        &mut self,
+        now: Instant,
+        owner: PeerId,
+        chunks: &[ChunkId],
+        result: Result<Response, CallFailure>,
+    ) {
+        let Some(confirm) = self.hosting.confirms.get_mut(&owner) else { return };
+        confirm.busy = false;
+        match result {
+            Ok(_) => {
+                confirm.tries = 0;
+                confirm.at = now;
+                for id in chunks {
+                    confirm.chunks.remove(id);
+                }
+            }
+            Err(_) => {
+                confirm.tries += 1;
+                confirm.at = now.after(CONFIRM_PAUSE.saturating_mul(1 << confirm.tries.min(6)));
+            }
+        }
+        // An owner who stays away learns of its hosts by looking them up.
+        if confirm.chunks.is_empty() || confirm.tries >= CONFIRM_TRIES {
+            self.hosting.confirms.remove(&owner);
+        }
+    }
+}
