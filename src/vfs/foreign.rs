@@ -1,10 +1,12 @@
 //! Published trees below `ref`: read-only, unchanging, fetched when asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::fs::FileType;
@@ -79,13 +81,45 @@ impl ForeignNode {
     }
 }
 
+/// For how long a read that timed out is not tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Reads remembered that timed out.
+const TIMED_OUT_MAX: usize = 16;
+
+/// An open published file.
+#[derive(Debug)]
+struct OpenForeignFile {
+    node: Arc<ForeignNode>,
+    file: Arc<dyn RemoteFile>,
+    /// Reads that timed out lately. The kernel reads ahead, and reads what it then lacks once more, page by page: each of
+    /// those would wait for a deadline of its own.
+    timed_out: Mutex<VecDeque<(Instant, Range<u64>, Error)>>,
+}
+
+impl OpenForeignFile {
+    fn timed_out(&self, range: &Range<u64>) -> Option<Error> {
+        let mut reads = lock(&self.timed_out);
+        reads.retain(|(when, _, _)| when.elapsed() < RETRY_PAUSE);
+        let overlaps = |other: &Range<u64>| other.start < range.end && range.start < other.end;
+        reads.iter().find(|(_, other, _)| overlaps(other)).map(|(_, _, error)| error.clone())
+    }
+
+    fn note(&self, range: Range<u64>, error: &Error) {
+        if error.errno == Errno::TIMEDOUT {
+            let mut reads = lock(&self.timed_out);
+            reads.truncate(TIMED_OUT_MAX - 1);
+            reads.push_front((Instant::now(), range, error.clone()));
+        }
+    }
+}
+
 /// All published trees in use.
 pub(crate) struct Foreign {
     swarm: Arc<dyn Swarm>,
     owner: Owner,
     refusals: Arc<Refusals>,
     nodes: Mutex<HashMap<u64, (Arc<ForeignNode>, u64)>>,
-    files: Handles<(Arc<ForeignNode>, Arc<dyn RemoteFile>)>,
+    files: Handles<OpenForeignFile>,
     pub(super) directories: Handles<OpenForeignDirectory>,
 }
 
@@ -226,7 +260,7 @@ impl Foreign {
         };
         let this = self.clone();
         let insert = move |node: Arc<ForeignNode>, file| {
-            let handle = this.files.insert((node, file));
+            let handle = this.files.insert(OpenForeignFile { node, file, timed_out: Mutex::default() });
             Opened { handle, keep_cache: true, direct: false, no_flush: true }
         };
         if let Some(Remote::File(file)) = node.opened.get() {
@@ -246,14 +280,18 @@ impl Foreign {
             Ok(open) => open,
             Err(error) => return Outcome::refused(error),
         };
-        if offset >= open.1.size() {
+        if offset >= open.file.size() {
             return Outcome::Now(Ok(Bytes::new()));
         }
-        let reading: Waiting<Bytes> = open.1.read(offset, len);
+        let range = offset..offset.saturating_add(u64::from(len));
+        if let Some(error) = open.timed_out(&range) {
+            return Outcome::refused(error);
+        }
+        let reading: Waiting<Bytes> = open.file.read(offset, len);
         let this = self.clone();
         Outcome::later(async move {
-            let read = reading.await;
-            this.noted(|| open.0.path(), read)
+            let read = reading.await.inspect_err(|error| open.note(range, error));
+            this.noted(|| open.node.path(), read)
         })
     }
 
@@ -317,7 +355,8 @@ impl Found {
         // The bits as they were published: a copy then has them too, and can be removed again. Whatever they allow, a change is
         // refused. Set-user-id and its like never come from the network.
         let bits = if kind == FileType::Symlink { 0o777 } else { u32::from(self.mode) & 0o777 };
-        let size = self.size.min(i64::MAX as u64);
+        // What stands in a directory is counted there, not here.
+        let size = if kind == FileType::Directory { 0 } else { self.size.min(i64::MAX as u64) };
         let attr = Attr {
             ino: id,
             size,

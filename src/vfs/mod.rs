@@ -26,3 +26,6 @@ pub use outcome::{Outcome, Waiting};
 pub use own::{RESERVED, enter_thread};
 pub use refusal::Refusals;
 pub use swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Published trees and control files.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::vfs::attr::SetAttr;
+use crate::vfs::control::{REF, TORNET};
+
+const REFERENCE: &str = "tornet1example";
+
+fn published() -> World {
+    let deep = Tree::directory([("leaf", Tree::File(b"green".to_vec()))]);
+    let many = (0..50u8).map(|n| (vec![b'a', n + 128], Tree::File(vec![n; usize::from(n)]))).collect();
+    let top = Tree::directory([
+        ("deep", deep),
+        ("file", Tree::File(b"hello".to_vec())),
+        ("link", Tree::Link("file")),
+        ("many", Tree::Directory(many)),
+    ]);
+    world_with([(REFERENCE, top), ("tornet1file", Tree::File(vec![7; 100]))])
+}
+
+#[test]
+fn a_reference_opens_as_files() {
+    let world = published();
+    let file = world.find("ref/tornet1example/file").unwrap();
+    assert_eq!(world.content(file), "hello");
+    let attr = now(world.fs.attr(file, None)).unwrap();
+    assert_eq!((attr.size, attr.mtime.seconds, attr.mode & 0o7777), (5, -5, 0o755));
+    let leaf = world.find("ref/tornet1example/deep/leaf").unwrap();
+    assert_eq!(world.content(leaf), "green");
+    let link = world.find("ref/tornet1example/link").unwrap();
+    assert_eq!(now(world.fs.readlink(link)).unwrap(), b"file");
+    assert_eq!(now(world.fs.attr(world.find("ref/tornet1file").unwrap(), None)).unwrap().size, 100);
+    assert_eq!(world.find("ref/tornet1example/none"), None);
+    assert_eq!(now(world.fs.xattr(file, OsStr::new("user.colour"))).unwrap(), b"red");
+}
+
+#[test]
+fn inode_numbers_are_the_same_in_every_mount() {
+    let number = |path| published().find(path).unwrap();
+    for path in ["ref/tornet1example", "ref/tornet1example/deep/leaf"] {
+        assert_eq!(number(path), number(path));
+    }
+    assert_ne!(number("ref/tornet1example/file"), number("ref/tornet1example/link"));
+}
+
+#[test]
+fn a_published_directory_is_listed_whole_from_any_place() {
+    let world = published();
+    let many = world.find("ref/tornet1example/many").unwrap();
+    for (at_once, attributes) in [(1000, true), (7, true), (1, false)] {
+        let names = world.names(many, at_once, attributes);
+        assert_eq!(names.len(), 52);
+        assert_eq!(names.iter().filter(|(_, node)| node.is_some()).count(), if attributes { 50 } else { 0 });
+    }
+    let opened = now(world.fs.open_directory(many)).unwrap();
+    let page = |room| Page { room, attributes: false, offset: 0, found: Vec::new() };
+    let all = now(world.fs.list(many, opened.handle, 0, page(100))).unwrap().found;
+    for from in [0, 1, 2, 3, 20, 51] {
+        let found = now(world.fs.list(many, opened.handle, from, page(5))).unwrap().found;
+        assert_eq!(found, all[from as usize..].iter().take(5).cloned().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn nodes_that_the_kernel_forgets_are_gone() {
+    let world = published();
+    let top = world.find("ref/tornet1example").unwrap();
+    world.fs.forget(top, 1);
+    assert_eq!(errno(now(world.fs.attr(top, None))), Errno::STALE);
+    assert_eq!(world.find("ref/tornet1example"), Some(top));
+}
+
+#[test]
+fn no_change_of_a_published_tree_is_possible() {
+    let world = published();
+    let (top, file) = (world.find("ref/tornet1example").unwrap(), world.find("ref/tornet1example/file").unwrap());
+    let own = world.file(ROOT, "own", "x");
+    let name = OsStr::new("file");
+    let fs = &world.fs;
+    assert_eq!(errno(fs.mkdir(top, name, 0o755, caller())), Errno::ROFS);
+    assert_eq!(errno(fs.create(top, name, 1, 0o644, caller())), Errno::ROFS);
+    assert_eq!(errno(fs.unlink(top, name)), Errno::ROFS);
+    assert_eq!(errno(fs.rename((top, name), (ROOT, name), 0)), Errno::ROFS);
+    assert_eq!(errno(fs.rename((ROOT, OsStr::new("own")), (top, name), 0)), Errno::ROFS);
+    assert_eq!(errno(fs.link(file, ROOT, OsStr::new("x"))), Errno::XDEV);
+    assert_eq!(errno(fs.link(own, top, OsStr::new("x"))), Errno::ROFS);
+    assert_eq!(errno(fs.set_xattr(file, OsStr::new("user.x"), b"", 0)), Errno::ROFS);
+    assert_eq!(errno(now(fs.set_attr(file, &SetAttr { mode: Some(0o600), ..SetAttr::default() }))), Errno::ROFS);
+    assert_eq!(errno(now(fs.open_file(file, 1, false))), Errno::ROFS);
+    assert_eq!(errno(fs.mkdir(REF, name, 0o755, caller())), Errno::ROFS);
+    assert_eq!(errno(fs.mkdir(TORNET, name, 0o755, caller())), Errno::ROFS);
+    let (path, why) = fs.refusals().why("ref/tornet1example/file".as_ref()).unwrap();
+    assert_eq!(path, PathBuf::from("ref/tornet1example/file"));
+    assert!(why.contains("never change"));
+}
+
+#[test]
+fn a_mistyped_reference_is_refused_with_its_reason_and_other_names_are_just_missing() {
+    let world = published();
+    assert_eq!(errno(now(world.fs.lookup(REF, OsStr::new("tornet1mistyped")))), Errno::INVAL);
+    assert_eq!(world.fs.refusals().why("ref/tornet1mistyped".as_ref()).unwrap().1, "mistyped");
+    assert_eq!(world.find("ref/.hidden"), None);
+}
+
+#[test]
+fn silence_of_the_swarm_is_a_timeout_and_not_remembered_for_long() {
+    let world = published();
+    let top = world.find("ref/tornet1example").unwrap();
+    let file = world.find_in(top, "file").unwrap();
+    let opened = now(world.fs.open_file(file, 0, false)).unwrap();
+    world.swarm.silent.store(true, Ordering::Relaxed);
+    assert_eq!(errno(now(world.fs.lookup(top, OsStr::new("many")))), Errno::TIMEDOUT);
+    assert_eq!(errno(now(world.fs.read(file, opened.handle, 0, 5))), Errno::TIMEDOUT);
+    assert_eq!(world.fs.refusals().why("ref/tornet1example/file".as_ref()).unwrap().1, "no peer answered");
+    world.swarm.silent.store(false, Ordering::Relaxed);
+    // The kernel's second try at the same bytes does not wait again; others are free.
+    assert_eq!(errno(now(world.fs.read(file, opened.handle, 2, 1))), Errno::TIMEDOUT);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(&now(world.fs.read(file, opened.handle, 0, 5)).unwrap()[..], b"hello");
+    assert!(world.find_in(top, "many").is_some());
+}
+
+#[test]
+fn control_files_are_read_whole_though_they_have_no_size() {
+    let world = world();
+    let status = world.find(".tornet/status").unwrap();
+    assert_eq!(now(world.fs.attr(status, None)).unwrap().size, 0);
+    let opened = now(world.fs.open_file(status, 0, false)).unwrap();
+    assert!(opened.direct);
+    assert_eq!(&now(world.fs.read(status, opened.handle, 4, 100)).unwrap()[..], b"status\n");
+    assert_eq!(errno(now(world.fs.open_file(status, 1, false))), Errno::ROFS);
+    let names: Vec<String> = world.names(TORNET, 2, true).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, [".", "..", "status", "peers"]);
+    assert_eq!(world.names(REF, 10, true).len(), 2);
+    assert_eq!(world.find(".tornet/nothing"), None);
+}
