@@ -263,7 +263,7 @@ mod tests {
         for bad in ["", "localhost:1", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:1,", "127.0.0.1:1:2"] {
             assert!(matches!(format!("{PEER}@{bad}").parse::<Contact>(), Err(TextError::Address(_))), "{bad}");
         }
-        let many = vec!["127.0.0.1:1"; 9].join(",");
+        let many = ["127.0.0.1:1"; 9].join(",");
         assert_eq!(format!("{PEER}@{many}").parse::<Contact>(), Err(TextError::Addresses));
         assert_eq!("x@127.0.0.1:1".parse::<Contact>(), Err(TextError::NotReference));
     }

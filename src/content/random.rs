@@ -29,11 +29,14 @@ impl ByteCounts {
 
     /// Counts the next bytes; all but the last must be a multiple of four long.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let step = if self.every { 1 } else { STEP };
-        for byte in bytes.iter().step_by(step) {
-            self.counts[usize::from(*byte)] += 1;
+        if self.every {
+            bytes.iter().for_each(|byte| self.counts[usize::from(*byte)] += 1);
+            self.total += bytes.len() as u64;
+            return;
         }
-        self.total += bytes.len().div_ceil(step) as u64;
+        let (steps, rest) = bytes.as_chunks::<STEP>();
+        steps.iter().map(|step| &step[0]).chain(rest.first()).for_each(|byte| self.counts[usize::from(*byte)] += 1);
+        self.total += bytes.len().div_ceil(STEP) as u64;
     }
 
     /// X² = 256 / n * sum(count²) - n, compared without division.
