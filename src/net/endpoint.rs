@@ -6,15 +6,15 @@ use super::link::{Link, LinkError};
 use super::session::{Accepting, Dialling, VERSION};
 use super::socket::{DATAGRAM_BYTES_MAX, Keyring, MaskedSocket, canonical};
 use super::token::{ResetKey, TokenKey, UsedTokens};
-use crate::base::limit::{LINKS_MAX, STREAMS_PER_PEER_MAX};
+use crate::base::limit::{CHUNK_BYTES_MAX, CHUNK_SLICES_MAX, LINKS_MAX, STREAMS_PER_PEER_MAX};
 use crate::base::peer::PeerId;
 use noq::congestion::Bbr3Config;
 use noq::{ClientConfig, ConnectionId, Incoming, MtuDiscoveryConfig, Runtime, ServerConfig, TokenMemoryCache};
 use noq::{TransportConfig, ValidationTokenConfig, VarInt};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 
@@ -32,8 +32,18 @@ const INCOMING_BYTES: (u64, u64) = (16 * 1024, 1024 * 1024);
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Tokens of earlier connections kept: peers, tokens of each.
 const TOKENS_KEPT: (u32, usize) = (1024, 2);
-/// Largest UDP payload on a path of at least this MTU is found by discovery; loopback needs none.
+/// Holds the longest answer (a whole chunk and its outline), and no more: the transport gives a link up when more than 1,024
+/// pieces of one stream wait to be read or to be put in order (noq 1.4; quinn issue 2809), so that many datagrams of the
+/// least length must hold a stream's whole window.
+const STREAM_WINDOW_MAX: u32 = (1024 + 96) * 1024;
+const _: () =
+    assert!(STREAM_WINDOW_MAX / 1024 <= 1200 - 64, "frames of a whole window are at most as many as may wait");
+const _: () = assert!(STREAM_WINDOW_MAX as usize > CHUNK_BYTES_MAX + 32 * CHUNK_SLICES_MAX + 64);
+
+/// UDP payload of networks with jumbo frames (MTU 9000) and of loopback.
 const JUMBO_BYTES: u16 = 8952;
+/// UDP payload of Ethernet with room for an IPv6 header: tried where the route's own limit is not known.
+const ETHERNET_BYTES: u16 = 1452;
 
 /// How links behave.
 #[derive(Debug, Clone)]
@@ -46,14 +56,16 @@ pub struct EndpointConfig {
     pub keep_alive: Duration,
     /// A dial that has not succeeded by then has failed.
     pub dial_max: Duration,
-    /// Links that others may have opened to us at once.
+    /// With so many links open, dials of others are ignored.
     pub accepted_max: usize,
     /// Bytes that a peer may have under way to us on one link.
     pub receive_window: u32,
-    /// Bytes that a peer may have under way to us on one stream.
+    /// Bytes that a peer may have under way to us on one stream; more than the default costs links (see `Default`).
     pub stream_window: u32,
     /// Bytes kept for one peer until it acknowledges them.
     pub send_window: u32,
+    /// The longest datagrams tried on paths that may carry them, bytes of UDP payload.
+    pub datagram_max: u16,
 }
 
 impl Default for EndpointConfig {
@@ -66,8 +78,9 @@ impl Default for EndpointConfig {
             dial_max: Duration::from_secs(8),
             accepted_max: LINKS_MAX,
             receive_window: 16 << 20,
-            stream_window: 4 << 20,
+            stream_window: STREAM_WINDOW_MAX,
             send_window: 16 << 20,
+            datagram_max: JUMBO_BYTES,
         }
     }
 }
@@ -126,6 +139,8 @@ pub struct EndpointStats {
     pub links: usize,
     /// Datagrams dropped without an answer: strangers, replays, garbage.
     pub dropped_datagrams: u64,
+    /// First datagrams answered with nothing but a token, to prove the address.
+    pub retries: u64,
 }
 
 /// One UDP socket and all links over it. Must be opened and used inside a tokio runtime.
@@ -137,6 +152,7 @@ pub struct Endpoint {
     tokens: Arc<TokenMemoryCache>,
     local: SocketAddr,
     accepted: Mutex<mpsc::Receiver<Link>>,
+    retries: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -160,13 +176,23 @@ impl Endpoint {
         let ring = Arc::new(Keyring::new(&identity.peer(), cids.clone()));
         let quic = noq::Endpoint::new_with_abstract_socket(
             quic_config(&identity, cids),
-            Some(server_config(&identity, Arc::new(transport(&config, local)))),
+            // Replaced for each link by parameters that fit its path.
+            Some(server_config(&identity, Arc::default())),
             Box::new(MaskedSocket::new(socket, ring.clone())),
             Arc::new(noq::TokioRuntime),
         )
         .map_err(OpenError::Socket)?;
         let (sender, receiver) = mpsc::channel(ACCEPTED_MAX);
-        tokio::spawn(accept_links(quic.clone(), config.clone(), identity.clone(), sender));
+        let retries = Arc::new(AtomicU64::new(0));
+        let acceptor = Acceptor {
+            quic: quic.clone(),
+            config: config.clone(),
+            template: server_config(&identity, Arc::default()),
+            handshakes: Arc::default(),
+            retries: retries.clone(),
+            sender,
+        };
+        tokio::spawn(acceptor.run());
         Ok(Endpoint {
             quic,
             identity,
@@ -174,6 +200,7 @@ impl Endpoint {
             tokens: Arc::new(TokenMemoryCache::new(TOKENS_KEPT.0, TOKENS_KEPT.1)),
             local,
             accepted: Mutex::new(receiver),
+            retries,
             config,
         })
     }
@@ -231,7 +258,11 @@ impl Endpoint {
 
     /// Counts.
     pub fn stats(&self) -> EndpointStats {
-        EndpointStats { links: self.quic.open_connections(), dropped_datagrams: self.ring.dropped() }
+        EndpointStats {
+            links: self.quic.open_connections(),
+            dropped_datagrams: self.ring.dropped(),
+            retries: self.retries.load(Ordering::Relaxed),
+        }
     }
 
     /// Closes all links with `code` and waits a moment until the peers were told.
@@ -275,14 +306,15 @@ fn server_config(identity: &Arc<Identity>, transport: Arc<TransportConfig>) -> S
 /// Parameters of a link to `remote`.
 fn transport(config: &EndpointConfig, remote: SocketAddr) -> TransportConfig {
     let mut transport = TransportConfig::default();
+    let carried = route_datagram_max(remote).unwrap_or(ETHERNET_BYTES).clamp(1200, config.datagram_max.max(1200));
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(JUMBO_BYTES);
+    discovery.upper_bound(carried);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_PEER_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_idle_timeout(VarInt::try_from(config.idle_max.as_millis()).ok().map(Into::into))
         .keep_alive_interval(Some(config.keep_alive))
-        .stream_receive_window(VarInt::from_u32(config.stream_window))
+        .stream_receive_window(VarInt::from_u32(config.stream_window.min(STREAM_WINDOW_MAX)))
         .receive_window(VarInt::from_u32(config.receive_window))
         .send_window(u64::from(config.send_window))
         .initial_rtt(Duration::from_millis(100))
@@ -291,9 +323,23 @@ fn transport(config: &EndpointConfig, remote: SocketAddr) -> TransportConfig {
         .mtu_discovery_config(Some(discovery))
         .congestion_controller_factory(Arc::new(Bbr3Config::default()));
     if remote.ip().is_loopback() {
-        transport.initial_mtu(JUMBO_BYTES);
+        // No need to find out by and by.
+        transport.initial_mtu(carried);
     }
     transport
+}
+
+/// UDP payload that the first hop towards `remote` carries: no longer datagram can arrive, so none is tried.
+fn route_datagram_max(remote: SocketAddr) -> Option<u16> {
+    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    // Sends nothing: the kernel only looks the route up.
+    socket.connect(remote).ok()?;
+    let (mtu, headers) = match remote {
+        SocketAddr::V4(_) => (rustix::net::sockopt::ip_mtu(&socket).ok()?, 20 + 8),
+        SocketAddr::V6(_) => (rustix::net::sockopt::ipv6_mtu(&socket).ok()?, 40 + 8),
+    };
+    Some(u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX))
 }
 
 /// The network that an address belongs to, for limits; `None` for this machine itself.
@@ -358,32 +404,42 @@ impl Drop for Place {
 }
 
 /// Looks at each first datagram: asks for proof of the address, or begins the handshake.
-async fn accept_links(
+struct Acceptor {
     quic: noq::Endpoint,
     config: EndpointConfig,
-    identity: Arc<Identity>,
+    /// What links are accepted with, but for what depends on the path.
+    template: ServerConfig,
+    handshakes: Arc<Handshakes>,
+    retries: Arc<AtomicU64>,
     sender: mpsc::Sender<Link>,
-) {
-    let template = server_config(&identity, Arc::new(transport(&config, config.listen)));
-    let handshakes = Arc::new(Handshakes::default());
-    while let Some(incoming) = quic.accept().await {
-        if !incoming.remote_address_validated() {
-            // Refused only for an address that is validated.
-            let _ = incoming.retry();
-            continue;
+}
+
+impl Acceptor {
+    async fn run(self) {
+        while let Some(incoming) = self.quic.accept().await {
+            if incoming.remote_address_validated() {
+                self.begin(incoming);
+            } else if incoming.retry().is_ok() {
+                self.retries.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    fn begin(&self, incoming: Incoming) {
         let remote = canonical(incoming.remote_address());
-        let place = handshakes.enter(remote);
-        let Some(place) = place.filter(|_| quic.open_connections() < config.accepted_max) else {
+        let place = self.handshakes.enter(remote);
+        let Some(place) = place.filter(|_| self.quic.open_connections() < self.config.accepted_max) else {
+            tracing::debug!(%remote, "too many links or handshakes: dial ignored");
             incoming.ignore();
-            continue;
+            return;
         };
-        let mut server = template.clone();
-        server.transport_config(Arc::new(transport(&config, remote)));
-        let (sender, dial_max) = (sender.clone(), config.dial_max);
+        let mut server = self.template.clone();
+        server.transport_config(Arc::new(transport(&self.config, remote)));
+        let (sender, time_max) = (self.sender.clone(), self.config.dial_max);
         tokio::spawn(async move {
-            if let Some(link) = tokio::time::timeout(dial_max, shake(incoming, Arc::new(server))).await.ok().flatten() {
-                drop(place);
+            let link = tokio::time::timeout(time_max, shake(incoming, Arc::new(server))).await.ok().flatten();
+            drop(place);
+            if let Some(link) = link {
                 let _ = sender.send(link).await;
             }
         });
@@ -398,45 +454,5 @@ async fn shake(incoming: Incoming, server: Arc<ServerConfig>) -> Option<Link> {
             tracing::debug!(%error, "incoming link failed");
             None
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-
-    fn open(seed: u8) -> Endpoint {
-        let config = EndpointConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..EndpointConfig::default() };
-        Endpoint::open(Identity::from_seed(&[seed; 32]), config).unwrap()
-    }
-
-    async fn connected() -> (Endpoint, Endpoint, Link, Link) {
-        let (alice, bob) = (open(1), open(2));
-        let addr = bob.local_addr();
-        let peer = bob.peer();
-        let (dialled, accepted) = tokio::join!(alice.dial(&peer, addr), bob.accept());
-        (alice, bob, dialled.unwrap(), accepted.unwrap())
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn peers_are_proved_and_requests_answered() {
-        let (alice, bob, dialled, accepted) = connected().await;
-        assert_eq!(dialled.peer(), bob.peer());
-        assert_eq!(accepted.peer(), alice.peer());
-        assert_eq!(accepted.remote_addr(), alice.local_addr());
-        let serve = tokio::spawn(async move {
-            while let Some((request, responder)) = accepted.next_request().await {
-                responder.answer(&request, [Bytes::from_static(b"bo"), Bytes::from_static(b"dy")]).await.unwrap();
-            }
-        });
-        for number in 0..1000u32 {
-            let mut answer = dialled.ask(&number.to_le_bytes()).await.unwrap();
-            assert_eq!(answer.header, number.to_le_bytes());
-            assert_eq!(&answer.body.take(4).await.unwrap()[..], b"body");
-            assert_eq!(answer.body.chunk(10).await.unwrap(), None);
-        }
-        alice.close(7).await;
-        serve.await.unwrap();
     }
 }

@@ -126,7 +126,7 @@ impl Identity {
     }
 
     /// A secret for `purpose`, derived from the key and the same after every start.
-    pub(super) fn derive(&self, purpose: &str) -> [u8; 32] {
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
         blake3::derive_key(purpose, self.signing.as_bytes())
     }
 }

@@ -10,4 +10,6 @@ mod packet;
 mod primitive;
 mod session;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod token;
