@@ -1,0 +1,120 @@
+//! The network between simulated nodes: regions and their delays, loss, rates of each node's line.
+
+use crate::base::peer::{Contact, PeerId};
+use crate::base::random::Random;
+use crate::base::time::Instant;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Shape of the network.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// Nodes lie in so many regions.
+    pub regions: u64,
+    /// One way inside a region, microseconds: from, to.
+    pub near_us: (u64, u64),
+    /// One way between regions, microseconds: from, to.
+    pub far_us: (u64, u64),
+    /// Messages lost, of 1,000. Links are reliable: a loss costs a round trip and a bit.
+    pub loss_permille: u64,
+    /// Upstream of a node, bytes a second: from, to.
+    pub up: (u64, u64),
+    /// Downstream of a node, bytes a second: from, to.
+    pub down: (u64, u64),
+    /// How long a link to a node that vanished lasts.
+    pub silence: Duration,
+    /// How long a dial to nobody lasts.
+    pub dial: Duration,
+    /// A link without calls ends after this time.
+    pub idle: Duration,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> NetworkConfig {
+        NetworkConfig {
+            regions: 4,
+            near_us: (2_000, 15_000),
+            far_us: (20_000, 90_000),
+            loss_permille: 10,
+            up: (2_000_000, 12_000_000),
+            down: (6_000_000, 30_000_000),
+            silence: Duration::from_secs(3),
+            dial: Duration::from_secs(2),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A node's line.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    region: usize,
+    access_us: u64,
+    pub(super) up: u64,
+    pub(super) down: u64,
+    /// When the line down has carried all that was sent to it.
+    pub(super) down_free: Instant,
+}
+
+/// Delays between all nodes.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) config: NetworkConfig,
+    between: Vec<Vec<u64>>,
+    places: BTreeMap<PeerId, usize>,
+}
+
+impl Network {
+    pub(super) fn new(config: NetworkConfig, random: &mut Random) -> Network {
+        let regions = config.regions.max(1) as usize;
+        let mut between = vec![vec![0; regions]; regions];
+        for a in 0..regions {
+            for b in a..regions {
+                let (low, high) = if a == b { config.near_us } else { config.far_us };
+                let delay = random.between(low, high);
+                between[a][b] = delay;
+                between[b][a] = delay;
+            }
+        }
+        Network { config, between, places: BTreeMap::new() }
+    }
+
+    pub(super) fn line(&mut self, random: &mut Random, place: usize, peer: PeerId) -> Line {
+        self.places.insert(peer, place);
+        Line {
+            region: random.below(self.config.regions.max(1)) as usize,
+            access_us: random.between(200, 8_000),
+            up: random.between(self.config.up.0, self.config.up.1),
+            down: random.between(self.config.down.0, self.config.down.1),
+            down_free: Instant(0),
+        }
+    }
+
+    /// Which node a contact means, if its address is right.
+    pub(super) fn place(&self, contact: &Contact) -> Option<usize> {
+        let place = *self.places.get(&contact.peer)?;
+        contact.addrs.contains(&address(place)).then_some(place)
+    }
+
+    pub(super) fn place_of(&self, peer: &PeerId) -> Option<usize> {
+        self.places.get(peer).copied()
+    }
+
+    /// How long one message takes from one line to another, now.
+    pub(super) fn delay(&self, random: &mut Random, from: &Line, to: &Line) -> Duration {
+        let base = self.between[from.region][to.region] + from.access_us + to.access_us;
+        let mut us = base + random.below(base / 10 + 1);
+        while random.chance(self.config.loss_permille, 1000) {
+            // Found missing after a round trip, then sent again.
+            us += 3 * base + 5_000;
+        }
+        Duration::from_micros(us)
+    }
+}
+
+/// The address of the node at a place: each in a network of its own.
+pub fn address(place: usize) -> SocketAddr {
+    let (high, low) = (place / 150, place % 150);
+    SocketAddr::new([20 + low as u8, high as u8, 7, 1].into(), 4000)
+}
