@@ -191,8 +191,8 @@ impl World {
                 FetchAction::Done { want, result } => {
                     let asked = self.wants.get(&want).expect("only what was wanted ends").clone();
                     assert!(self.now <= asked.deadline, "{want:?} ends after its deadline");
-                    if result.is_ok() {
-                        self.check_ok(&asked, result.as_ref().unwrap());
+                    if let Ok(ok) = &result {
+                        self.check_ok(&asked, ok);
                     }
                     assert!(self.done.insert(want, (self.now, result)).is_none(), "{want:?} ends twice");
                 }

@@ -61,6 +61,7 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) config: NetworkConfig,
+    /// One way; there and back may differ.
     between: Vec<Vec<u64>>,
     places: BTreeMap<PeerId, usize>,
 }
@@ -69,12 +70,10 @@ impl Network {
     pub(super) fn new(config: NetworkConfig, random: &mut Random) -> Network {
         let regions = config.regions.max(1) as usize;
         let mut between = vec![vec![0; regions]; regions];
-        for a in 0..regions {
-            for b in a..regions {
+        for (a, row) in between.iter_mut().enumerate() {
+            for (b, delay) in row.iter_mut().enumerate() {
                 let (low, high) = if a == b { config.near_us } else { config.far_us };
-                let delay = random.between(low, high);
-                between[a][b] = delay;
-                between[b][a] = delay;
+                *delay = random.between(low, high);
             }
         }
         Network { config, between, places: BTreeMap::new() }

@@ -1,0 +1,206 @@
+//! A simulated swarm keeps its promises: trees stay readable under loss, delay, churn, liars and stallers, whatever the seed.
+//!
+//! Every run prints its seed when it fails. `TORNET_SEED=7 cargo test --test simulation` runs all scenarios with that seed alone.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::time::Duration;
+use tornet::base::random::Random;
+use tornet::publish::job::JobId;
+use tornet::sim::checker::Violation;
+use tornet::sim::swarm::{Manner, Swarm, SwarmConfig};
+use tornet::sim::tree::Tree;
+
+const DATA: u8 = 8;
+const PARITY: u8 = 4;
+
+/// The seed given by hand, or the usual ones.
+fn seeds(usual: std::ops::Range<u64>) -> Vec<u64> {
+    match std::env::var("TORNET_SEED") {
+        Ok(seed) => vec![seed.parse().expect("TORNET_SEED is a number")],
+        Err(_) => usual.collect(),
+    }
+}
+
+/// Runs a scenario with a seed; a failure tells how to see it again.
+fn replayable<T>(test: &str, seed: u64, scenario: impl FnOnce(u64) -> Result<T, Violation>) -> T {
+    struct Told<'a>(&'a str, u64);
+    impl Drop for Told<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("seed {1}; again: TORNET_SEED={1} cargo test --test simulation {0}", self.0, self.1);
+            }
+        }
+    }
+    let _told = Told(test, seed);
+    match scenario(seed) {
+        Ok(value) => value,
+        Err(violation) => panic!("{violation}"),
+    }
+}
+
+/// Publishes a tree and waits until all of it is hosted.
+fn publish(swarm: &mut Swarm, place: usize, job: u64, stripes: usize, len: u32) -> Result<Tree, Violation> {
+    let tree = Tree::random(swarm.random(), stripes, DATA, PARITY, len);
+    swarm.publish(place, JobId(job), &tree);
+    let end = swarm.now().after(Duration::from_secs(120));
+    let hosted = move |swarm: &Swarm| {
+        swarm.progress(place, JobId(job)).is_some_and(|progress| {
+            progress.hosted >= progress.wanted && progress.announced >= progress.to_announce && progress.wanted > 0
+        })
+    };
+    swarm.run_while(end, |swarm| !hosted(swarm))?;
+    assert!(hosted(swarm), "not hosted after two minutes: {:?}", swarm.progress(place, JobId(job)));
+    Ok(tree)
+}
+
+/// Waits for readings to end; all must have been well.
+fn all_read(swarm: &mut Swarm, readings: &[usize]) -> Result<(), Violation> {
+    let end = swarm.now().after(Duration::from_secs(300));
+    swarm.run_while(end, |swarm| !readings.iter().all(|reading| swarm.readings[*reading].ended()))?;
+    for reading in readings {
+        let reading = &swarm.readings[*reading];
+        assert!(reading.failed.is_empty(), "node {} could not read: {:?}", reading.node, reading.failed);
+        assert!(reading.finished.is_some(), "node {} still reads", reading.node);
+    }
+    Ok(())
+}
+
+/// Takes the publisher and four hosts of a tree's first stripe away, silently.
+fn decimate(swarm: &mut Swarm, publisher: usize, tree: &Tree, keep: &[usize]) -> Vec<usize> {
+    let mut gone = vec![publisher];
+    swarm.leave(publisher, false);
+    for chunk in &tree.stripes[0].chunks {
+        if gone.len() > usize::from(PARITY) {
+            break;
+        }
+        if let Some(host) = swarm.holders(chunk).into_iter().find(|host| !keep.contains(host)) {
+            swarm.leave(host, false);
+            gone.push(host);
+        }
+    }
+    gone
+}
+
+#[test]
+fn trees_stay_readable_in_a_swarm_of_two_hundred_that_come_and_go() {
+    for seed in seeds(1..2) {
+        replayable("trees_stay_readable_in_a_swarm_of_two_hundred", seed, |seed| {
+            let config = SwarmConfig { nodes: 200, ..SwarmConfig::default() };
+            let mut swarm = Swarm::acquainted(config, seed)?;
+            let contacts = (0..200).map(|place| swarm.node(place).map_or(0, |node| node.contacts().len())).min();
+            assert!(contacts >= Some(20), "the loneliest node knows {contacts:?}");
+            let mut trees = Vec::new();
+            for publisher in 0..4 {
+                trees.push(publish(&mut swarm, publisher * 7, publisher as u64, 3, 256 << 10)?);
+            }
+            // Look-ups from all over the swarm.
+            for search in 0..60 {
+                let place = 100 + swarm.random().below(100) as usize;
+                let chunk = trees[search % 4].stripes[search % 3].chunks[search % 12];
+                swarm.locate(place, chunk);
+                swarm.run(Duration::from_millis(100))?;
+            }
+            swarm.run(Duration::from_secs(5))?;
+            let mut hops: Vec<u32> = swarm.searches.iter().map(|search| search.hops.expect("found")).collect();
+            hops.sort();
+            let requests: u32 = swarm.searches.iter().map(|search| search.requests).sum();
+            println!("hops: median {}, most {}; {} requests", hops[30], hops[59], requests / 60);
+            assert!(hops[30] <= 4, "{hops:?}");
+            // Readers elsewhere, while others come and go.
+            let mut readings = Vec::new();
+            for (number, tree) in trees.iter().enumerate() {
+                for reader in 0..3 {
+                    readings.push(swarm.read(40 + number * 10 + reader, tree));
+                }
+                let away = 150 + number * 10;
+                swarm.leave(away, number % 2 == 0);
+                swarm.run(Duration::from_millis(500))?;
+            }
+            all_read(&mut swarm, &readings)?;
+            // Publishers gone and four hosts of a stripe each: late-comers still read everything.
+            let mut gone = Vec::new();
+            for (number, tree) in trees.iter().enumerate() {
+                let readers: Vec<usize> = (120..140).collect();
+                gone.extend(decimate(&mut swarm, number * 7, tree, &readers));
+            }
+            swarm.join(150, &[60, 61]);
+            let readings: Vec<usize> =
+                trees.iter().enumerate().map(|(number, tree)| swarm.read(120 + number, tree)).collect();
+            all_read(&mut swarm, &readings)?;
+            println!("{:?} gone {}", swarm.tally(), gone.len());
+            for reading in &swarm.readings {
+                let took = reading.finished.map(|at| at.since(reading.since));
+                println!("node {} read in {:?}", reading.node, took);
+            }
+            Ok(())
+        });
+    }
+}
+
+/// A small swarm with random faults: everything that is published must stay readable while k shards of each stripe live;
+/// the checker says so at every step.
+fn small(seed: u64) -> Result<u64, Violation> {
+    let mut random = Random::new(seed ^ 0x5eed);
+    let mut config = SwarmConfig { nodes: random.between(14, 30) as usize, ..SwarmConfig::default() };
+    config.network.loss_permille = random.below(60);
+    config.network.regions = random.between(1, 5);
+    let count = config.nodes;
+    let mut swarm = Swarm::acquainted(config, seed)?;
+    let len = random.between(1, 512 << 10) as u32;
+    let stripes = random.between(1, 3) as usize;
+    let mut trees = vec![publish(&mut swarm, 0, 1, stripes, len)?];
+    // Some turn bad after they were trusted with shards; fewer than there are parity shards in all.
+    let mut bad = Vec::new();
+    for _ in 0..random.below(u64::from(PARITY)) {
+        let place = random.between(2, count as u64 - 1) as usize;
+        swarm.behave(place, if random.chance(1, 2) { Manner::Liar } else { Manner::Staller });
+        bad.push(place);
+    }
+    if random.chance(1, 2) {
+        trees.push(publish(&mut swarm, 1, 2, 1, len)?);
+    }
+    let mut readings = Vec::new();
+    for _ in 0..random.between(1, 4) {
+        let reader = random.between(2, count as u64 - 1) as usize;
+        let tree = random.pick(&trees).expect("there is one");
+        if swarm.node(reader).is_some() {
+            readings.push(swarm.read(reader, tree));
+        }
+        let away = random.between(2, count as u64 - 1) as usize;
+        if bad.len() < usize::from(PARITY)
+            && random.chance(1, 2)
+            && readings.iter().all(|r| swarm.readings[*r].node != away)
+        {
+            swarm.leave(away, random.chance(1, 2));
+            bad.push(away);
+        }
+        swarm.run(Duration::from_millis(random.below(1500)))?;
+    }
+    all_read(&mut swarm, &readings)?;
+    // Without the publishers, as long as the rest suffices.
+    swarm.leave(0, random.chance(1, 2));
+    if bad.len() < usize::from(PARITY) {
+        swarm.leave(1, false);
+    }
+    let reader = (2..count).find(|place| swarm.node(*place).is_some() && !bad.contains(place)).expect("some are left");
+    let readings = [swarm.read(reader, &trees[0])];
+    all_read(&mut swarm, &readings)?;
+    swarm.run(Duration::from_secs(30))?;
+    Ok(swarm.trace())
+}
+
+#[test]
+fn small_swarms_with_random_faults_keep_what_was_published() {
+    for seed in seeds(1..61) {
+        replayable("small_swarms_with_random_faults", seed, small);
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in seeds(1001..1003) {
+        let runs = [(); 2].map(|()| replayable("one_seed_is_one_run", seed, small));
+        assert_eq!(runs[0], runs[1], "seed {seed} gave two different runs");
+    }
+}

@@ -1,0 +1,284 @@
+//! What nodes want is done: calls, answers, transfers, wants.
+
+use super::*;
+
+impl Swarm {
+    /// Hands one event to a node and does what it wants.
+    pub(super) fn handle(&mut self, place: usize, input: Input) {
+        let now = self.now;
+        let Some(node) = self.members.get_mut(place).and_then(|member| member.node.as_mut()) else { return };
+        node.handle(now, input);
+        self.drain(place);
+    }
+
+    pub(super) fn drain(&mut self, place: usize) {
+        while let Some(effect) =
+            self.members.get_mut(place).and_then(|member| member.node.as_mut()).and_then(Node::poll_effect)
+        {
+            self.perform(place, effect);
+        }
+        let unanswered = self.tokens.iter().find(|(_, (_, _, to))| *to == place).map(|(token, _)| *token);
+        if let Some(token) = unanswered {
+            self.tokens.remove(&token);
+            self.checker.fail(self.now, place, "a request was not answered".to_string());
+        }
+        let now = self.now;
+        let Some(member) = self.members.get_mut(place) else { return };
+        let Some(node) = &member.node else { return };
+        if let Some(at) = node.poll_timeout() {
+            let at = at.max(Instant(now.0 + 1));
+            if member.armed.is_none_or(|armed| at < armed) {
+                member.armed = Some(at);
+                let life = member.life;
+                self.at_time(at, Event::Tick(place, life));
+            }
+        }
+    }
+
+    fn perform(&mut self, place: usize, effect: Effect) {
+        match effect {
+            Effect::Call { call, to, request, deadline } => self.call(place, call, &to, request, deadline),
+            Effect::Cancel { call } => {
+                if self.calls.contains_key(&(place, call)) {
+                    self.at(Duration::ZERO, Event::Reply(place, call, Err(CallFailure::Cancelled)));
+                }
+            }
+            Effect::Answer { token, response } => self.answer(place, token, response),
+            Effect::Serve { token, fetch, demand, otherwise } => self.serve(place, token, &fetch, demand, otherwise),
+            Effect::AnswerLocated { token, chunks, mut located } => {
+                for (index, chunk) in chunks.iter().enumerate() {
+                    if self.holds(place, chunk)
+                        && let Some(byte) = located.held.get_mut(index / 8)
+                    {
+                        *byte |= 1 << (index % 8);
+                    }
+                }
+                self.answer(place, token, Response::Located(located));
+            }
+            Effect::Keep { chunks, lease, .. } => self.keep(place, &chunks, lease),
+            Effect::WantDone { want, result } => self.want_done(place, want, &result),
+            Effect::Published { job, progress } => {
+                self.progress.insert((place, job), progress);
+            }
+            Effect::Located { want, .. } => self.mix(want.0),
+            Effect::Remember(contacts) => {
+                if let Some(member) = self.members.get_mut(place) {
+                    member.remembered = contacts;
+                }
+            }
+            Effect::Drop { peer, .. } => {
+                self.checker.tally.drops += 1;
+                let Some(member) = self.members.get_mut(place) else { return };
+                member.banned.insert(peer);
+                if let Some(other) = self.network.place_of(&peer)
+                    && let Some(link) = self.links.get(&pair(place, other))
+                {
+                    let (a, b) = pair(place, other);
+                    let serial = link.serial;
+                    self.at(Duration::ZERO, Event::LinkGone(a, b, serial));
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, from: usize, call: CallId, to: &Contact, request: Request, deadline: Instant) {
+        let bytes = request.to_bytes();
+        self.mix_bytes(&bytes);
+        if bytes.len() > MESSAGE_BYTES_MAX || Request::from_bytes(&bytes).as_ref() != Ok(&request) {
+            self.checker.fail(self.now, from, format!("sends what cannot be read: {request:?}"));
+        }
+        let known = self.network.place_of(&to.peer);
+        let linked = known.filter(|there| self.links.get(&pair(from, *there)).is_some_and(|link| link.up));
+        let there = linked.or_else(|| self.network.place(to));
+        if there == Some(from) {
+            self.checker.fail(self.now, from, "calls itself".to_string());
+            return;
+        }
+        let target = there.unwrap_or(usize::MAX);
+        self.checker.called(self.now, from, target, call);
+        if let Request::Locate { chunks } = &request {
+            self.searched(from, target, chunks);
+        }
+        let fetch = match &request {
+            Request::Fetch(fetch) => {
+                let owed = fetch.slices.mask();
+                let bytes = self.bytes_of(&fetch.chunk, owed);
+                self.checker.in_flight(self.now, from, target, bytes);
+                Some(Running { fetch: fetch.clone(), len: 0, unsent: 0, owed, started: false })
+            }
+            _ => None,
+        };
+        self.calls.insert((from, call), Call { to: target, request: Some(request), fetch });
+        self.at_time(deadline.max(self.now), Event::Reply(from, call, Err(CallFailure::Timeout)));
+        let peer = self.members.get(from).map(|member| member.peer);
+        let open = there
+            .and_then(|there| self.members.get(there))
+            .is_some_and(|member| member.node.is_some() && !peer.is_some_and(|peer| member.banned.contains(&peer)));
+        let up_at = match (there, there.and_then(|there| self.links.get_mut(&pair(from, there)))) {
+            (_, Some(link)) => {
+                link.used = self.now;
+                link.up_at.max(self.now)
+            }
+            (Some(there), None) if open => self.dial(from, there),
+            _ => {
+                let wait = self.network.config.dial;
+                self.at(wait, Event::Reply(from, call, Err(CallFailure::Unreachable(to.peer))));
+                return;
+            }
+        };
+        let delay = self.delay(from, target);
+        self.at_time(up_at.after(delay), Event::Request(from, call));
+    }
+
+    /// Opens a link; returns when it will be up.
+    fn dial(&mut self, from: usize, to: usize) -> Instant {
+        // Token, handshake, and the first flight of the answer.
+        let up_at = self.now.after(3 * self.delay(from, to));
+        self.serial += 1;
+        let link = Link { serial: self.serial, dialler: from, up: false, up_at, used: self.now };
+        let (a, b) = pair(from, to);
+        let serial = link.serial;
+        self.links.insert((a, b), link);
+        self.at_time(up_at, Event::LinkUp(a, b, serial));
+        up_at
+    }
+
+    fn answer(&mut self, place: usize, token: Token, response: Response) {
+        let Some((from, call, _)) = self.tokens.remove(&token) else {
+            self.checker.fail(self.now, place, format!("answers {token:?} again"));
+            return;
+        };
+        let bytes = response.to_bytes();
+        self.mix_bytes(&bytes);
+        if bytes.len() > MESSAGE_BYTES_MAX || Response::from_bytes(&bytes).as_ref() != Ok(&response) {
+            self.checker.fail(self.now, place, format!("answers what cannot be read: {response:?}"));
+        }
+        let wait = self.delay(place, from);
+        self.at(wait, Event::Reply(from, call, Ok(Answer::Message(response))));
+    }
+
+    fn serve(&mut self, place: usize, token: Token, fetch: &Fetch, demand: Demand, otherwise: Response) {
+        let Some((from, call, _)) = self.tokens.get(&token).copied() else {
+            self.checker.fail(self.now, place, format!("serves {token:?} again"));
+            return;
+        };
+        let _ = demand;
+        let Some(member) = self.members.get_mut(place) else { return };
+        let stored = member.store.get(&fetch.chunk).copied();
+        let (len, slices) = stored.map_or((0, 0), |stored| (stored.len, stored.slices));
+        let asked = fetch.slices.mask() & SliceRange::whole(len).mask();
+        if asked == 0 || asked & !slices != 0 {
+            return self.answer(place, token, otherwise);
+        }
+        self.tokens.remove(&token);
+        if member.manner == Manner::Staller {
+            return;
+        }
+        let Some(running) = self.calls.get_mut(&(from, call)).and_then(|call| call.fetch.as_mut()) else { return };
+        (running.unsent, running.len, running.started) = (asked, len, true);
+        member.uploads.push_back((from, call));
+        if !member.pumping {
+            member.pumping = true;
+            let life = member.life;
+            self.at(Duration::ZERO, Event::Pump(place, life));
+        }
+    }
+
+    /// Sends the next few slices of the transfers that a node owes, in turn.
+    pub(super) fn pump(&mut self, place: usize) {
+        let Some(member) = self.members.get_mut(place) else { return };
+        member.pumping = false;
+        let (from, call) = loop {
+            let Some(next) = member.uploads.pop_front() else { return };
+            let running = self.calls.get(&next).and_then(|call| call.fetch.as_ref());
+            if running.is_some_and(|running| running.unsent != 0) {
+                break next;
+            }
+        };
+        let Some(running) = self.calls.get_mut(&(from, call)).and_then(|call| call.fetch.as_mut()) else { return };
+        let first = running.unsent.trailing_zeros();
+        let count = (running.unsent >> first).trailing_ones().min(QUANTUM_SLICES);
+        let range = SliceRange { first: first as u8, count: count as u8 };
+        running.unsent &= !range.mask();
+        let bytes = range.bytes(running.len);
+        let bytes = u64::from(bytes.end.saturating_sub(bytes.start));
+        let took = Duration::from_micros(bytes * 1_000_000 / member.line.up.max(1));
+        let lies = member.manner == Manner::Liar && self.random.chance(1, 3);
+        if lies {
+            running.unsent = 0;
+        } else if running.unsent != 0 {
+            member.uploads.push_back((from, call));
+        }
+        member.pumping = true;
+        let life = member.life;
+        self.at(took, Event::Pump(place, life));
+        let delay = self.delay(place, from);
+        let sent = self.now.after(took).after(delay);
+        let Some(line) = self.members.get_mut(from).map(|member| &mut member.line) else { return };
+        let carried = Duration::from_micros(bytes * 1_000_000 / line.down.max(1));
+        line.down_free = line.down_free.max(sent).after(carried);
+        let at = line.down_free;
+        if lies {
+            self.checker.tally.false_answers += 1;
+            let failure = CallFailure::False("a slice that does not match its outline");
+            self.at_time(at, Event::Reply(from, call, Err(failure)));
+        } else {
+            self.at_time(at, Event::Slices(from, call, range));
+        }
+    }
+
+    fn keep(&mut self, place: usize, chunks: &[(ChunkId, u32)], lease: u32) {
+        let most = self.config.node.host_bytes_max;
+        let Some(member) = self.members.get_mut(place) else { return };
+        for (id, len) in chunks {
+            if lease == 0 {
+                member.hosted.remove(id);
+            } else {
+                member.hosted.insert(*id, *len);
+            }
+        }
+        let bytes: u64 = member.hosted.values().map(|len| u64::from(*len)).sum();
+        if bytes > most {
+            self.checker.fail(self.now, place, format!("hosts {bytes} bytes of at most {most}"));
+        }
+    }
+
+    fn want_done(&mut self, place: usize, id: WantId, result: &Result<WantOk, WantFailure>) {
+        self.mix(id.0 << 1 | u64::from(result.is_ok()));
+        let mut checker = std::mem::take(&mut self.checker);
+        let alive = |chunk: &ChunkId, since: Instant| {
+            self.members.iter().enumerate().any(|(other, member)| {
+                other != place
+                    && member.node.is_some()
+                    && member.up_since <= since
+                    && member.manner == Manner::Honest
+                    && member.store.get(chunk).and_then(|stored| stored.whole_since).is_some_and(|at| at <= since)
+            }) || self.holds(place, chunk)
+        };
+        checker.want_done(self.now, place, id, result, |chunk| self.stored(place, chunk), alive);
+        self.checker = checker;
+        let reading = self.readings.iter_mut().position(|reading| reading.node == place && reading.done(id, result));
+        if let Some(reading) = reading {
+            self.at(Duration::ZERO, Event::Reader(reading));
+        }
+    }
+
+    pub(super) fn advance(&mut self, reading: usize) {
+        loop {
+            let id = WantId(self.next_want);
+            let now = self.now;
+            let Some(state) = self.readings.get_mut(reading) else { return };
+            let place = state.node;
+            let store = self.members.get(place).map(|member| &member.store);
+            let stored = |chunk: &ChunkId| store.and_then(|store| store.get(chunk)).map_or(0, |stored| stored.slices);
+            let Some(want) = state.next_want(now, id, stored) else { return };
+            self.next_want += 1;
+            self.give_want(place, want);
+        }
+    }
+
+    pub(super) fn give_want(&mut self, place: usize, want: Want) {
+        self.checker.wanted(self.now, place, &want);
+        self.handle(place, Input::Command(Command::Want(want)));
+    }
+}

@@ -1,0 +1,449 @@
+//! The swarm: carries out what its nodes want, event by event, and lets nodes come, go, lie and stall.
+
+mod effects;
+mod events;
+mod searches;
+
+use super::checker::{Checker, Tally, Violation};
+use super::network::{Line, Network, NetworkConfig, address};
+use super::reader::Reading;
+use super::tree::Tree;
+use crate::base::amount::Msat;
+use crate::base::digest::ChunkId;
+use crate::base::limit::{MESSAGE_BYTES_MAX, SLICE_BYTES};
+use crate::base::peer::{Contact, PeerId};
+use crate::base::random::Random;
+use crate::base::range::SliceRange;
+use crate::base::time::Instant;
+use crate::fetch::want::{Want, WantFailure, WantId, WantOk};
+use crate::node::effect::{Effect, Token};
+use crate::node::input::{Command, Input};
+use crate::node::{Node, NodeConfig};
+use crate::publish::job::{JobId, Progress, Publish};
+use crate::wire::call::{Answer, CallId};
+use crate::wire::message::{CallFailure, Demand, Fetch, Request, Response, Slices};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Slices sent in one go.
+const QUANTUM_SLICES: u32 = 4;
+/// Leases in simulated runs.
+const LEASE_SECONDS: u32 = 86_400;
+/// Events in one virtual millisecond beyond which a run is taken for spinning.
+const EVENTS_PER_MS_MAX: u64 = 200_000;
+
+/// A swarm to be.
+#[derive(Debug, Clone)]
+pub struct SwarmConfig {
+    /// How many nodes.
+    pub nodes: usize,
+    /// How they are joined.
+    pub network: NetworkConfig,
+    /// What each node is told of itself; its address is filled in.
+    pub node: NodeConfig,
+}
+
+impl Default for SwarmConfig {
+    fn default() -> SwarmConfig {
+        let node = NodeConfig { host_bytes_max: 256 << 20, ..NodeConfig::default() };
+        SwarmConfig { nodes: 13, network: NetworkConfig::default(), node }
+    }
+}
+
+/// How a node treats those that fetch from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Sends what was asked for.
+    Honest,
+    /// Sends false bytes now and then.
+    Liar,
+    /// Takes requests for slices and never sends any.
+    Staller,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    len: u32,
+    slices: u64,
+    whole_since: Option<Instant>,
+}
+
+struct Member {
+    peer: PeerId,
+    /// `None` while it is away.
+    node: Option<Node>,
+    up_since: Instant,
+    /// Counts lives: what was sent to an earlier one is lost.
+    life: u32,
+    manner: Manner,
+    line: Line,
+    store: BTreeMap<ChunkId, Stored>,
+    hosted: BTreeMap<ChunkId, u32>,
+    remembered: Vec<Contact>,
+    banned: BTreeSet<PeerId>,
+    armed: Option<Instant>,
+    uploads: VecDeque<(usize, CallId)>,
+    pumping: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    serial: u64,
+    dialler: usize,
+    up: bool,
+    up_at: Instant,
+    used: Instant,
+}
+
+struct Call {
+    to: usize,
+    request: Option<Request>,
+    fetch: Option<Running>,
+}
+
+/// A fetch call under way.
+struct Running {
+    fetch: Fetch,
+    len: u32,
+    unsent: u64,
+    owed: u64,
+    started: bool,
+}
+
+enum Event {
+    Tick(usize, u32),
+    Give(usize, u32, Input),
+    LinkUp(usize, usize, u64),
+    LinkGone(usize, usize, u64),
+    LinkIdle(usize, usize, u64),
+    Request(usize, CallId),
+    Reply(usize, CallId, Result<Answer, CallFailure>),
+    Slices(usize, CallId, SliceRange),
+    Pump(usize, u32),
+    Reader(usize),
+}
+
+/// How a search for providers went.
+#[derive(Debug, Clone)]
+pub struct Search {
+    node: usize,
+    chunk: ChunkId,
+    depth: BTreeMap<usize, u32>,
+    /// Hops to the first peer that named a holder.
+    pub hops: Option<u32>,
+    /// Requests sent until then.
+    pub requests: u32,
+}
+
+/// Many nodes, one clock, one seed.
+pub struct Swarm {
+    now: Instant,
+    random: Random,
+    config: SwarmConfig,
+    network: Network,
+    members: Vec<Member>,
+    links: BTreeMap<(usize, usize), Link>,
+    calls: BTreeMap<(usize, CallId), Call>,
+    tokens: BTreeMap<Token, (usize, CallId, usize)>,
+    events: BTreeMap<(Instant, u64), Event>,
+    serial: u64,
+    next_want: u64,
+    checker: Checker,
+    trace: u64,
+    steps_in_ms: (u64, u64),
+    /// Readings, in the order in which they were begun.
+    pub readings: Vec<Reading>,
+    /// Searches, in the order in which they were begun.
+    pub searches: Vec<Search>,
+    progress: BTreeMap<(usize, JobId), Progress>,
+    /// True lengths of all chunks.
+    lens: BTreeMap<ChunkId, u32>,
+}
+
+fn pair(a: usize, b: usize) -> (usize, usize) {
+    (a.min(b), a.max(b))
+}
+
+impl Swarm {
+    /// A swarm of nodes that do not know of each other yet.
+    pub fn new(config: SwarmConfig, seed: u64) -> Swarm {
+        let mut random = Random::new(seed);
+        let mut network = Network::new(config.network.clone(), &mut random);
+        let mut members = Vec::new();
+        for place in 0..config.nodes {
+            let peer = PeerId(random.bytes32());
+            let line = network.line(&mut random, place, peer);
+            members.push(Member {
+                peer,
+                node: None,
+                up_since: Instant(0),
+                life: 0,
+                manner: Manner::Honest,
+                line,
+                store: BTreeMap::new(),
+                hosted: BTreeMap::new(),
+                remembered: Vec::new(),
+                banned: BTreeSet::new(),
+                armed: None,
+                uploads: VecDeque::new(),
+                pumping: false,
+            });
+        }
+        Swarm {
+            now: Instant(1),
+            random,
+            config,
+            network,
+            members,
+            links: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            events: BTreeMap::new(),
+            serial: 0,
+            next_want: 1,
+            checker: Checker::default(),
+            trace: 0xcbf2_9ce4_8422_2325,
+            steps_in_ms: (0, 0),
+            readings: Vec::new(),
+            searches: Vec::new(),
+            progress: BTreeMap::new(),
+            lens: BTreeMap::new(),
+        }
+    }
+
+    /// A swarm whose nodes come one by one, each knowing a few of those before it, and settle.
+    pub fn acquainted(config: SwarmConfig, seed: u64) -> Result<Swarm, Violation> {
+        let count = config.nodes;
+        let mut swarm = Swarm::new(config, seed);
+        for place in 0..count {
+            let known = (0..3.min(place)).map(|_| swarm.random.below(place as u64) as usize).collect::<Vec<_>>();
+            swarm.join(place, &known);
+            swarm.run(Duration::from_millis(20))?;
+        }
+        swarm.run(Duration::from_secs(10))?;
+        Ok(swarm)
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Choices of a scenario come from the run's own seed.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// Counts of the run.
+    pub fn tally(&self) -> &Tally {
+        &self.checker.tally
+    }
+
+    /// A hash over all that has happened: equal for equal runs.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// How a node at this place can be reached.
+    pub fn contact(&self, place: usize) -> Option<Contact> {
+        self.members.get(place).map(|member| Contact { peer: member.peer, addrs: vec![address(place)] })
+    }
+
+    /// The machine of a node, while it is up.
+    pub fn node(&self, place: usize) -> Option<&Node> {
+        self.members.get(place)?.node.as_ref()
+    }
+
+    /// Whether a node has all of a chunk.
+    pub fn holds(&self, place: usize, chunk: &ChunkId) -> bool {
+        self.members
+            .get(place)
+            .and_then(|member| member.store.get(chunk))
+            .is_some_and(|stored| stored.whole_since.is_some())
+    }
+
+    /// Nodes that are up and have all of a chunk.
+    pub fn holders(&self, chunk: &ChunkId) -> Vec<usize> {
+        (0..self.members.len()).filter(|place| self.node(*place).is_some() && self.holds(*place, chunk)).collect()
+    }
+
+    /// Progress of a publish job.
+    pub fn progress(&self, place: usize, job: JobId) -> Option<Progress> {
+        self.progress.get(&(place, job)).copied()
+    }
+
+    /// From now on this node behaves so.
+    pub fn behave(&mut self, place: usize, manner: Manner) {
+        if let Some(member) = self.members.get_mut(place) {
+            member.manner = manner;
+        }
+    }
+
+    /// A node comes (or comes back, with what it stored), knowing some others.
+    pub fn join(&mut self, place: usize, known: &[usize]) {
+        let seed = self.random.next_u64();
+        let mut contacts: Vec<Contact> = known.iter().filter_map(|place| self.contact(*place)).collect();
+        let Some(member) = self.members.get_mut(place) else { return };
+        if member.node.is_some() {
+            return;
+        }
+        contacts.extend(member.remembered.iter().cloned());
+        let used = member.hosted.values().map(|len| u64::from(*len)).sum();
+        let config = NodeConfig { addrs: vec![address(place)], host_bytes_used: used, ..self.config.node.clone() };
+        member.node = Some(Node::new(config, member.peer, seed));
+        member.up_since = self.now;
+        member.banned.clear();
+        let whole: Vec<ChunkId> =
+            member.store.iter().filter(|(_, stored)| stored.whole_since.is_some()).map(|(id, _)| *id).collect();
+        // What is left of an earlier life's links ends when the new one speaks up.
+        let stale: Vec<((usize, usize), u64)> = self.links_of(place);
+        for ((a, b), serial) in stale {
+            self.link_gone(a, b, serial);
+        }
+        if !whole.is_empty() {
+            self.handle(place, Input::Stored { chunks: whole });
+        }
+        self.handle(place, Input::Command(Command::Bootstrap(contacts)));
+    }
+
+    /// A node goes: with a farewell (its links end at once), or silently.
+    pub fn leave(&mut self, place: usize, farewell: bool) {
+        let Some(member) = self.members.get_mut(place) else { return };
+        if member.node.take().is_none() {
+            return;
+        }
+        member.life += 1;
+        (member.armed, member.pumping) = (None, false);
+        member.uploads.clear();
+        self.checker.gone(place);
+        self.calls.retain(|(from, _), _| *from != place);
+        let wait = if farewell { Duration::from_millis(50) } else { self.network.config.silence };
+        for ((a, b), serial) in self.links_of(place) {
+            self.at(wait, Event::LinkGone(a, b, serial));
+        }
+        for reading in self.readings.iter_mut().filter(|reading| reading.node == place && !reading.ended()) {
+            reading.finished = Some(self.now);
+        }
+    }
+
+    /// A node stores a tree and publishes it.
+    pub fn publish(&mut self, place: usize, job: JobId, tree: &Tree) {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(place) else { return };
+        let chunks = tree.chunks();
+        for (id, len) in &chunks {
+            let stored = Stored { len: *len, slices: SliceRange::whole(*len).mask(), whole_since: Some(now) };
+            member.store.insert(*id, stored);
+            self.lens.insert(*id, *len);
+        }
+        self.handle(place, Input::Stored { chunks: chunks.iter().map(|(id, _)| *id).collect() });
+        let publish = Publish { job, groups: tree.groups(), lease: LEASE_SECONDS };
+        self.handle(place, Input::Command(Command::Publish(publish)));
+    }
+
+    /// A node reads a tree. Returns the place of the reading in `readings`.
+    pub fn read(&mut self, place: usize, tree: &Tree) -> usize {
+        self.readings.push(Reading::new(self.now, place, tree.clone()));
+        let reading = self.readings.len() - 1;
+        self.advance(reading);
+        reading
+    }
+
+    /// A node forgets what it cached and hosts: its disk was lost.
+    pub fn wipe(&mut self, place: usize) {
+        let Some(member) = self.members.get_mut(place) else { return };
+        let chunks: Vec<ChunkId> = std::mem::take(&mut member.store).into_keys().collect();
+        member.hosted.clear();
+        self.handle(place, Input::Dropped { chunks });
+    }
+
+    /// A node looks the providers of a chunk up. The search is followed in `searches`.
+    pub fn locate(&mut self, place: usize, chunk: ChunkId) {
+        let search = Search { node: place, chunk, depth: BTreeMap::new(), hops: None, requests: 0 };
+        self.searches.push(search);
+        let want = WantId(self.next_want);
+        self.next_want += 1;
+        let deadline = self.now.after(Duration::from_secs(10));
+        self.handle(place, Input::Command(Command::Locate { want, chunks: vec![chunk], deadline }));
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, span: Duration) -> Result<(), Violation> {
+        let end = self.now.after(span);
+        self.run_while(end, |_| true)
+    }
+
+    /// Lets time pass until `end`, or until `goes_on` says no.
+    pub fn run_while(&mut self, end: Instant, goes_on: impl Fn(&Swarm) -> bool) -> Result<(), Violation> {
+        while let Some(entry) = self.events.first_entry()
+            && entry.key().0 <= end
+        {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = self.now.max(at);
+            self.checker.passed(self.now);
+            self.guard_against_spinning();
+            self.happen(event);
+            if let Some(violation) = self.checker.violation() {
+                return Err(violation.clone());
+            }
+            if !goes_on(self) {
+                return Ok(());
+            }
+        }
+        self.now = self.now.max(end);
+        self.checker.passed(self.now);
+        self.checker.violation().map_or(Ok(()), |violation| Err(violation.clone()))
+    }
+
+    fn guard_against_spinning(&mut self) {
+        let ms = self.now.0 / 1000;
+        self.steps_in_ms = if self.steps_in_ms.0 == ms { (ms, self.steps_in_ms.1 + 1) } else { (ms, 1) };
+        if self.steps_in_ms.1 > EVENTS_PER_MS_MAX {
+            self.checker.fail(self.now, 0, "events without end at one moment".to_string());
+        }
+    }
+
+    fn at(&mut self, wait: Duration, event: Event) {
+        self.at_time(self.now.after(wait), event);
+    }
+
+    fn at_time(&mut self, at: Instant, event: Event) {
+        self.serial += 1;
+        self.events.insert((at, self.serial), event);
+    }
+
+    fn mix(&mut self, value: u64) {
+        self.trace = (self.trace ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+
+    fn mix_bytes(&mut self, bytes: &[u8]) {
+        for word in bytes.chunks(8) {
+            let mut padded = [0; 8];
+            padded.iter_mut().zip(word).for_each(|(to, from)| *to = *from);
+            self.mix(u64::from_le_bytes(padded));
+        }
+    }
+
+    fn delay(&mut self, from: usize, to: usize) -> Duration {
+        match (self.members.get(from), self.members.get(to)) {
+            (Some(from), Some(to)) => self.network.delay(&mut self.random, &from.line, &to.line),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn links_of(&self, place: usize) -> Vec<((usize, usize), u64)> {
+        let links = self.links.iter().filter(|((a, b), _)| *a == place || *b == place);
+        links.map(|(pair, link)| (*pair, link.serial)).collect()
+    }
+
+    /// Bytes of these slices of a chunk, by its true length.
+    fn bytes_of(&self, chunk: &ChunkId, slices: u64) -> i64 {
+        let len = self.lens.get(chunk).copied().unwrap_or(0);
+        let slices = slices & SliceRange::whole(len).mask();
+        (i64::from(slices.count_ones()) * SLICE_BYTES as i64).min(i64::from(len))
+    }
+
+    fn stored(&self, place: usize, chunk: &ChunkId) -> u64 {
+        self.members.get(place).and_then(|member| member.store.get(chunk)).map_or(0, |stored| stored.slices)
+    }
+}
