@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::time::Duration;
+use tornet::base::digest::ChunkId;
 use tornet::base::random::Random;
 use tornet::publish::job::JobId;
 use tornet::sim::checker::Violation;
@@ -66,17 +67,31 @@ fn all_read(swarm: &mut Swarm, readings: &[usize]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Takes the publisher and four hosts of a tree's first stripe away, silently.
-fn decimate(swarm: &mut Swarm, publisher: usize, tree: &Tree, keep: &[usize]) -> Vec<usize> {
-    let mut gone = vec![publisher];
-    swarm.leave(publisher, false);
-    for chunk in &tree.stripes[0].chunks {
-        if gone.len() > usize::from(PARITY) {
-            break;
-        }
-        if let Some(host) = swarm.holders(chunk).into_iter().find(|host| !keep.contains(host)) {
-            swarm.leave(host, false);
-            gone.push(host);
+/// Whether every stripe of the trees, and every root, would still be whole enough without `place`.
+fn can_go(swarm: &Swarm, place: usize, trees: &[Tree]) -> bool {
+    let enough = |chunks: &[ChunkId], least: usize| {
+        let left = |chunk: &&ChunkId| swarm.holders(chunk).iter().any(|host| *host != place);
+        chunks.iter().filter(left).count() >= least
+    };
+    trees.iter().all(|tree| {
+        let stripes = tree.stripes.iter().all(|stripe| enough(&stripe.chunks, usize::from(DATA)));
+        stripes && enough(&[tree.root.0], 1)
+    })
+}
+
+/// Takes the publishers, and hosts of each tree's first stripe, away, silently: four of them, or as many as all stripes can bear.
+fn decimate(swarm: &mut Swarm, publishers: &[usize], trees: &[Tree], keep: &[usize]) -> Vec<usize> {
+    let mut gone = publishers.to_vec();
+    publishers.iter().for_each(|publisher| swarm.leave(*publisher, false));
+    for tree in trees {
+        let mut hosts = 0;
+        for chunk in &tree.stripes[0].chunks {
+            let holder = swarm.holders(chunk).into_iter().find(|host| !keep.contains(host));
+            if let Some(host) = holder.filter(|host| hosts < PARITY && can_go(swarm, *host, trees)) {
+                swarm.leave(host, false);
+                gone.push(host);
+                hosts += 1;
+            }
         }
     }
     gone
@@ -119,20 +134,15 @@ fn trees_stay_readable_in_a_swarm_of_two_hundred_that_come_and_go() {
             }
             all_read(&mut swarm, &readings)?;
             // Publishers gone and four hosts of a stripe each: late-comers still read everything.
-            let mut gone = Vec::new();
-            for (number, tree) in trees.iter().enumerate() {
-                let readers: Vec<usize> = (120..140).collect();
-                gone.extend(decimate(&mut swarm, number * 7, tree, &readers));
-            }
+            let readers: Vec<usize> = (120..124).collect();
+            let gone = decimate(&mut swarm, &[0, 7, 14, 21], &trees, &readers);
+            assert!(gone.len() >= 8, "{gone:?}");
             swarm.join(150, &[60, 61]);
             let readings: Vec<usize> =
                 trees.iter().enumerate().map(|(number, tree)| swarm.read(120 + number, tree)).collect();
             all_read(&mut swarm, &readings)?;
-            println!("{:?} gone {}", swarm.tally(), gone.len());
-            for reading in &swarm.readings {
-                let took = reading.finished.map(|at| at.since(reading.since));
-                println!("node {} read in {:?}", reading.node, took);
-            }
+            let longest = swarm.readings.iter().filter_map(|r| Some(r.finished?.since(r.since))).max();
+            println!("{} nodes gone, longest read {longest:?}, {:?}", gone.len(), swarm.tally());
             Ok(())
         });
     }
