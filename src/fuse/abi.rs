@@ -60,7 +60,6 @@ pub(super) mod op {
 /// What both sides can do, agreed at the start.
 pub(super) mod init {
     pub(in crate::fuse) const ASYNC_READ: u64 = 1;
-    pub(in crate::fuse) const ATOMIC_O_TRUNC: u64 = 1 << 3;
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
     pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
@@ -100,8 +99,6 @@ pub(super) mod set {
 pub(super) const GETATTR_FH: u32 = 1;
 /// WRITE drops set-user-id and set-group-id.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
-/// OPEN drops set-user-id and set-group-id while truncating.
-pub(super) const OPEN_KILL_SUIDGID: u32 = 1;
 /// FSYNC concerns the data alone.
 pub(super) const FSYNC_FDATASYNC: u32 = 1;
 

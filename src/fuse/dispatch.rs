@@ -270,8 +270,7 @@ impl<'a> Request<'a> {
         let fs = &self.session.filesystem;
         match self.header.opcode {
             op::OPEN => {
-                let (flags, open_flags) = (body.u32()?, body.u32()?);
-                let opened = fs.open_file(node, flags, open_flags & abi::OPEN_KILL_SUIDGID != 0);
+                let opened = fs.open_file(node, body.u32()?);
                 self.finish(opened, |reply, opened| {
                     reply.answer(Answer::default().opened(opened.handle, open_answer(&opened)));
                 });

@@ -253,6 +253,11 @@ fn run_helper(helper: &Path, arguments: &[&OsStr], socket: Option<&OwnedFd>) -> 
                 .into(),
         ));
     }
+    if said.contains("failed to open /dev/fuse: Permission denied") {
+        return Err(MountError::HelperRefused(
+            "only root may open /dev/fuse here: give it the usual mode (chmod 666 /dev/fuse), or run as root".into(),
+        ));
+    }
     Err(MountError::HelperRefused(if said.is_empty() { output.status.to_string() } else { said.into() }))
 }
 

@@ -69,8 +69,8 @@ pub(super) fn agree(device: &Arc<OwnedFd>, writeback: bool) -> std::result::Resu
             reply.error(Errno::PROTO);
             return Err(Errno::PROTONOSUPPORT);
         }
+        // Not ATOMIC_O_TRUNC: a file would be cut by opening it before the kernel finds that it is being executed.
         let mut wanted = init::ASYNC_READ
-            | init::ATOMIC_O_TRUNC
             | init::BIG_WRITES
             | init::DO_READDIRPLUS
             | init::READDIRPLUS_AUTO

@@ -50,8 +50,8 @@ impl Control {
 
     pub(crate) fn attr(&self, node: u64) -> Result<Attr, Errno> {
         let (mode, nlink) = match node {
-            // `ref` may be entered and asked for a name; it has no list to read, but an empty one is kinder than a refusal.
-            REF | TORNET => (0o40555, 2),
+            // With the right to write, so that an attempt to do so is answered "read-only" and not "permission denied".
+            REF | TORNET => (0o40755, 2),
             _ if self.name(node).is_some() => (0o100444, 1),
             _ => return Err(Errno::STALE),
         };

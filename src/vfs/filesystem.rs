@@ -226,10 +226,10 @@ impl Filesystem {
     }
 
     /// Opens a file with the flags of `open`.
-    pub fn open_file(&self, node: u64, flags: u32, kill_privileges: bool) -> Outcome<Opened> {
-        let writing = flags & 0o3 != 0 || flags & rustix::fs::OFlags::TRUNC.bits() != 0;
+    pub fn open_file(&self, node: u64, flags: u32) -> Outcome<Opened> {
+        let writing = flags & 0o3 != 0;
         match Family::of(node) {
-            Family::Own => self.own.open_file(node, flags, kill_privileges).into(),
+            Family::Own => self.own.open_file(node, flags).into(),
             Family::Control => self.control.open(node, writing).into(),
             Family::Foreign if writing => Outcome::Now(self.writable(node).map(|()| Opened::default())),
             Family::Foreign => self.foreign.open_file(node),

@@ -35,8 +35,12 @@ impl OpenFile {
 }
 
 /// Flags that are ours to decide, not the caller's.
-const OUR_FLAGS: OFlags =
-    OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOCTTY).union(OFlags::DIRECT).union(OFlags::NOFOLLOW);
+const OUR_FLAGS: OFlags = OFlags::CREATE
+    .union(OFlags::EXCL)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::DIRECT)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::TRUNC);
 
 impl OwnTree {
     /// What the underlying file is opened with, for a program that asked for `flags`.
@@ -58,32 +62,24 @@ impl OwnTree {
         (self.files.insert(file), writable)
     }
 
-    pub(crate) fn open_file(&self, id: u64, flags: u32, kill_privileges: bool) -> Result<Opened, Errno> {
+    pub(crate) fn open_file(&self, id: u64, flags: u32) -> Result<Opened, Errno> {
         let node = self.nodes.find(id)?;
         if node.kind != FileType::RegularFile {
             return Err(Errno::INVAL);
         }
         let flags = self.open_flags(flags);
-        // By name and never cut before it is known to be the right file; by descriptor when no name is left.
-        let plain = flags - OFlags::TRUNC;
-        let fd = match self.nodes.open_at(&node, plain) {
+        let fd = match self.nodes.open_at(&node, flags) {
+            // No name is left, but the kernel still knows it.
             Err(Errno::STALE) => {
                 let path = self.nodes.fd(&node)?;
-                rustix::fs::openat(&self.descriptors, number(&path), plain, Mode::empty())?
+                rustix::fs::openat(&self.descriptors, number(&path), flags, Mode::empty())?
             }
             other => other?,
         };
-        let truncated = flags.contains(OFlags::TRUNC);
-        if truncated {
-            rustix::fs::ftruncate(&fd, 0)?;
-            if kill_privileges {
-                self.kill_privileges(&node)?;
-            }
-        }
         let stamp = Stamp::from(&rustix::fs::fstat(&fd)?);
         let before = lock(&node.stamp).replace(stamp);
-        let keep_cache = !truncated && before.is_none_or(|before| before == stamp);
-        let (handle, writable) = self.opened(node, fd, flags, truncated);
+        let keep_cache = before.is_none_or(|before| before == stamp);
+        let (handle, writable) = self.opened(node, fd, flags, false);
         Ok(Opened { handle, keep_cache, direct: false, no_flush: !writable })
     }
 
@@ -105,7 +101,7 @@ impl OwnTree {
         let (fd, new) = match rustix::fs::openat(&*dir, name, own | OFlags::CREATE | OFlags::EXCL, mode_bits) {
             Ok(fd) => (fd, true),
             Err(Errno::EXIST) if !asked.contains(OFlags::EXCL) => {
-                (rustix::fs::openat(&*dir, name, own, Mode::empty())?, false)
+                (rustix::fs::openat(&*dir, name, own | (asked & OFlags::TRUNC), Mode::empty())?, false)
             }
             Err(error) => return Err(error),
         };

@@ -75,7 +75,7 @@ impl World {
     }
 
     fn content(&self, node: u64) -> String {
-        let opened = now(self.fs.open_file(node, 0, false)).unwrap();
+        let opened = now(self.fs.open_file(node, 0)).unwrap();
         let bytes = now(self.fs.read(node, opened.handle, 0, 1 << 20)).unwrap();
         self.fs.close_file(node, opened.handle);
         String::from_utf8(bytes.to_vec()).unwrap()

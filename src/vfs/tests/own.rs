@@ -41,7 +41,7 @@ fn a_renamed_directory_carries_its_files_along() {
 fn an_unlinked_file_lives_on_while_it_is_open() {
     let world = world();
     let node = world.file(ROOT, "doomed", "still here");
-    let opened = now(world.fs.open_file(node, 2, false)).unwrap();
+    let opened = now(world.fs.open_file(node, 2)).unwrap();
     world.fs.unlink(ROOT, OsStr::new("doomed")).unwrap();
     let other = world.file(ROOT, "doomed", "another");
     assert_ne!(other, node);
@@ -62,7 +62,7 @@ fn an_unlinked_file_lives_on_while_it_is_open() {
 fn renaming_over_an_open_file_leaves_it_to_its_reader() {
     let world = world();
     let old = world.file(ROOT, "config", "old");
-    let opened = now(world.fs.open_file(old, 0, false)).unwrap();
+    let opened = now(world.fs.open_file(old, 0)).unwrap();
     let new = world.file(ROOT, "config.tmp", "new");
     world.fs.rename((ROOT, OsStr::new("config.tmp")), (ROOT, OsStr::new("config")), 0).unwrap();
     assert_eq!(world.find("config"), Some(new));
@@ -196,7 +196,7 @@ fn a_write_by_an_ordinary_user_drops_set_user_id() {
     let node = world.file(ROOT, "tool", "x");
     let path = world.dir.path().join("tool");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o6755)).unwrap();
-    let opened = now(world.fs.open_file(node, 1, false)).unwrap();
+    let opened = now(world.fs.open_file(node, 1)).unwrap();
     world.fs.write(node, opened.handle, 0, b"y", true).unwrap();
     assert_eq!(now(world.fs.attr(node, None)).unwrap().mode & 0o7777, 0o755);
 }
@@ -270,8 +270,7 @@ fn sizes_holes_and_copies_work_as_on_disk() {
     let world = world();
     let node = world.file(ROOT, "file", &"x".repeat(10_000));
     let to = world.file(ROOT, "copy", "");
-    let (from, into) =
-        (now(world.fs.open_file(node, 2, false)).unwrap(), now(world.fs.open_file(to, 2, false)).unwrap());
+    let (from, into) = (now(world.fs.open_file(node, 2)).unwrap(), now(world.fs.open_file(to, 2)).unwrap());
     let copied = now(world.fs.copy_range((node, from.handle, 0), (to, into.handle, 0), 10_000)).unwrap();
     assert_eq!(copied, 10_000);
     now(world.fs.allocate(to, into.handle, 0, 1 << 20, 0)).unwrap();
@@ -285,7 +284,7 @@ fn sizes_holes_and_copies_work_as_on_disk() {
 fn a_write_beyond_the_largest_file_is_refused_at_once_and_not_again_on_closing() {
     let world = world();
     let node = world.file(ROOT, "file", "x");
-    let opened = now(world.fs.open_file(node, 1, false)).unwrap();
+    let opened = now(world.fs.open_file(node, 1)).unwrap();
     // 2^63 is beyond every file system's largest file: EFBIG or EINVAL, which no closing repeats.
     assert!(world.fs.write(node, opened.handle, 1 << 62, b"x", false).is_err());
     world.fs.flush(node, opened.handle).unwrap();
@@ -295,10 +294,10 @@ fn a_write_beyond_the_largest_file_is_refused_at_once_and_not_again_on_closing()
 fn changes_behind_our_back_end_the_kernels_cache() {
     let world = world();
     let node = world.file(ROOT, "file", "one");
-    assert!(now(world.fs.open_file(node, 0, false)).unwrap().keep_cache);
+    assert!(now(world.fs.open_file(node, 0)).unwrap().keep_cache);
     std::fs::write(world.dir.path().join("file"), "three").unwrap();
-    assert!(!now(world.fs.open_file(node, 0, false)).unwrap().keep_cache);
-    assert!(now(world.fs.open_file(node, 0, false)).unwrap().keep_cache);
+    assert!(!now(world.fs.open_file(node, 0)).unwrap().keep_cache);
+    assert!(now(world.fs.open_file(node, 0)).unwrap().keep_cache);
 }
 
 #[test]
