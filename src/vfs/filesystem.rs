@@ -322,8 +322,9 @@ impl Filesystem {
     /// Finds data or a hole.
     pub fn seek(&self, node: u64, handle: u64, offset: u64, whence: u32) -> Result<u64> {
         match Family::of(node) {
+            // What the kernel has not written yet would look like a hole: then it takes the whole file for data.
+            Family::Own if self.settings.writeback => Err(Errno::NOSYS.into()),
             Family::Own => Ok(self.own.seek(handle, offset, whence)?),
-            // The kernel then finds the ends of the file by itself.
             Family::Control | Family::Foreign => Err(Errno::NOSYS.into()),
         }
     }
