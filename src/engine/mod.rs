@@ -1,1 +1,32 @@
 //! Floor 5: the runtime around the node machine: reactor, readers, the publisher of the own tree.
+
+mod ahead;
+mod bulk;
+mod client;
+mod clock;
+mod copy;
+mod error;
+mod fetcher;
+mod link;
+mod memory;
+mod node_cache;
+mod reactor;
+mod reader;
+mod record;
+mod seal;
+mod server;
+mod setting;
+mod start;
+mod status;
+mod survey;
+mod swarm;
+mod writer;
+
+pub use error::{ReadError, ReadErrorKind};
+pub use reader::{Child, DirectoryHandle, FileHandle, Reader, TreeNode};
+pub use seal::SealError;
+pub use setting::{Convergence, Settings};
+pub use start::{Engine, StartError};
+pub use status::{PeerStatus, Status, StoreStatus, Work};
+pub use survey::{Counter, Survey, SurveyError};
+pub use writer::{PublishError, PublishState, Published, Writer};

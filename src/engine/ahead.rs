@@ -1,0 +1,85 @@
+//! How far to read ahead of a sequential reader: nothing for random reads, more with every window that is used up.
+
+use std::ops::Range;
+
+const START: u64 = 512 * 1024;
+const MAX: u64 = 24 * 1024 * 1024;
+/// The kernel's own readahead asks from several threads at once, a little out of order.
+const DISORDER: u64 = 1024 * 1024;
+
+/// One open file's reading position and window, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// End of the furthest read so far in this run.
+    end: u64,
+    /// Sequential reads in this run.
+    run: u32,
+    window: u64,
+    /// Everything before this was asked for already.
+    asked: u64,
+}
+
+impl Ahead {
+    /// Notes a read of `offset .. end` in a file of `size` bytes; answers what to fetch ahead now, if anything.
+    pub(super) fn read(&mut self, offset: u64, end: u64, size: u64) -> Option<Range<u64>> {
+        let near = offset <= self.end.saturating_add(DISORDER) && offset.saturating_add(DISORDER) >= self.end;
+        if near && (self.run > 0 || offset == 0) {
+            self.run = self.run.saturating_add(1);
+            self.end = self.end.max(end);
+        } else {
+            *self = Ahead { end, run: u32::from(offset == 0), window: 0, asked: end };
+        }
+        if self.run < 2 {
+            // A second read next to the first starts a run wherever it is.
+            self.run = self.run.max(1);
+            return None;
+        }
+        self.window = self.window.max(START);
+        self.asked = self.asked.max(self.end);
+        let ahead = self.asked - self.end;
+        if ahead > self.window / 2 {
+            return None;
+        }
+        let from = self.asked;
+        let to = self.end.saturating_add(self.window).min(size);
+        self.window = (self.window * 2).min(MAX);
+        if to <= from {
+            return None;
+        }
+        self.asked = to;
+        Some(from..to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequential_reader_gets_a_growing_window_and_nothing_twice() {
+        let mut ahead = Ahead::default();
+        let (size, step) = (100 << 20, 128 << 10);
+        let mut covered = 0;
+        let mut offset = 0;
+        let mut largest = 0;
+        while offset < size {
+            if let Some(range) = ahead.read(offset, offset + step, size) {
+                assert!(range.start >= covered, "{range:?} asked for twice");
+                covered = range.end;
+                largest = largest.max(range.end - range.start);
+            }
+            offset += step;
+        }
+        assert_eq!(covered, size);
+        assert!(largest > 8 << 20);
+    }
+
+    #[test]
+    fn random_reads_fetch_nothing_ahead() {
+        let mut ahead = Ahead::default();
+        for place in [9u64, 400, 3, 77, 250, 30] {
+            let offset = place << 22;
+            assert_eq!(ahead.read(offset, offset + 4096, 1 << 40), None);
+        }
+    }
+}

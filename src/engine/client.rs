@@ -1,0 +1,158 @@
+//! Calls to peers: dial, ask, and for slices verify each one before it is stored.
+
+use super::reactor::{Event, Shell};
+use crate::base::digest::ChunkId;
+use crate::base::limit::{CHUNK_BYTES_MAX, SLICE_BYTES};
+use crate::base::peer::Contact;
+use crate::base::range::{SliceRange, slice_count};
+use crate::content::chunk::Outline;
+use crate::net::link::{BodyReader, LinkError};
+use crate::node::effect::CallId;
+use crate::node::input::{Answer, Input};
+use crate::store::{Class, Store, StoreError};
+use crate::wire::message::{CallFailure, Fetch, Request, Response, Slices};
+use bytes::{Bytes, BytesMut};
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Slices are handed to the store in runs of this many (256 KiB): few enough to be served on early, enough to be cheap.
+const RUN: u8 = 16;
+
+/// A call as a task; its end is reported as `Event::CallEnded`.
+pub(super) fn call(
+    shell: &Shell,
+    call: CallId,
+    to: Contact,
+    request: Request,
+    deadline: tokio::time::Instant,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (links, events) = (shell.links.clone(), shell.events.clone());
+    let sink = Sink { store: shell.store.clone(), events: events.clone(), call };
+    async move {
+        let work = async {
+            let link = links.link(&to).await?;
+            let mut answer = link.ask(&request.to_bytes()).await.map_err(failure)?;
+            let response = Response::from_bytes(&answer.header).map_err(|_| CallFailure::False("does not decode"))?;
+            match (request, response) {
+                (Request::Fetch(fetch), Response::Slices(header)) => sink.receive(fetch, header, &mut answer.body).await,
+                (_, Response::Refused(refusal)) => Err(CallFailure::Refused(refusal)),
+                (request, response) if fits(&request, &response) => Ok(Answer::Message(response)),
+                _ => Err(CallFailure::False("an answer to something else")),
+            }
+        };
+        let result = tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(CallFailure::Timeout));
+        let _ = events.send(Event::CallEnded { call, result });
+    }
+}
+
+/// Whether this kind of answer may follow this kind of request.
+fn fits(request: &Request, response: &Response) -> bool {
+    matches!(
+        (request, response),
+        (Request::Hello(_), Response::Hello(_))
+            | (Request::Find { .. }, Response::Found { .. })
+            | (Request::Locate { .. }, Response::Located(_))
+            | (Request::Fetch(_), Response::Referral { .. })
+            | (Request::Announce { .. }, Response::Announced { .. })
+            | (Request::Host(_), Response::Hosting { .. })
+    )
+}
+
+fn failure(error: LinkError) -> CallFailure {
+    match error {
+        LinkError::Malformed(what) => CallFailure::False(what),
+        _ => CallFailure::LinkLost,
+    }
+}
+
+/// Where a fetch call's slices go.
+struct Sink {
+    store: Arc<Store>,
+    events: mpsc::UnboundedSender<Event>,
+    call: CallId,
+}
+
+impl Sink {
+    /// Takes outline and slices off the stream; nothing unverified is kept, and the first false slice ends it.
+    async fn receive(&self, fetch: Fetch, header: Slices, body: &mut BodyReader) -> Result<Answer, CallFailure> {
+        let Slices { chunk_len, slices, outline: outlined, .. } = header;
+        let all = slice_count(chunk_len);
+        let end = fetch.slices.end().min(all);
+        let asked = SliceRange { first: fetch.slices.first.min(end), count: end - fetch.slices.first.min(end) };
+        if chunk_len as usize > CHUNK_BYTES_MAX || slices != asked || outlined != fetch.outline || chunk_len == 0 {
+            return Err(CallFailure::False("slices that were not asked for"));
+        }
+        let outline = self.outline(&fetch.chunk, chunk_len, outlined, body).await?;
+        let mut bytes = outline.to_bytes().len() as u64;
+        let mut first = slices.first;
+        while first < slices.end() {
+            let run = SliceRange { first, count: RUN.min(slices.end() - first) };
+            let span = run.bytes(chunk_len);
+            let mut buffer = BytesMut::zeroed((span.end - span.start) as usize);
+            for (place, slice) in buffer.chunks_mut(SLICE_BYTES).enumerate() {
+                body.exact(slice).await.map_err(failure)?;
+                if !outline.check_slice(&fetch.chunk, run.first + place as u8, slice) {
+                    return Err(CallFailure::False("a false slice"));
+                }
+            }
+            bytes += buffer.len() as u64;
+            self.keep(&fetch.chunk, &outline, run, buffer).await?;
+            let _ = self.events.send(Event::Input(Input::Delivered { call: self.call, slices: run }));
+            first = run.end();
+        }
+        if !matches!(body.chunk(1).await, Ok(None)) {
+            return Err(CallFailure::False("more bytes than announced"));
+        }
+        Ok(Answer::Fetched { header, bytes })
+    }
+
+    async fn outline(
+        &self,
+        chunk: &ChunkId,
+        chunk_len: u32,
+        outlined: bool,
+        body: &mut BodyReader,
+    ) -> Result<Outline, CallFailure> {
+        let outline = if outlined {
+            let hashes = if chunk_len as usize > SLICE_BYTES { usize::from(slice_count(chunk_len)) } else { 0 };
+            let raw = body.take(hashes * 32).await.map_err(failure)?;
+            Outline::from_bytes(chunk_len, &raw).ok_or(CallFailure::False("a malformed outline"))?
+        } else {
+            let kept = self.store.outline(chunk).map_err(|_| CallFailure::Store)?.ok_or(CallFailure::Store)?;
+            if kept.len != chunk_len {
+                return Err(CallFailure::False("a false chunk length"));
+            }
+            kept
+        };
+        if outline.verify(chunk) { Ok(outline) } else { Err(CallFailure::False("a false outline")) }
+    }
+
+    async fn keep(&self, chunk: &ChunkId, outline: &Outline, run: SliceRange, bytes: BytesMut) -> Result<(), CallFailure> {
+        let bytes = bytes.freeze();
+        let whole = if self.store.is_crowded(bytes.len()) {
+            // The disk is behind: wait for it where waiting hinders nobody else.
+            let (store, chunk, outline) = (self.store.clone(), *chunk, outline.clone());
+            tokio::task::spawn_blocking(move || put(&store, &chunk, &outline, run, bytes))
+                .await
+                .map_err(|_| CallFailure::Store)?
+        } else {
+            put(&self.store, chunk, outline, run, bytes)
+        };
+        let whole = whole.map_err(|error| {
+            tracing::error!(%error, "a fetched slice could not be stored");
+            CallFailure::Store
+        })?;
+        if whole {
+            let _ = self.events.send(Event::Input(Input::Stored { chunks: vec![*chunk] }));
+        }
+        Ok(())
+    }
+}
+
+/// Stores verified slices; whether the chunk is whole now. What was promised to be hosted stays so: the store keeps the
+/// stronger of two classes.
+fn put(store: &Store, chunk: &ChunkId, outline: &Outline, run: SliceRange, bytes: Bytes) -> Result<bool, StoreError> {
+    store.put_slices(chunk, outline, run.first, bytes, Class::Cached)?;
+    store.holds(chunk)
+}

@@ -1,0 +1,215 @@
+//! Copies a published tree out to plain files: many units at once, resumable, checked against the manifest.
+
+use super::error::{ReadError, ReadErrorKind};
+use super::bulk::Unit;
+use super::reader::{Child, FileHandle};
+use super::start::Engine;
+use super::survey::{Counter, Visit, os_name};
+use super::swarm::lock;
+use crate::base::time::Timestamp;
+use crate::content::reference::RootRef;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Units (up to 1 MiB each) that are fetched at once.
+const UNITS: usize = 24;
+/// Small files that are fetched at once.
+const FILES: usize = 32;
+/// A file of at most this many bytes is one of many; a larger one is copied by itself.
+const SMALL: u64 = 1 << 20;
+
+impl Engine {
+    /// Copies what a reference points to, to `dest`: a file becomes the file `dest`, a directory the directory `dest`
+    /// (which may exist: what is there already and equal is kept, so an interrupted copy goes on where it stopped).
+    pub async fn copy_out(
+        &self,
+        reference: &RootRef,
+        dest: &Path,
+        deadline: Duration,
+        progress: Arc<Counter>,
+    ) -> Result<(), ReadError> {
+        let small = Mutex::new(JoinSet::new());
+        let directories = Mutex::new(Vec::new());
+        self.walk(reference, deadline, async |path, visit| {
+            let target = if path.as_os_str().is_empty() { dest.to_path_buf() } else { dest.join(path) };
+            match visit {
+                Visit::Directory(_, child) => {
+                    make_dir(&target)?;
+                    lock(&directories).push((target, child.cloned()));
+                    Ok(())
+                }
+                Visit::Symlink(link, child) => make_link(&target, &link, child),
+                Visit::File(file, child) => {
+                    progress.total.fetch_add(file.size(), Ordering::Relaxed);
+                    let (engine, child, progress) = (self.clone(), child.cloned(), progress.clone());
+                    if file.size() > SMALL {
+                        return engine.copy_file(file, child, target, deadline, progress).await;
+                    }
+                    let mut set = std::mem::take(&mut *lock(&small));
+                    set.spawn(async move { engine.copy_file(file, child, target, deadline, progress).await });
+                    let mut result = Ok(());
+                    while result.is_ok() && set.len() >= FILES {
+                        result = joined(set.join_next().await);
+                    }
+                    *lock(&small) = set;
+                    result
+                }
+            }
+        })
+        .await?;
+        let mut set = std::mem::take(&mut *lock(&small));
+        while !set.is_empty() {
+            joined(set.join_next().await)?;
+        }
+        // Attributes of directories last, the deepest first: filling a directory changes its time.
+        for (path, child) in lock(&directories).iter().rev() {
+            if let Some(child) = child {
+                set_attributes(path, child).map_err(|error| local(path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_file(
+        &self,
+        file: Arc<FileHandle>,
+        child: Option<Child>,
+        target: PathBuf,
+        deadline: Duration,
+        progress: Arc<Counter>,
+    ) -> Result<(), ReadError> {
+        if let Ok(there) = std::fs::symlink_metadata(&target)
+            && there.is_file()
+            && there.size() == file.size()
+            && child.as_ref().is_some_and(|c| (c.mtime.seconds, i64::from(c.mtime.nanos)) == (there.mtime(), there.mtime_nsec()))
+        {
+            progress.done.fetch_add(file.size(), Ordering::Relaxed);
+            return Ok(());
+        }
+        let part = part_name(&target);
+        let output = open_part(&part).map_err(|error| local(&part, error))?;
+        let had = output.metadata().map_err(|error| local(&part, error))?.len();
+        output.set_len(file.size()).map_err(|error| local(&part, error))?;
+        let output = Arc::new(output);
+        let reader = self.reader().clone();
+        let mut set: JoinSet<Result<(), ReadError>> = JoinSet::new();
+        let mut at = 0;
+        while at < file.size() {
+            let until = Instant::now() + deadline;
+            let unit = reader.unit_at(&file, at, until).await?;
+            at += unit.len;
+            let (reader, file, output, part, progress) =
+                (reader.clone(), file.clone(), output.clone(), part.clone(), progress.clone());
+            set.spawn(async move {
+                let len = unit.len;
+                if had >= unit.offset + len && kept(&output, &unit).await {
+                    progress.done.fetch_add(len, Ordering::Relaxed);
+                    return Ok(());
+                }
+                let offset = unit.offset;
+                let bytes = reader.read_bulk(&file, offset..offset + len, Instant::now() + deadline).await?;
+                tokio::task::spawn_blocking(move || output.write_all_at(&bytes, offset))
+                    .await
+                    .map_err(|_| ReadError::stopped())?
+                    .map_err(|error| local(&part, error))?;
+                progress.done.fetch_add(len, Ordering::Relaxed);
+                Ok(())
+            });
+            while set.len() >= UNITS {
+                joined(set.join_next().await)?;
+            }
+        }
+        while !set.is_empty() {
+            joined(set.join_next().await)?;
+        }
+        let executable = file.executable();
+        let finish = move || -> std::io::Result<()> {
+            match &child {
+                Some(child) => set_attributes(&part, child)?,
+                None => {
+                    let mode = if executable { 0o755 } else { 0o644 };
+                    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(mode))?;
+                }
+            }
+            std::fs::rename(&part, &target)
+        };
+        let name = part_name(Path::new("file"));
+        tokio::task::spawn_blocking(finish).await.map_err(|_| ReadError::stopped())?.map_err(|error| local(&name, error))
+    }
+}
+
+fn joined(result: Option<Result<Result<(), ReadError>, tokio::task::JoinError>>) -> Result<(), ReadError> {
+    result.unwrap_or(Ok(Ok(()))).map_err(|_| ReadError::stopped())?
+}
+
+/// Whether an interrupted copy left these bytes, right to the last bit: they seal to the chunk's name.
+async fn kept(output: &Arc<File>, unit: &Unit) -> bool {
+    let (output, unit) = (output.clone(), unit.clone());
+    let check = move || {
+        let mut plain = vec![0; unit.len as usize];
+        output.read_exact_at(&mut plain, unit.offset).is_ok() && unit.matches(plain)
+    };
+    tokio::task::spawn_blocking(check).await.unwrap_or(false)
+}
+
+fn part_name(target: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".tornet-part");
+    target.with_file_name(name)
+}
+
+/// Opens the unfinished copy, new or left by an earlier run; never through a symbolic link.
+fn open_part(path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?))
+}
+
+fn make_dir(path: &Path) -> Result<(), ReadError> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let there = std::fs::symlink_metadata(path).map_err(|error| local(path, error))?;
+            if there.is_dir() { Ok(()) } else { Err(local(path, "something that is no directory is in the way")) }
+        }
+        other => other.map_err(|error| local(path, error)),
+    }
+}
+
+fn make_link(path: &Path, target: &[u8], child: &Child) -> Result<(), ReadError> {
+    match std::os::unix::fs::symlink(os_name(target), path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let same = std::fs::read_link(path).is_ok_and(|there| there.as_os_str() == os_name(target));
+            if !same {
+                return Err(local(path, "something else of that name is in the way"));
+            }
+        }
+        other => other.map_err(|error| local(path, error))?,
+    }
+    set_times(path, child.mtime).map_err(|error| local(path, error))
+}
+
+fn set_attributes(path: &Path, child: &Child) -> std::io::Result<()> {
+    for (name, value) in &child.xattrs {
+        // A file system without attributes still takes the file.
+        let _ = rustix::fs::lsetxattr(path, os_name(name), value, XattrFlags::empty());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(u32::from(child.mode)))?;
+    set_times(path, child.mtime)
+}
+
+fn set_times(path: &Path, time: Timestamp) -> std::io::Result<()> {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanos) };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn local(path: &Path, error: impl std::fmt::Display) -> ReadError {
+    ReadError::new(ReadErrorKind::Store, format!("cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,119 @@
+//! Open links: one table from peers to their links, dialling once however many ask.
+
+use super::reactor::Event;
+use super::server;
+use crate::base::peer::{Contact, PeerId};
+use crate::net::endpoint::Endpoint;
+use crate::net::link::Link;
+use crate::node::input::Input;
+use crate::wire::message::CallFailure;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::swarm::lock;
+
+/// One address gets this long to answer a handshake.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All links of this node.
+pub(super) struct Links {
+    endpoint: Endpoint,
+    open: Mutex<HashMap<PeerId, Vec<Link>>>,
+    dialling: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<()>>>>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Links {
+    pub(super) fn new(endpoint: Endpoint, events: mpsc::UnboundedSender<Event>) -> Arc<Links> {
+        Arc::new(Links { endpoint, open: Mutex::default(), dialling: Mutex::default(), events })
+    }
+
+    /// Accepts links until the endpoint closes.
+    pub(super) async fn accept(self: Arc<Self>) {
+        while let Some(link) = self.endpoint.accept().await {
+            self.register(link, false);
+        }
+    }
+
+    /// The newest open link to a peer.
+    pub(super) fn open_to(&self, peer: &PeerId) -> Option<Link> {
+        lock(&self.open).get(peer).and_then(|links| links.last().cloned())
+    }
+
+    /// The open link to `to`, or a new one to the first of its addresses that answers.
+    pub(super) async fn link(self: &Arc<Self>, to: &Contact) -> Result<Link, CallFailure> {
+        if let Some(link) = self.open_to(&to.peer) {
+            return Ok(link);
+        }
+        let turn = lock(&self.dialling).entry(to.peer).or_default().clone();
+        let guard = turn.lock().await;
+        let found = match self.open_to(&to.peer) {
+            Some(link) => Ok(link),
+            None => self.dial(to).await,
+        };
+        drop(guard);
+        let mut dialling = lock(&self.dialling);
+        // The table's own and ours: nobody else waits for a turn.
+        if dialling.get(&to.peer).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+            dialling.remove(&to.peer);
+        }
+        found
+    }
+
+    async fn dial(self: &Arc<Self>, to: &Contact) -> Result<Link, CallFailure> {
+        for addr in &to.addrs {
+            match tokio::time::timeout(DIAL_TIMEOUT, self.endpoint.dial(&to.peer, *addr)).await {
+                Ok(Ok(link)) => {
+                    self.register(link.clone(), true);
+                    return Ok(link);
+                }
+                Ok(Err(error)) => debug!(peer = %format_args!("{:.8}", to.peer), %addr, %error, "dial failed"),
+                Err(_) => debug!(peer = %format_args!("{:.8}", to.peer), %addr, "dial timed out"),
+            }
+        }
+        Err(CallFailure::Unreachable(to.peer))
+    }
+
+    fn register(self: &Arc<Self>, link: Link, dialled: bool) {
+        let peer = link.peer();
+        lock(&self.open).entry(peer).or_default().push(link.clone());
+        let _ = self.events.send(Event::Input(Input::LinkUp { peer, addr: link.remote_addr(), dialled }));
+        let links = self.clone();
+        tokio::spawn(async move {
+            server::listen(&link, &links.events).await;
+            link.closed().await;
+            links.forget(&link);
+        });
+    }
+
+    fn forget(&self, link: &Link) {
+        let peer = link.peer();
+        let mut open = lock(&self.open);
+        if let Some(links) = open.get_mut(&peer) {
+            links.retain(|other| other.id() != link.id());
+            if links.is_empty() {
+                open.remove(&peer);
+                let _ = self.events.send(Event::Input(Input::LinkDown { peer }));
+            }
+        }
+    }
+
+    /// Closes every link to a peer.
+    pub(super) fn drop_peer(&self, peer: &PeerId) {
+        for link in lock(&self.open).get(peer).into_iter().flatten() {
+            link.close(crate::wire::close::CloseReason::Fault.code());
+        }
+    }
+
+    /// All open links, for status.
+    pub(super) fn all(&self) -> Vec<Link> {
+        lock(&self.open).values().filter_map(|links| links.last().cloned()).collect()
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}

@@ -1,0 +1,41 @@
+//! Contacts remembered across restarts.
+
+use crate::base::peer::{Contact, PeerId};
+use crate::store::{Store, StoreError, Table};
+use std::net::SocketAddr;
+use tracing::warn;
+
+/// One record: the contacts, the best first.
+const TABLE: Table = Table("contacts.1");
+const KEY: &[u8] = b"best";
+
+/// Writes the list down; losing it costs a slower start, nothing else.
+pub(super) fn remember(store: &Store, contacts: Vec<Contact>) {
+    let kept: Vec<(String, Vec<SocketAddr>)> =
+        contacts.iter().map(|c| (format!("{}", c.peer), c.addrs.clone())).collect();
+    let written = serde_json::to_vec(&kept).map_err(|e| e.to_string()).and_then(|bytes| {
+        let written: Result<(), StoreError> = store.state().write(false, |tx| tx.put(TABLE, KEY, &bytes));
+        written.map_err(|e| e.to_string())
+    });
+    if let Err(error) = written {
+        warn!(%error, "contacts not remembered");
+    }
+}
+
+/// The list as it was last written; empty when there is none.
+pub(super) fn recall(store: &Store) -> Vec<Contact> {
+    let bytes = store.state().value(TABLE, KEY).ok().flatten().unwrap_or_default();
+    let kept: Vec<(String, Vec<SocketAddr>)> = serde_json::from_slice(&bytes).unwrap_or_default();
+    kept.into_iter().filter_map(|(peer, addrs)| Some(Contact { peer: PeerId(unhex(&peer)?), addrs })).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut out = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (place, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok()?;
+    }
+    Some(out)
+}

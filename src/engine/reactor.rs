@@ -1,0 +1,181 @@
+//! The only loop around the node machine: wait for one event, hand it over, carry the effects out.
+
+use super::client;
+use super::clock::Clock;
+use super::link::Links;
+use super::server;
+use super::swarm::{Swarm, Waiting};
+use crate::base::digest::ChunkId;
+use crate::base::peer::PeerId;
+use crate::net::link::Responder;
+use crate::node::Node;
+use crate::node::effect::{CallId, Effect, Token};
+use crate::node::input::{Answer, Input};
+use crate::store::{Class, Store};
+use crate::wire::message::{CallFailure, Request};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::{debug, info, warn};
+
+/// What the loop waits for.
+pub(super) enum Event {
+    /// Straight to the machine.
+    Input(Input),
+    /// A peer's request with the stream that its answer goes to.
+    Asked { from: PeerId, request: Request, responder: Responder },
+    /// One of our calls ended.
+    CallEnded { call: CallId, result: Result<Answer, CallFailure> },
+    /// Ask the machine something between two events.
+    Inspect(Box<dyn FnOnce(&Node) + Send>),
+    /// End the loop.
+    Stop,
+}
+
+/// Everything that effects are carried out with.
+pub(super) struct Shell {
+    pub(super) clock: Clock,
+    pub(super) links: Arc<Links>,
+    pub(super) store: Arc<Store>,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) waiting: Arc<Waiting>,
+}
+
+/// Runs the machine until it is told to stop.
+pub(super) async fn run(mut node: Node, shell: Shell, mut events: mpsc::UnboundedReceiver<Event>) {
+    let mut calls: BTreeMap<CallId, AbortHandle> = BTreeMap::new();
+    let mut tokens: BTreeMap<Token, Responder> = BTreeMap::new();
+    let mut token_next = 0u64;
+    loop {
+        let timeout = node.poll_timeout().map(|at| shell.clock.at(at));
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            () = sleep_until(timeout) => None,
+        };
+        let now = shell.clock.now();
+        let mut event = match event {
+            Some(event) => Some(event),
+            None => {
+                node.tick(now);
+                None
+            }
+        };
+        // Take what else is waiting before looking at effects: one turn for many events.
+        let mut budget = 64;
+        while let Some(this) = event {
+            match this {
+                Event::Input(input) => node.handle(now, input),
+                Event::Asked { from, request, responder } => {
+                    token_next += 1;
+                    let token = Token(token_next);
+                    tokens.insert(token, responder);
+                    node.handle(now, Input::Request { from, token, request });
+                }
+                Event::CallEnded { call, result } => {
+                    // A call that was cancelled has been reported already.
+                    if calls.remove(&call).is_some() {
+                        node.handle(now, Input::Answered { call, result });
+                    }
+                }
+                Event::Inspect(look) => look(&node),
+                Event::Stop => return,
+            }
+            budget -= 1;
+            event = if budget > 0 { events.try_recv().ok() } else { None };
+        }
+        while let Some(effect) = node.poll_effect() {
+            match effect {
+                Effect::Call { call, to, request, deadline } => {
+                    let task = client::call(&shell, call, to, request, shell.clock.at(deadline));
+                    calls.insert(call, tokio::spawn(task).abort_handle());
+                }
+                Effect::Cancel { call } => {
+                    if let Some(task) = calls.remove(&call) {
+                        task.abort();
+                        node.handle(now, Input::Answered { call, result: Err(CallFailure::Cancelled) });
+                    }
+                }
+                Effect::Answer { token, response } => {
+                    if let Some(responder) = tokens.remove(&token) {
+                        tokio::spawn(server::answer(responder, response));
+                    }
+                }
+                Effect::Serve { token, fetch, demand, otherwise } => {
+                    if let Some(responder) = tokens.remove(&token) {
+                        tokio::spawn(server::serve(shell.store.clone(), responder, fetch, demand, otherwise));
+                    }
+                }
+                Effect::AnswerLocated { token, chunks, located } => {
+                    if let Some(responder) = tokens.remove(&token) {
+                        tokio::spawn(server::located(shell.store.clone(), responder, chunks, located));
+                    }
+                }
+                other => carry_out(&shell, other),
+            }
+        }
+    }
+}
+
+/// The effects that need none of the loop's own state.
+fn carry_out(shell: &Shell, effect: Effect) {
+    match effect {
+        Effect::Keep { chunks, owner, lease } => {
+            let until = unix_now().saturating_add(u64::from(lease));
+            debug!(peer = %format_args!("{owner:.8}"), chunks = chunks.len(), lease, "hosting");
+            let (store, events) = (shell.store.clone(), shell.events.clone());
+            tokio::task::spawn_blocking(move || {
+                // Also of those that are still to come: they are hosted from the moment they arrive.
+                let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
+                let held = store.set_class(&ids, Class::Hosted { until }).and_then(|()| store.holds_each(&ids));
+                match held {
+                    Ok(held) => {
+                        let here = ids.into_iter().zip(held).filter_map(|(id, held)| held.then_some(id));
+                        let _ = events.send(Event::Input(Input::Stored { chunks: here.collect() }));
+                    }
+                    Err(error) => warn!(%error, "hosted chunks could not be marked"),
+                }
+            });
+        }
+        Effect::WantDone { want, result } => shell.waiting.want_done(want, result),
+        Effect::Published { job, progress } => shell.waiting.job_progress(job, progress),
+        Effect::Located { want, holders } => shell.waiting.located(want, holders),
+        Effect::Remember(contacts) => super::memory::remember(&shell.store, contacts),
+        Effect::Drop { peer, why } => {
+            warn!(peer = %format_args!("{peer:.8}"), why, "peer dropped");
+            shell.links.drop_peer(&peer);
+        }
+        Effect::Call { .. }
+        | Effect::Cancel { .. }
+        | Effect::Answer { .. }
+        | Effect::Serve { .. }
+        | Effect::AnswerLocated { .. } => {
+            info!("an effect reached the wrong arm");
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => tokio::time::sleep(Duration::from_secs(60)).await,
+    }
+}
+
+/// Civil time in whole seconds.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+impl Swarm {
+    /// Looks at the machine between two of its events.
+    pub(super) async fn inspect<T: Send + 'static>(&self, look: impl FnOnce(&Node) -> T + Send + 'static) -> Option<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let _ = self.events.send(Event::Inspect(Box::new(move |node| {
+            let _ = sender.send(look(node));
+        })));
+        receiver.await.ok()
+    }
+}

@@ -1,0 +1,260 @@
+//! What the publisher remembers on disk: which local file is which sealed body, and which chunks are still to be hosted.
+
+use crate::base::codec::{DecodeError, Reader, Writer};
+use crate::base::digest::ChunkId;
+use crate::base::limit::{CHUNK_BYTES_MAX, STRIPE_CHUNKS_MAX};
+use crate::content::cipher::ReadKey;
+use crate::content::reference::NodeRef;
+use crate::node::input::Group;
+use crate::store::Table;
+use std::os::unix::fs::MetadataExt;
+
+/// File by device and inode: `FileRecord`.
+pub(super) const FILES: Table = Table("files.1");
+/// Directory by device and inode: `DirectoryRecord`.
+pub(super) const DIRECTORIES: Table = Table("directories.1");
+/// Directory leaf by a hash of what went into it: its encoded result.
+pub(super) const LEAVES: Table = Table("leaves.1");
+/// Groups that are not hosted yet, by job and first chunk: `Group`.
+pub(super) const PENDING: Table = Table("pending.1");
+/// First chunks of all groups that were ever handed to a job: nothing.
+pub(super) const PLACED: Table = Table("placed.1");
+/// Job: `JobRecord`.
+pub(super) const JOBS: Table = Table("jobs.1");
+/// Own tree (`tree`) and published paths: the reference as text and its job.
+pub(super) const ROOTS: Table = Table("roots.1");
+
+/// Names a file or directory whatever its path: device and inode.
+pub(super) fn inode_key(metadata: &std::fs::Metadata) -> [u8; 16] {
+    let mut key = [0; 16];
+    let (device, inode) = key.split_at_mut(8);
+    device.copy_from_slice(&metadata.dev().to_be_bytes());
+    inode.copy_from_slice(&metadata.ino().to_be_bytes());
+    key
+}
+
+/// Tells one state of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) size: u64,
+    pub(super) modified: (i64, u32),
+    pub(super) changed: (i64, u32),
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
+        Stamp {
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec() as u32),
+            changed: (metadata.ctime(), metadata.ctime_nsec() as u32),
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut Writer) {
+        out.uint(self.size);
+        for (seconds, nanos) in [self.modified, self.changed] {
+            out.int(seconds);
+            out.uint(u64::from(nanos));
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Stamp, DecodeError> {
+        let size = from.uint()?;
+        let mut time = || Ok((from.int()?, from.uint_max("nanoseconds", 999_999_999)? as u32));
+        Ok(Stamp { size, modified: time()?, changed: time()? })
+    }
+}
+
+/// A file as it was last sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileRecord {
+    pub(super) stamp: Stamp,
+    pub(super) executable: bool,
+    /// Its node; `None` when its bytes lie in its directory.
+    pub(super) node: Option<NodeRef>,
+    /// The job that has it hosted.
+    pub(super) job: u64,
+}
+
+impl FileRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        self.stamp.write(&mut out);
+        out.byte(u8::from(self.executable));
+        write_node(&mut out, self.node.as_ref());
+        out.uint(self.job);
+        out.into_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<FileRecord, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let stamp = Stamp::read(&mut from)?;
+        let executable = from.byte()? != 0;
+        let node = read_node(&mut from)?;
+        let job = from.uint()?;
+        from.finish()?;
+        Ok(FileRecord { stamp, executable, node, job })
+    }
+}
+
+/// A directory as it was last sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DirectoryRecord {
+    pub(super) node: NodeRef,
+    /// Of all files below it.
+    pub(super) bytes: u64,
+    pub(super) job: u64,
+}
+
+impl DirectoryRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        write_node(&mut out, Some(&self.node));
+        out.uint(self.bytes);
+        out.uint(self.job);
+        out.into_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<DirectoryRecord, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let node = read_node(&mut from)?.ok_or(DecodeError::Invalid("directory without a node"))?;
+        let (bytes, job) = (from.uint()?, from.uint()?);
+        from.finish()?;
+        Ok(DirectoryRecord { node, bytes, job })
+    }
+}
+
+/// A leaf of a directory as it was last sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LeafRecord {
+    pub(super) node: NodeRef,
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+}
+
+impl LeafRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        write_node(&mut out, Some(&self.node));
+        out.uint(self.entries);
+        out.uint(self.bytes);
+        out.into_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<LeafRecord, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let node = read_node(&mut from)?.ok_or(DecodeError::Invalid("leaf without a node"))?;
+        let (entries, bytes) = (from.uint()?, from.uint()?);
+        from.finish()?;
+        Ok(LeafRecord { node, entries, bytes })
+    }
+}
+
+fn write_node(out: &mut Writer, node: Option<&NodeRef>) {
+    out.byte(u8::from(node.is_some()));
+    if let Some(node) = node {
+        out.raw(&node.id.0);
+        out.raw(&node.key.0);
+        out.uint(u64::from(node.len));
+    }
+}
+
+fn read_node(from: &mut Reader<'_>) -> Result<Option<NodeRef>, DecodeError> {
+    match from.byte()? {
+        0 => Ok(None),
+        1 => {
+            let (id, key) = (ChunkId(from.array()?), ReadKey(from.array()?));
+            let len = from.uint_max("chunk length", CHUNK_BYTES_MAX as u64)? as u32;
+            Ok(Some(NodeRef { id, len, key }))
+        }
+        _ => Err(DecodeError::Invalid("node flag")),
+    }
+}
+
+pub(super) fn group_to_bytes(group: &Group) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.byte(group.copies);
+    out.uint(group.chunks.len() as u64);
+    for (id, len) in &group.chunks {
+        out.raw(&id.0);
+        out.uint(u64::from(*len));
+    }
+    out.into_bytes()
+}
+
+pub(super) fn group_from_bytes(bytes: &[u8]) -> Result<Group, DecodeError> {
+    let mut from = Reader::new(bytes);
+    let copies = from.byte()?;
+    let count = from.count("chunks of a group", STRIPE_CHUNKS_MAX, 33)?;
+    let mut chunks = Vec::with_capacity(count);
+    for _ in 0..count {
+        chunks.push((ChunkId(from.array()?), from.uint_max("chunk length", u64::from(u32::MAX))? as u32));
+    }
+    from.finish()?;
+    Ok(Group { chunks, copies })
+}
+
+/// Key of a pending group.
+pub(super) fn pending_key(job: u64, group: &Group) -> Vec<u8> {
+    let mut key = job.to_be_bytes().to_vec();
+    if let Some((id, _)) = group.chunks.first() {
+        key.extend_from_slice(&id.0);
+    }
+    key
+}
+
+/// How far a job came, for the state of its files after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct JobRecord {
+    pub(super) hosts: u16,
+    pub(super) wanted: u16,
+    pub(super) done: bool,
+}
+
+impl JobRecord {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.uint(u64::from(self.hosts));
+        out.uint(u64::from(self.wanted));
+        out.byte(u8::from(self.done));
+        out.into_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<JobRecord, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let mut number = || from.uint_max("hosts", u64::from(u16::MAX)).map(|n| n as u16);
+        let (hosts, wanted) = (number()?, number()?);
+        let done = from.byte()? != 0;
+        from.finish()?;
+        Ok(JobRecord { hosts, wanted, done })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn records_come_back(size: u64, seconds: i64, nanos in 0u32..1_000_000_000, executable: bool, id: [u8; 32], key: [u8; 32], job: u64, lone: bool) {
+            let stamp = Stamp { size, modified: (seconds, nanos), changed: (-1, 0) };
+            let node = NodeRef { id: ChunkId(id), len: nanos % (1 << 20), key: ReadKey(key) };
+            let file = FileRecord { stamp, executable, node: (!lone).then_some(node), job };
+            prop_assert_eq!(FileRecord::from_bytes(&file.to_bytes()), Ok(file));
+            let directory = DirectoryRecord { node, bytes: size, job };
+            prop_assert_eq!(DirectoryRecord::from_bytes(&directory.to_bytes()), Ok(directory));
+            let group = Group { chunks: vec![(ChunkId(id), nanos), (ChunkId(key), 1)], copies: 5 };
+            let back = group_from_bytes(&group_to_bytes(&group)).unwrap();
+            prop_assert_eq!((back.chunks, back.copies), (group.chunks, group.copies));
+        }
+
+        #[test]
+        fn arbitrary_records_are_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = FileRecord::from_bytes(&bytes);
+            let _ = DirectoryRecord::from_bytes(&bytes);
+            let _ = group_from_bytes(&bytes);
+            let _ = JobRecord::from_bytes(&bytes);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What an engine is started with, already validated.
+
+use crate::base::peer::Contact;
+use crate::content::erasure::Scheme;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Whether equal files of different publishers make equal chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Convergence {
+    /// A secret of this user: nobody can confirm that we hold a file that they know.
+    #[default]
+    Private,
+    /// One secret for all: equal bytes are stored once in the whole swarm.
+    Public,
+}
+
+/// Settings of a node.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Identity, tree, store and log; made with mode 0700 when it does not exist.
+    pub data_dir: PathBuf,
+    /// UDP address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Peers to join the swarm through, besides those remembered.
+    pub bootstrap: Vec<Contact>,
+    /// Bytes of disk for other people's chunks: cached and hosted.
+    pub cache_bytes: u64,
+    /// Of these, bytes at most that host offers may fill.
+    pub host_bytes_max: u64,
+    /// Data and parity chunks of a stripe.
+    pub scheme: Scheme,
+    /// Secret of chunk keys.
+    pub convergence: Convergence,
+    /// Look for peers on the local network.
+    pub mdns: bool,
+    /// A read that the swarm cannot answer fails after this.
+    pub read_deadline: Duration,
+    /// For how long hosts are asked to keep chunks, seconds.
+    pub lease: u32,
+    /// A change in the own tree is published once nothing changed for this long.
+    pub quiet: Duration,
+}
+
+impl Settings {
+    /// The embedded defaults, for a node that keeps everything under `data_dir`.
+    pub fn new(data_dir: PathBuf) -> Settings {
+        Settings {
+            data_dir,
+            listen: SocketAddr::from(([0, 0, 0, 0], 41641)),
+            bootstrap: Vec::new(),
+            cache_bytes: 20 << 30,
+            host_bytes_max: 10 << 30,
+            scheme: Scheme { k: 8, m: 4 },
+            convergence: Convergence::Private,
+            mdns: true,
+            read_deadline: Duration::from_secs(30),
+            lease: 30 * 86_400,
+            quiet: Duration::from_millis(500),
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Assembly: identity, store, sockets, machine and tasks, started and stopped as one.
+
+use super::clock::Clock;
+use super::fetcher::Fetcher;
+use super::link::Links;
+use super::memory;
+use super::reactor::{self, Event, Shell};
+use super::reader::Reader;
+use super::seal::Sealer;
+use super::setting::{Convergence, Settings};
+use super::status::{PeerStatus, Status, StoreStatus};
+use super::swarm::{Swarm, lock};
+use super::writer::Writer;
+use crate::base::digest::ChunkId;
+use crate::base::peer::{Contact, PeerId};
+use crate::content::cipher::ConvergenceSecret;
+use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
+use crate::net::identity::{Identity, IdentityError};
+use crate::node::input::{Command, Input};
+use crate::node::{Node, NodeConfig};
+use crate::wire::close::CloseReason;
+use crate::store::{Store, StoreConfig, StoreError};
+use std::fs::DirBuilder;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be made or used.
+    #[error("cannot use the data directory {path}: {source}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Others may look into the data directory.
+    #[error("the data directory {path} is open to others (mode {mode:04o}); close it with: chmod 700 {path}")]
+    DataDirMode {
+        /// Which.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The key file.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The socket.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Threads for sealing.
+    #[error("cannot start worker threads: {0}")]
+    Threads(String),
+    /// Randomness.
+    #[error("the system gives no random bytes: {0}")]
+    Random(String),
+}
+
+struct Inner {
+    settings: Settings,
+    peer: PeerId,
+    addr: SocketAddr,
+    tree: PathBuf,
+    clock: Clock,
+    store: Arc<Store>,
+    swarm: Swarm,
+    links: Arc<Links>,
+    reader: Reader,
+    fetcher: Arc<Fetcher>,
+    writer: Writer,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A running node. Cheap to clone; `stop` ends it for all clones.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+impl Engine {
+    /// Starts a node. Takes constant time however much is stored.
+    pub async fn start(settings: Settings) -> Result<Engine, StartError> {
+        private_dir(&settings.data_dir)?;
+        let tree = settings.data_dir.join("tree");
+        if !tree.is_dir() {
+            make_dir(&tree, 0o755)?;
+        }
+        let identity = Identity::load_or_create(&settings.data_dir.join("identity"))?;
+        let secret = match settings.convergence {
+            Convergence::Private => ConvergenceSecret(identity.derive("tornet v1 private convergence secret")),
+            Convergence::Public => ConvergenceSecret::PUBLIC,
+        };
+        let peer = identity.peer();
+        let store_config = StoreConfig { cache_bytes: settings.cache_bytes, ..StoreConfig::default() };
+        let store_dir = settings.data_dir.join("store");
+        let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, store_config))
+            .await
+            .map_err(|error| StartError::Threads(error.to_string()))??;
+        let store = Arc::new(store);
+        let endpoint = Endpoint::open(identity, EndpointConfig { listen: settings.listen, ..EndpointConfig::default() })?;
+        let addr = endpoint.local_addr();
+
+        let clock = Clock::start();
+        let (events, queue) = mpsc::unbounded_channel();
+        let swarm = Swarm::new(events.clone(), clock);
+        let links = Links::new(endpoint, events.clone());
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
+        let node_config = NodeConfig {
+            addrs: advertised(addr),
+            host_bytes_max: settings.host_bytes_max,
+            ..NodeConfig::default()
+        };
+        let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
+        let shell = Shell {
+            clock,
+            links: links.clone(),
+            store: store.clone(),
+            events,
+            waiting: swarm.waiting.clone(),
+        };
+        let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
+        let fetcher = Arc::new(Fetcher { store: store.clone(), swarm: swarm.clone() });
+        let reader = Reader::new(fetcher.clone());
+        let writer =
+            Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, settings.lease);
+
+        let mut tasks = vec![tokio::spawn(reactor::run(node, shell, queue)), tokio::spawn(links.clone().accept())];
+        let mut contacts = settings.bootstrap.clone();
+        contacts.extend(memory::recall(&store));
+        swarm.command(Command::Bootstrap(contacts));
+        tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
+        tasks.push(tokio::spawn(writer.clone().run()));
+        info!(peer = %peer, %addr, "node started");
+        let tasks = Mutex::new(tasks);
+        let inner =
+            Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, fetcher, writer, tasks };
+        Ok(Engine { inner: Arc::new(inner) })
+    }
+
+    /// Who we are.
+    pub fn peer_id(&self) -> PeerId {
+        self.inner.peer
+    }
+
+    /// The UDP address that we listen on.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.inner.addr
+    }
+
+    /// What others pass as `--bootstrap`: our key at our address. A wildcard address is shown as loopback.
+    pub fn bootstrap_text(&self) -> String {
+        let mut addr = self.inner.addr;
+        if addr.ip().is_unspecified() {
+            let loopback = if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
+            addr.set_ip(loopback);
+        }
+        Contact { peer: self.inner.peer, addrs: vec![addr] }.to_string()
+    }
+
+    /// The plain directory behind the own tree.
+    pub fn tree_dir(&self) -> &Path {
+        &self.inner.tree
+    }
+
+    /// Where everything of this node lies.
+    pub fn data_dir(&self) -> &Path {
+        &self.inner.settings.data_dir
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Reads published trees.
+    pub fn reader(&self) -> &Reader {
+        &self.inner.reader
+    }
+
+    /// Publishes the own tree.
+    pub fn writer(&self) -> &Writer {
+        &self.inner.writer
+    }
+
+    pub(super) fn fetcher(&self) -> &Arc<Fetcher> {
+        &self.inner.fetcher
+    }
+
+    pub(super) fn swarm(&self) -> &Swarm {
+        &self.inner.swarm
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.inner.store
+    }
+
+    /// One screen of health.
+    pub async fn status(&self) -> Status {
+        let inner = &self.inner;
+        let stats = inner.swarm.inspect(|node| node.stats()).await.unwrap_or_default();
+        let usage = inner.store.usage();
+        let staged = inner.writer.staged();
+        let hosting = inner.writer.hosting();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            peer: inner.peer.to_string(),
+            bootstrap: self.bootstrap_text(),
+            listen: inner.addr.to_string(),
+            uptime_s: inner.clock.now().0 / 1_000_000,
+            peers_linked: inner.links.all().len() as u64,
+            contacts: stats.contacts as u64,
+            tree: inner.writer.tree_reference().unwrap_or_default(),
+            staged,
+            publishing: inner.writer.sealing(),
+            hosting,
+            safe_to_shut_down: staged == 0 && hosting.done >= hosting.total,
+            store: StoreStatus {
+                own_bytes: usage.own_bytes,
+                hosted_bytes: usage.hosted_bytes,
+                cached_bytes: usage.cached_bytes,
+                pinned_bytes: usage.pinned_bytes,
+                limit_bytes: inner.settings.cache_bytes,
+            },
+            damaged: usage.damaged_slices,
+        }
+    }
+
+    /// The peers with an open link.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let links = self.inner.links.all();
+        let status = links.iter().map(|link| {
+            let stats = link.stats();
+            PeerStatus {
+                peer: link.peer().to_string(),
+                addr: link.remote_addr().to_string(),
+                rtt_ms: link.rtt().as_secs_f64() * 1000.0,
+                sent_bytes: stats.sent_bytes,
+                received_bytes: stats.received_bytes,
+            }
+        });
+        status.collect()
+    }
+
+    /// Tells the machine to try these peers.
+    pub fn bootstrap(&self, contacts: Vec<Contact>) {
+        self.inner.swarm.command(Command::Bootstrap(contacts));
+    }
+
+    /// Stops: what was promised durable is flushed, links are closed, tasks end.
+    pub async fn stop(&self) {
+        let inner = &self.inner;
+        inner.writer.stop();
+        let _ = inner.swarm.events.send(Event::Stop);
+        inner.links.endpoint().close(CloseReason::Stopping.code()).await;
+        let tasks = std::mem::take(&mut *lock(&inner.tasks));
+        for task in tasks {
+            // A task that does not end by itself holds nothing that a crash could not take.
+            if tokio::time::timeout(Duration::from_secs(3), task).await.is_err() {
+                warn!("a task did not end in time");
+            }
+        }
+        let store = inner.store.clone();
+        match tokio::task::spawn_blocking(move || store.flush()).await {
+            Ok(Err(error)) => warn!(%error, "the store could not be flushed"),
+            Ok(Ok(())) | Err(_) => {}
+        }
+        info!("node stopped");
+    }
+}
+
+/// Tells the machine what the store holds, so that it is announced again, a page at a time and without haste.
+async fn tell_stored(store: Arc<Store>, swarm: Swarm) {
+    let mut after: Option<ChunkId> = None;
+    loop {
+        let (this, from) = (store.clone(), after);
+        let page = tokio::task::spawn_blocking(move || this.whole_chunks(from.as_ref(), 512)).await;
+        let Ok(Ok(page)) = page else { return };
+        let Some(last) = page.last() else { return };
+        after = Some(*last);
+        swarm.input(Input::Stored { chunks: page });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The addresses to tell peers: ours, unless it is a wildcard; then they go by what they see.
+fn advertised(addr: SocketAddr) -> Vec<SocketAddr> {
+    if addr.ip().is_unspecified() { Vec::new() } else { vec![addr] }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), StartError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| StartError::DataDir { path: path.to_path_buf(), source })
+}
+
+/// Makes the data directory, or checks that nobody else can look into the one that is there.
+fn private_dir(path: &Path) -> Result<(), StartError> {
+    if !path.exists() {
+        make_dir(path, 0o700)?;
+    }
+    let metadata =
+        std::fs::metadata(path).map_err(|source| StartError::DataDir { path: path.to_path_buf(), source })?;
+    if !metadata.is_dir() {
+        let source = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+        return Err(StartError::DataDir { path: path.to_path_buf(), source });
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(StartError::DataDirMode { path: path.to_path_buf(), mode });
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! What the node says of itself: for `tornet status`, `.tornet/status` and `tornet peers`.
+
+use serde::{Deserialize, Serialize};
+
+/// One screen of health.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct Status {
+    /// Program version.
+    pub version: String,
+    /// Our `PeerId` as hexadecimal digits.
+    pub peer: String,
+    /// The address to hand to others as `--bootstrap`.
+    pub bootstrap: String,
+    /// UDP address that we listen on.
+    pub listen: String,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Peers with an open link.
+    pub peers_linked: u64,
+    /// Peers known.
+    pub contacts: u64,
+    /// Reference of the own tree as last published; empty before that.
+    pub tree: String,
+    /// Changed paths of the own tree that are not published yet.
+    pub staged: u64,
+    /// Bytes of the running publishing pass: done and in all.
+    pub publishing: Option<Work>,
+    /// Chunk copies that peers hold for us, of those wanted, over all unfinished jobs.
+    pub hosting: Work,
+    /// Whether everything published is hosted as wanted and nothing is staged.
+    pub safe_to_shut_down: bool,
+    /// Disk use.
+    pub store: StoreStatus,
+    /// Damaged records that reading found and dropped.
+    pub damaged: u64,
+}
+
+/// Done and in all, in the unit that the field names.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, Default)]
+pub struct Work {
+    /// So far.
+    pub done: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// Bytes on disk by class.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, Default)]
+pub struct StoreStatus {
+    /// Own chunks.
+    pub own_bytes: u64,
+    /// Hosted for others.
+    pub hosted_bytes: u64,
+    /// Cached: given up when space is needed.
+    pub cached_bytes: u64,
+    /// Kept by a pin.
+    pub pinned_bytes: u64,
+    /// The limit for cached and hosted together.
+    pub limit_bytes: u64,
+}
+
+/// One linked peer.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct PeerStatus {
+    /// `PeerId` as hexadecimal digits.
+    pub peer: String,
+    /// Address of the link.
+    pub addr: String,
+    /// Round trip in milliseconds.
+    pub rtt_ms: f64,
+    /// Bytes sent and received over this link, headers included.
+    pub sent_bytes: u64,
+    /// Received.
+    pub received_bytes: u64,
+}

@@ -1,0 +1,224 @@
+//! Whole trees at once: visit every file, keep a tree here, count in the swarm who holds it.
+
+use super::error::{ReadError, ReadErrorKind};
+use super::reader::{Child, DirectoryHandle, FileHandle, TreeNode};
+use super::start::Engine;
+use super::swarm::lock;
+use crate::base::digest::ChunkId;
+use crate::base::limit::IDS_MAX;
+use crate::content::reference::RootRef;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Entries read from a directory at once.
+const PAGE: usize = 1024;
+
+/// What a walk comes to.
+pub(super) enum Visit<'a> {
+    /// A directory, before what is in it.
+    Directory(&'a Arc<DirectoryHandle>, Option<&'a Child>),
+    /// A file.
+    File(Arc<FileHandle>, Option<&'a Child>),
+    /// A symbolic link and its target.
+    Symlink(Vec<u8>, &'a Child),
+}
+
+impl Engine {
+    /// Visits a tree in depth-first name order, directories before what is in them. Paths are relative to the root.
+    pub(super) async fn walk<F>(&self, reference: &RootRef, deadline: Duration, mut visit: F) -> Result<(), ReadError>
+    where
+        F: AsyncFnMut(&std::path::Path, Visit<'_>) -> Result<(), ReadError>,
+    {
+        let reader = self.reader();
+        let root = match reader.resolve(reference, deadline).await? {
+            TreeNode::File(file) => return visit(std::path::Path::new(""), Visit::File(file, None)).await,
+            TreeNode::Symlink(_) => return Err(ReadError::manifest("a reference to a symbolic link")),
+            TreeNode::Directory(root) => root,
+        };
+        visit(std::path::Path::new(""), Visit::Directory(&root, None)).await?;
+        let mut stack = vec![(PathBuf::new(), root, None::<Vec<u8>>)];
+        while let Some((path, directory, after)) = stack.pop() {
+            let page = reader.list(&directory, after.as_deref(), PAGE, deadline).await?;
+            let more = page.len() == PAGE;
+            let mut inside = Vec::new();
+            for child in &page {
+                let below = path.join(os_name(&child.name));
+                match reader.open(&directory, child, deadline).await? {
+                    TreeNode::Directory(handle) => {
+                        visit(&below, Visit::Directory(&handle, Some(child))).await?;
+                        inside.push((below, handle, None));
+                    }
+                    TreeNode::File(file) => visit(&below, Visit::File(file, Some(child))).await?,
+                    TreeNode::Symlink(target) => visit(&below, Visit::Symlink(target, child)).await?,
+                }
+            }
+            if let Some(last) = page.last().filter(|_| more) {
+                stack.push((path, directory, Some(last.name.clone())));
+            }
+            stack.extend(inside.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// Counts, for every stripe of a tree, the shards that other peers hold. Fetches manifests, not content.
+    pub async fn verify(
+        &self,
+        reference: &RootRef,
+        deadline: Duration,
+        progress: &Counter,
+    ) -> Result<Survey, SurveyError> {
+        let groups = self.groups(reference, deadline).await?;
+        let mut survey = Survey { stripes: groups.len() as u64, ..Survey::default() };
+        let ids: BTreeSet<ChunkId> = groups.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
+        let ids: Vec<ChunkId> = ids.into_iter().collect();
+        survey.chunks = ids.len() as u64;
+        progress.total.store(ids.len() as u64, Ordering::Relaxed);
+        let mut holders: BTreeMap<ChunkId, usize> = BTreeMap::new();
+        let mut peers = BTreeSet::new();
+        let own = self.peer_id();
+        for batch in ids.chunks(IDS_MAX) {
+            for (id, found) in self.swarm().locate(batch.to_vec(), deadline).await {
+                let others: Vec<_> = found.iter().filter(|contact| contact.peer != own).collect();
+                holders.insert(id, others.len());
+                peers.extend(others.iter().map(|contact| contact.peer));
+            }
+            progress.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        }
+        survey.peers = peers.len() as u64;
+        for (ids, needed) in groups {
+            let found = ids.iter().filter(|id| holders.get(id).is_some_and(|count| *count > 0)).count();
+            if found < needed {
+                survey.lost += 1;
+                if survey.lost_chunks.len() < 16 {
+                    let missing = ids.iter().filter(|id| holders.get(id).is_none_or(|count| *count == 0));
+                    survey.lost_chunks.extend(missing.take(4).map(ToString::to_string));
+                }
+            } else if found < ids.len() {
+                survey.short += 1;
+            } else {
+                survey.whole += 1;
+            }
+        }
+        Ok(survey)
+    }
+
+    /// All groups of a tree: the chunks of each stripe with k, and lone chunks with 1.
+    async fn groups(&self, reference: &RootRef, deadline: Duration) -> Result<Vec<(Vec<ChunkId>, usize)>, ReadError> {
+        let groups = Mutex::new(BTreeMap::new());
+        let reader = self.reader();
+        let add = |ids: Vec<ChunkId>, needed: usize| {
+            if let Some(first) = ids.first().copied() {
+                lock(&groups).insert(first, (ids, needed));
+            }
+        };
+        add(vec![reference.node.id], 1);
+        self.walk(reference, deadline, async |_, visit| {
+            match visit {
+                Visit::Directory(handle, _) => reader.directory_groups(handle, deadline, &add).await,
+                Visit::File(file, _) => reader.file_groups(&file, deadline, &add).await,
+                Visit::Symlink(..) => Ok(()),
+            }
+        })
+        .await?;
+        let groups = std::mem::take(&mut *lock(&groups));
+        Ok(groups.into_values().collect())
+    }
+
+    /// Fetches a whole tree and keeps it: eviction spares it until it is unpinned.
+    pub async fn pin(&self, reference: &RootRef, deadline: Duration, progress: &Counter) -> Result<u64, SurveyError> {
+        let reader = self.reader().clone();
+        let total = Mutex::new(0u64);
+        let files = Mutex::new(Vec::new());
+        self.walk(reference, deadline, async |_, visit| {
+            if let Visit::File(file, _) = visit {
+                *lock(&total) += file.size();
+                progress.total.fetch_add(file.size(), Ordering::Relaxed);
+                lock(&files).push(file);
+            }
+            Ok(())
+        })
+        .await?;
+        let files = std::mem::take(&mut *lock(&files));
+        for file in files {
+            reader.hold(&file, deadline, progress).await?;
+        }
+        let chunks: Vec<ChunkId> = {
+            let groups = self.groups(reference, deadline).await?;
+            groups.into_iter().flat_map(|(ids, _)| ids).collect()
+        };
+        let (store, label) = (self.store().clone(), reference.node.id);
+        tokio::task::spawn_blocking(move || store.pin(&label, &chunks))
+            .await
+            .map_err(|_| ReadError::stopped())?
+            .map_err(ReadError::store)?;
+        let bytes = *lock(&total);
+        Ok(bytes)
+    }
+
+    /// Lets a pinned tree be evicted again.
+    pub async fn unpin(&self, reference: &RootRef) -> Result<(), SurveyError> {
+        let (store, label) = (self.store().clone(), reference.node.id);
+        let done = tokio::task::spawn_blocking(move || store.unpin(&label)).await.map_err(|_| ReadError::stopped())?;
+        Ok(done.map_err(ReadError::store)?)
+    }
+
+    /// Whether a look-up finds the root of a tree on a peer other than this node.
+    pub async fn found_elsewhere(&self, reference: &RootRef, deadline: Duration) -> bool {
+        let found = self.swarm().locate(vec![reference.node.id], deadline).await;
+        let own = self.peer_id();
+        found.iter().any(|(_, holders)| holders.iter().any(|contact| contact.peer != own))
+    }
+}
+
+pub(super) fn os_name(name: &[u8]) -> &std::ffi::OsStr {
+    std::os::unix::ffi::OsStrExt::from_bytes(name)
+}
+
+/// Work done and in all, readable while it runs.
+#[derive(Debug, Default)]
+pub struct Counter {
+    /// So far.
+    pub done: AtomicU64,
+    /// In all, as far as known.
+    pub total: AtomicU64,
+}
+
+/// How well a tree is kept by others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Survey {
+    /// Stripes and lone chunks.
+    pub stripes: u64,
+    /// All their shards were found.
+    pub whole: u64,
+    /// Some shards are missing, enough are there.
+    pub short: u64,
+    /// Too few shards were found to read it.
+    pub lost: u64,
+    /// Distinct chunks looked for.
+    pub chunks: u64,
+    /// Distinct peers that hold any.
+    pub peers: u64,
+    /// Some of the chunks that nobody holds, of lost stripes.
+    pub lost_chunks: Vec<String>,
+}
+
+/// Why a tree could not be surveyed or kept.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SurveyError {
+    /// Its manifests could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl SurveyError {
+    /// Class of the failure.
+    pub fn kind(&self) -> ReadErrorKind {
+        match self {
+            SurveyError::Read(error) => error.kind,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The way into the reactor: wants, publish jobs and searches as futures.
+
+use super::clock::Clock;
+use super::reactor::Event;
+use crate::base::digest::ChunkId;
+use crate::base::peer::Contact;
+use crate::base::range::SliceRange;
+use crate::node::effect::{Progress, WantFailure, WantOk};
+use crate::node::input::{Command, Group, Input, JobId, Publish, Urgency, Want, WantId};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+type Located = Vec<(ChunkId, Vec<Contact>)>;
+
+/// Who waits for which answer of the machine.
+#[derive(Default)]
+pub(super) struct Waiting {
+    wants: Mutex<HashMap<WantId, oneshot::Sender<Result<WantOk, WantFailure>>>>,
+    locates: Mutex<HashMap<WantId, oneshot::Sender<Located>>>,
+    jobs: Mutex<HashMap<JobId, watch::Sender<Progress>>>,
+}
+
+impl Waiting {
+    pub(super) fn want_done(&self, want: WantId, result: Result<WantOk, WantFailure>) {
+        if let Some(sender) = lock(&self.wants).remove(&want) {
+            let _ = sender.send(result);
+        }
+    }
+
+    pub(super) fn located(&self, want: WantId, holders: Located) {
+        if let Some(sender) = lock(&self.locates).remove(&want) {
+            let _ = sender.send(holders);
+        }
+    }
+
+    pub(super) fn job_progress(&self, job: JobId, progress: Progress) {
+        if let Some(sender) = lock(&self.jobs).get(&job) {
+            sender.send_replace(progress);
+        }
+    }
+}
+
+/// A lock whose holder cannot have left half a change behind: it only guards maps.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Slices that a reader misses.
+pub(super) struct WantSlices {
+    pub(super) chunks: Vec<ChunkId>,
+    pub(super) data: u8,
+    pub(super) chunk_len: u32,
+    pub(super) needs: Vec<(u8, SliceRange)>,
+    pub(super) have: Vec<(u8, SliceRange)>,
+    pub(super) urgency: Urgency,
+    pub(super) likely: Vec<Contact>,
+}
+
+/// Cheap to clone; all clones lead to the same reactor.
+#[derive(Clone)]
+pub(super) struct Swarm {
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) clock: Clock,
+    pub(super) next: Arc<AtomicU64>,
+}
+
+/// Takes a want back when its reader goes away.
+struct Unwant<'a> {
+    swarm: &'a Swarm,
+    id: WantId,
+    done: bool,
+}
+
+impl Drop for Unwant<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            lock(&self.swarm.waiting.wants).remove(&self.id);
+            lock(&self.swarm.waiting.locates).remove(&self.id);
+            self.swarm.command(Command::Unwant(self.id));
+        }
+    }
+}
+
+impl Swarm {
+    pub(super) fn new(events: mpsc::UnboundedSender<Event>, clock: Clock) -> Swarm {
+        Swarm { events, waiting: Arc::default(), clock, next: Arc::new(AtomicU64::new(1)) }
+    }
+
+    pub(super) fn input(&self, input: Input) {
+        // Fails only when the reactor has ended, and then nobody waits.
+        let _ = self.events.send(Event::Input(input));
+    }
+
+    pub(super) fn command(&self, command: Command) {
+        self.input(Input::Command(command));
+    }
+
+    fn id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Brings slices into the store. `None`: the engine is stopping.
+    pub(super) async fn want(&self, want: WantSlices, deadline: Duration) -> Option<Result<WantOk, WantFailure>> {
+        let id = WantId(self.id());
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting.wants).insert(id, sender);
+        let mut guard = Unwant { swarm: self, id, done: false };
+        let WantSlices { chunks, data, chunk_len, needs, have, urgency, likely } = want;
+        let deadline = self.clock.now().after(deadline);
+        self.command(Command::Want(Want {
+            id,
+            chunks,
+            data,
+            chunk_len,
+            needs,
+            have,
+            urgency,
+            deadline,
+            likely,
+        }));
+        let result = receiver.await.ok();
+        guard.done = result.is_some();
+        result
+    }
+
+    /// Asks the swarm who holds these chunks.
+    pub(super) async fn locate(&self, chunks: Vec<ChunkId>, deadline: Duration) -> Located {
+        let id = WantId(self.id());
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting.locates).insert(id, sender);
+        let mut guard = Unwant { swarm: self, id, done: false };
+        let until = self.clock.now().after(deadline);
+        self.command(Command::Locate { want: id, chunks, deadline: until });
+        let slack = Duration::from_secs(1);
+        let found = tokio::time::timeout(deadline + slack, receiver).await;
+        guard.done = matches!(found, Ok(Ok(_)));
+        found.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Has groups of chunks hosted; the receiver shows how far it is.
+    pub(super) fn publish(&self, job: JobId, groups: Vec<Group>, lease: u32) -> watch::Receiver<Progress> {
+        let (sender, receiver) = watch::channel(Progress::default());
+        lock(&self.waiting.jobs).insert(job, sender);
+        self.command(Command::Publish(Publish { job, groups, lease }));
+        receiver
+    }
+
+    /// Forgets a job.
+    pub(super) fn unpublish(&self, job: JobId) {
+        lock(&self.waiting.jobs).remove(&job);
+        self.command(Command::Unpublish(job));
+    }
+}

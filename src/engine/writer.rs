@@ -1,0 +1,547 @@
+//! The publisher: what changes in the own tree is sealed after a quiet moment, stored, hosted by peers and announced.
+
+use super::reactor::unix_now;
+use super::record::{self, DirectoryRecord, FileRecord, JobRecord, Stamp};
+use super::seal::{Extent, Pass, SealError, Sealer};
+use super::status::Work;
+use super::swarm::{Swarm, lock};
+use crate::content::reference::{Kind, RootRef};
+use crate::node::effect::Progress;
+use crate::node::input::{Input, JobId};
+use crate::store::Store;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// Chunks told to the machine in one input.
+const STORED_BATCH: usize = 512;
+
+/// How far a file or directory of the own tree is on its way to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishState {
+    /// Changed here, not sealed yet.
+    Staged,
+    /// Being sealed.
+    Publishing {
+        /// Of its bytes.
+        percent: u8,
+    },
+    /// Sealed and kept here; no peer holds it yet.
+    Stored,
+    /// On other peers too.
+    Hosted {
+        /// Distinct hosts of its worst-off stripe.
+        hosts: u16,
+        /// How many it should have.
+        wanted: u16,
+    },
+}
+
+impl fmt::Display for PublishState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishState::Staged => f.write_str("staged"),
+            PublishState::Publishing { percent } => write!(f, "publishing {percent} %"),
+            PublishState::Stored => f.write_str("stored"),
+            PublishState::Hosted { hosts, wanted } => write!(f, "hosted {hosts}/{wanted}"),
+        }
+    }
+}
+
+/// Why something could not be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Reading, sealing or storing failed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// It changed again and again while it was read.
+    #[error("{0} keeps changing while it is read; publish it when nothing writes to it")]
+    Unstable(PathBuf),
+    /// The engine is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// A path that was published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// What others read it by.
+    pub reference: RootRef,
+    /// How far its hosting is; all zero when every chunk was hosted before.
+    pub progress: watch::Receiver<Progress>,
+    /// Chunks that are new with it.
+    pub chunks_new: usize,
+}
+
+#[derive(Default)]
+struct Dirty {
+    /// Everything is to be looked at: at start, since changes may have been missed.
+    all: bool,
+    paths: BTreeSet<PathBuf>,
+    /// What the running pass works on.
+    running_all: bool,
+    running: BTreeSet<PathBuf>,
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+fn touches(paths: &BTreeSet<PathBuf>, path: &Path) -> bool {
+    // Paths are ordered by components, so everything below `path` follows it directly.
+    paths.range::<Path, _>((Bound::Included(path), Bound::Unbounded)).next().is_some_and(|p| p.starts_with(path))
+}
+
+struct Inner {
+    store: Arc<Store>,
+    swarm: Swarm,
+    sealer: Arc<Sealer>,
+    tree: PathBuf,
+    quiet: Duration,
+    lease: u32,
+    dirty: Mutex<Dirty>,
+    wake: Notify,
+    idle: Notify,
+    jobs: Mutex<BTreeMap<u64, watch::Receiver<Progress>>>,
+    /// Finished jobs whose record was read, so that the state of many files costs one look each.
+    known: Mutex<HashMap<u64, JobRecord>>,
+    stopping: AtomicBool,
+}
+
+/// Publishes the own tree, and other paths on demand. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    inner: Arc<Inner>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        store: Arc<Store>,
+        swarm: Swarm,
+        sealer: Arc<Sealer>,
+        tree: PathBuf,
+        quiet: Duration,
+        lease: u32,
+    ) -> Writer {
+        let dirty = Mutex::new(Dirty { all: true, ..Dirty::default() });
+        let inner = Inner {
+            store,
+            swarm,
+            sealer,
+            tree,
+            quiet,
+            lease,
+            dirty,
+            wake: Notify::new(),
+            idle: Notify::new(),
+            jobs: Mutex::default(),
+            known: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        };
+        Writer { inner: Arc::new(inner) }
+    }
+
+    /// Something at this path of the own tree changed: its bytes, its attributes, or whether it is there.
+    /// The empty path is the tree's root.
+    pub fn changed(&self, path: &Path) {
+        let now = Instant::now();
+        let mut dirty = lock(&self.inner.dirty);
+        dirty.first.get_or_insert(now);
+        dirty.last = Some(now);
+        if !dirty.paths.contains(path) {
+            dirty.paths.insert(path.to_path_buf());
+        }
+        drop(dirty);
+        self.inner.wake.notify_one();
+    }
+
+    /// Publishes changes until the engine stops. Resumes hosting that an earlier run did not finish.
+    pub(super) async fn run(self) {
+        let resumed = self.clone();
+        let pending = tokio::task::spawn_blocking(move || resumed.pending()).await.unwrap_or_default();
+        for (job, groups) in pending {
+            info!(job, groups = groups.len(), "hosting goes on");
+            self.follow(job, groups);
+        }
+        loop {
+            self.wait_for_quiet().await;
+            if self.inner.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            let (all, paths) = {
+                let mut dirty = lock(&self.inner.dirty);
+                dirty.first = None;
+                dirty.running_all = std::mem::take(&mut dirty.all);
+                dirty.running = std::mem::take(&mut dirty.paths);
+                (dirty.running_all, dirty.running.clone())
+            };
+            let result = self.seal_own(all, &paths).await;
+            let again = {
+                let mut dirty = lock(&self.inner.dirty);
+                dirty.running_all = false;
+                dirty.running = BTreeSet::new();
+                match &result {
+                    Ok(pass) => dirty.paths.extend(pass.unstable.iter().cloned()),
+                    Err(_) => {
+                        dirty.all |= all;
+                        dirty.paths.extend(paths);
+                    }
+                }
+                let again = dirty.all || !dirty.paths.is_empty();
+                if again {
+                    dirty.last = Some(Instant::now());
+                }
+                again
+            };
+            match result {
+                Ok(pass) => self.publish_pass(pass, Kind::Directory).await,
+                Err(SealError::Stopped) => return,
+                Err(error) => {
+                    warn!(%error, "the own tree could not be published; trying again");
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+            }
+            if !again {
+                self.inner.idle.notify_waiters();
+            }
+        }
+    }
+
+    async fn wait_for_quiet(&self) {
+        loop {
+            let wake = self.inner.wake.notified();
+            let due = {
+                let dirty = lock(&self.inner.dirty);
+                match (dirty.all, dirty.paths.is_empty()) {
+                    (true, _) => Some(Instant::now()),
+                    (false, true) => None,
+                    (false, false) => {
+                        let quiet = dirty.last.map(|last| last + self.inner.quiet);
+                        // Somebody who writes without a pause must not keep the rest from being published.
+                        let patience = dirty.first.map(|first| first + self.inner.quiet * 10);
+                        quiet.into_iter().chain(patience).min()
+                    }
+                }
+            };
+            match due {
+                None => wake.await,
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::time::sleep_until(due).await,
+            }
+            if self.inner.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    async fn seal_own(&self, all: bool, paths: &BTreeSet<PathBuf>) -> Result<Pass, SealError> {
+        let (sealer, tree) = (self.inner.sealer.clone(), self.inner.tree.clone());
+        let extent = if all { Extent::All } else { Extent::Paths(with_parents(paths)) };
+        let job = job_id();
+        let started = Instant::now();
+        let pass = tokio::task::spawn_blocking(move || sealer.directory(&tree, &extent, job))
+            .await
+            .map_err(|_| SealError::Stopped)??;
+        debug!(ms = started.elapsed().as_millis(), groups = pass.groups.len(), chunks = pass.chunks.len(), "sealed");
+        Ok(pass)
+    }
+
+    /// Remembers a sealed tree, tells the machine of its chunks and has them hosted.
+    async fn publish_pass(&self, pass: Pass, kind: Kind) {
+        let reference = RootRef { kind: kind, node: pass.root };
+        let (store, text, job) = (self.inner.store.clone(), reference.to_string(), pass.job);
+        let written = tokio::task::spawn_blocking(move || -> Result<(), crate::store::StoreError> {
+            let value = serde_json::to_vec(&(text, job)).unwrap_or_default();
+            store.state().write(true, |tx| tx.put(record::ROOTS, b"tree", &value))
+        });
+        if let Ok(Err(error)) = written.await {
+            warn!(%error, "the own tree's reference was not written down");
+        }
+        self.offer(pass);
+    }
+
+    fn offer(&self, pass: Pass) -> watch::Receiver<Progress> {
+        for batch in pass.chunks.chunks(STORED_BATCH) {
+            self.inner.swarm.input(Input::Stored { chunks: batch.to_vec() });
+        }
+        if pass.groups.is_empty() {
+            return watch::channel(Progress::default()).1;
+        }
+        self.follow(pass.job, pass.groups)
+    }
+
+    /// Starts a hosting job and writes its progress down until it is done.
+    fn follow(&self, job: u64, groups: Vec<crate::node::input::Group>) -> watch::Receiver<Progress> {
+        let receiver = self.inner.swarm.publish(JobId(job), groups, self.inner.lease);
+        lock(&self.inner.jobs).insert(job, receiver.clone());
+        let (writer, mut changes) = (self.clone(), receiver.clone());
+        tokio::spawn(async move {
+            let mut written = JobRecord::default();
+            while changes.changed().await.is_ok() {
+                let progress = *changes.borrow_and_update();
+                let done = progress.wanted > 0 && progress.hosted >= progress.wanted;
+                let now = JobRecord { hosts: progress.hosts_min, wanted: progress.hosts_wanted, done };
+                if now != written {
+                    written = now;
+                    let this = writer.clone();
+                    let saved = tokio::task::spawn_blocking(move || this.save_job(job, now)).await;
+                    if let Ok(Err(error)) = saved {
+                        warn!(%error, job, "progress of hosting not written down");
+                    }
+                }
+                if done {
+                    lock(&writer.inner.known).insert(job, now);
+                    lock(&writer.inner.jobs).remove(&job);
+                    writer.inner.swarm.unpublish(JobId(job));
+                    writer.inner.idle.notify_waiters();
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    fn save_job(&self, job: u64, now: JobRecord) -> Result<(), crate::store::StoreError> {
+        let store = &self.inner.store;
+        let finished = if now.done { store.state().range(record::PENDING, &job.to_be_bytes(), None, usize::MAX)? } else { Vec::new() };
+        store.state().write(false, |tx| {
+            tx.put(record::JOBS, &job.to_be_bytes(), &now.to_bytes())?;
+            for (key, _) in &finished {
+                tx.delete(record::PENDING, key)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn pending(&self) -> BTreeMap<u64, Vec<crate::node::input::Group>> {
+        let mut jobs: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        match self.inner.store.state().range(record::PENDING, &[], None, usize::MAX) {
+            Ok(records) => {
+                for (key, value) in records {
+                    let job = key.get(..8).and_then(|job| job.try_into().ok()).map(u64::from_be_bytes);
+                    if let (Some(job), Ok(group)) = (job, record::group_from_bytes(&value)) {
+                        jobs.entry(job).or_default().push(group);
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "unfinished hosting could not be read"),
+        }
+        jobs
+    }
+
+    /// How far the file or directory at this path of the own tree is.
+    pub fn state(&self, path: &Path) -> PublishState {
+        let (dirty, running) = {
+            let dirty = lock(&self.inner.dirty);
+            let waiting = dirty.all || touches(&dirty.paths, path);
+            (waiting, dirty.running_all || touches(&dirty.running, path))
+        };
+        let full = self.inner.tree.join(path);
+        let Ok(metadata) = std::fs::symlink_metadata(&full) else { return PublishState::Staged };
+        if dirty {
+            return PublishState::Staged;
+        }
+        let key = record::inode_key(&metadata);
+        if running {
+            let whole = self.inner.sealer.progress();
+            let Work { done, total } = self.inner.sealer.file_progress(&key).unwrap_or(whole);
+            let percent = (done.saturating_mul(100).checked_div(total).unwrap_or(0)).min(99) as u8;
+            return PublishState::Publishing { percent };
+        }
+        let job = if metadata.is_dir() {
+            self.directory_record(&key).map(|record| record.job)
+        } else if metadata.is_file() {
+            self.file_record(&key).filter(|record| record.stamp == Stamp::of(&metadata)).map(|record| record.job)
+        } else {
+            let parent = full.parent().and_then(|parent| std::fs::symlink_metadata(parent).ok());
+            parent.and_then(|parent| self.directory_record(&record::inode_key(&parent))).map(|record| record.job)
+        };
+        job.map_or(PublishState::Staged, |job| self.job_state(job))
+    }
+
+    fn job_state(&self, job: u64) -> PublishState {
+        let live = lock(&self.inner.jobs).get(&job).map(|progress| *progress.borrow());
+        let (hosts, wanted) = match live {
+            Some(progress) => (progress.hosts_min, progress.hosts_wanted),
+            None => {
+                let known = lock(&self.inner.known).get(&job).copied();
+                let record = known.or_else(|| {
+                    let bytes = self.inner.store.state().value(record::JOBS, &job.to_be_bytes()).ok()??;
+                    let found = JobRecord::from_bytes(&bytes).ok()?;
+                    lock(&self.inner.known).insert(job, found);
+                    Some(found)
+                });
+                record.map_or((0, 0), |record| (record.hosts, record.wanted))
+            }
+        };
+        if hosts == 0 { PublishState::Stored } else { PublishState::Hosted { hosts, wanted } }
+    }
+
+    fn file_record(&self, key: &[u8]) -> Option<FileRecord> {
+        FileRecord::from_bytes(&self.inner.store.state().value(record::FILES, key).ok()??).ok()
+    }
+
+    fn directory_record(&self, key: &[u8]) -> Option<DirectoryRecord> {
+        DirectoryRecord::from_bytes(&self.inner.store.state().value(record::DIRECTORIES, key).ok()??).ok()
+    }
+
+    /// The reference of a file or directory of the own tree; `None` while it is staged, or of a kind that has none.
+    pub fn reference(&self, path: &Path) -> Result<Option<RootRef>, PublishError> {
+        if matches!(self.state(path), PublishState::Staged | PublishState::Publishing { .. }) {
+            return Ok(None);
+        }
+        let full = self.inner.tree.join(path);
+        let Ok(metadata) = std::fs::symlink_metadata(&full) else { return Ok(None) };
+        let key = record::inode_key(&metadata);
+        if metadata.is_dir() {
+            return Ok(self.directory_record(&key).map(|record| RootRef { kind: Kind::Directory, node: record.node }));
+        }
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let Some(found) = self.file_record(&key) else { return Ok(None) };
+        if let Some(node) = found.node {
+            return Ok(Some(RootRef { kind: Kind::File, node: node }));
+        }
+        // A packed file gets a node of its own when somebody asks for its reference.
+        let pass = self.inner.sealer.file(&full, job_id())?;
+        if !pass.unstable.is_empty() {
+            return Ok(None);
+        }
+        let reference = RootRef { kind: Kind::File, node: pass.root };
+        self.offer(pass);
+        Ok(Some(reference))
+    }
+
+    /// Publishes a file or directory outside the mount, as it is now.
+    pub async fn publish(&self, path: &Path) -> Result<Published, PublishError> {
+        for _ in 0..5 {
+            let (sealer, path) = (self.inner.sealer.clone(), path.to_path_buf());
+            let work = move || {
+                let metadata = std::fs::metadata(&path).map_err(|source| SealError::read(&path, source))?;
+                if metadata.is_dir() {
+                    sealer.directory(&path, &Extent::All, job_id()).map(|pass| (pass, Kind::Directory))
+                } else if metadata.is_file() {
+                    sealer.file(&path, job_id()).map(|pass| (pass, Kind::File))
+                } else {
+                    Err(SealError::Kind(path))
+                }
+            };
+            let (pass, kind) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopped)??;
+            if pass.unstable.is_empty() {
+                let reference = RootRef { kind: kind, node: pass.root };
+                let chunks_new = pass.chunks.len();
+                return Ok(Published { reference, chunks_new, progress: self.offer(pass) });
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Err(PublishError::Unstable(path.to_path_buf()))
+    }
+
+    /// Returns once nothing in the own tree is staged or being sealed; `false` when the deadline came first.
+    pub async fn settled(&self, deadline: Duration) -> bool {
+        let wait = async {
+            loop {
+                let idle = self.inner.idle.notified();
+                if self.staged() == 0 {
+                    return;
+                }
+                // The notification may have come between the two lines above: look again now and then.
+                let _ = tokio::time::timeout(Duration::from_millis(50), idle).await;
+            }
+        };
+        tokio::time::timeout(deadline, wait).await.is_ok()
+    }
+
+    /// Paths that are staged or being sealed; a full look at the tree counts as one.
+    pub fn staged(&self) -> u64 {
+        let dirty = lock(&self.inner.dirty);
+        let all = u64::from(dirty.all) + u64::from(dirty.running_all);
+        all + (dirty.paths.len() + dirty.running.len()) as u64
+    }
+
+    /// Bytes of the running pass, done and in all.
+    pub(super) fn sealing(&self) -> Option<Work> {
+        let dirty = lock(&self.inner.dirty);
+        let running = dirty.running_all || !dirty.running.is_empty();
+        drop(dirty);
+        running.then(|| self.inner.sealer.progress())
+    }
+
+    /// Copies hosted, of those wanted, over all unfinished jobs.
+    pub(super) fn hosting(&self) -> Work {
+        let jobs = lock(&self.inner.jobs);
+        let mut work = Work::default();
+        for progress in jobs.values() {
+            let progress = *progress.borrow();
+            work.done += progress.hosted;
+            work.total += progress.wanted;
+        }
+        work
+    }
+
+    /// The own tree's reference as last published.
+    pub fn tree_reference(&self) -> Option<String> {
+        let bytes = self.inner.store.state().value(record::ROOTS, b"tree").ok()??;
+        serde_json::from_slice::<(String, u64)>(&bytes).ok().map(|(text, _)| text)
+    }
+
+    pub(super) fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.sealer.stop();
+        self.inner.wake.notify_waiters();
+        self.inner.wake.notify_one();
+    }
+}
+
+/// The changed paths and all directories above them.
+fn with_parents(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let mut all = BTreeSet::new();
+    for path in paths {
+        for step in path.ancestors() {
+            if !all.insert(step.to_path_buf()) {
+                break;
+            }
+        }
+    }
+    all
+}
+
+/// Jobs are named by the moment they began, in microseconds, so that a later run does not use a name again.
+fn job_id() -> u64 {
+    use std::sync::atomic::AtomicU64;
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = std::time::SystemTime::now();
+    let micros = now.duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(unix_now(), |d| d.as_micros() as u64);
+    LAST.fetch_max(micros, Ordering::Relaxed);
+    LAST.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_touches_the_path_and_everything_above_it() {
+        let paths: BTreeSet<PathBuf> = ["a/b/c", "x"].iter().map(PathBuf::from).collect();
+        for path in ["", "a", "a/b", "a/b/c", "x"] {
+            assert!(touches(&paths, Path::new(path)), "{path}");
+        }
+        for path in ["a/b/c/d", "a/bb", "b", "xx"] {
+            assert!(!touches(&paths, Path::new(path)), "{path}");
+        }
+        let all = with_parents(&paths);
+        assert_eq!(all.iter().filter_map(|p| p.to_str()).collect::<Vec<_>>(), ["", "a", "a/b", "a/b/c", "x"]);
+    }
+
+    #[test]
+    fn jobs_never_share_a_name() {
+        let names: BTreeSet<u64> = (0..1000).map(|_| job_id()).collect();
+        assert_eq!(names.len(), 1000);
+    }
+}
