@@ -65,7 +65,7 @@ fn rank(name: &[u8]) -> u64 {
 /// Cuts a directory's entries, measured in the order of their names, into leaves. Depends on nothing else: equal directories
 /// are cut alike whatever their history, and a change moves the cuts near it only.
 pub fn leaf_ranges(entries: &[Measure]) -> Vec<Range<usize>> {
-    if entries.is_empty() { Vec::from([0..0]) } else { cut(entries) }
+    if entries.is_empty() { std::iter::once(0..0).collect() } else { cut(entries) }
 }
 
 /// Each part is as long as it may be, then shortened by up to a quarter to end before the lowest rank there: a place that
