@@ -35,7 +35,9 @@ pub(super) fn call(
             let mut answer = link.ask(&request.to_bytes()).await.map_err(failure)?;
             let response = Response::from_bytes(&answer.header).map_err(|_| CallFailure::False("does not decode"))?;
             match (request, response) {
-                (Request::Fetch(fetch), Response::Slices(header)) => sink.receive(fetch, header, &mut answer.body).await,
+                (Request::Fetch(fetch), Response::Slices(header)) => {
+                    sink.receive(fetch, header, &mut answer.body).await
+                }
                 (_, Response::Refused(refusal)) => Err(CallFailure::Refused(refusal)),
                 (request, response) if fits(&request, &response) => Ok(Answer::Message(response)),
                 _ => Err(CallFailure::False("an answer to something else")),
@@ -128,7 +130,13 @@ impl Sink {
         if outline.verify(chunk) { Ok(outline) } else { Err(CallFailure::False("a false outline")) }
     }
 
-    async fn keep(&self, chunk: &ChunkId, outline: &Outline, run: SliceRange, bytes: BytesMut) -> Result<(), CallFailure> {
+    async fn keep(
+        &self,
+        chunk: &ChunkId,
+        outline: &Outline,
+        run: SliceRange,
+        bytes: BytesMut,
+    ) -> Result<(), CallFailure> {
         let bytes = bytes.freeze();
         let whole = if self.store.is_crowded(bytes.len()) {
             // The disk is behind: wait for it where waiting hinders nobody else.

@@ -1,7 +1,7 @@
 //! Copies a published tree out to plain files: many units at once, resumable, checked against the manifest.
 
-use super::error::{ReadError, ReadErrorKind};
 use super::bulk::Unit;
+use super::error::{ReadError, ReadErrorKind};
 use super::reader::{Child, FileHandle};
 use super::start::Engine;
 use super::survey::{Counter, Visit, os_name};
@@ -88,7 +88,9 @@ impl Engine {
         if let Ok(there) = std::fs::symlink_metadata(&target)
             && there.is_file()
             && there.size() == file.size()
-            && child.as_ref().is_some_and(|c| (c.mtime.seconds, i64::from(c.mtime.nanos)) == (there.mtime(), there.mtime_nsec()))
+            && child
+                .as_ref()
+                .is_some_and(|c| (c.mtime.seconds, i64::from(c.mtime.nanos)) == (there.mtime(), there.mtime_nsec()))
         {
             progress.done.fetch_add(file.size(), Ordering::Relaxed);
             return Ok(());
@@ -141,7 +143,10 @@ impl Engine {
             std::fs::rename(&part, &target)
         };
         let name = part_name(Path::new("file"));
-        tokio::task::spawn_blocking(finish).await.map_err(|_| ReadError::stopped())?.map_err(|error| local(&name, error))
+        tokio::task::spawn_blocking(finish)
+            .await
+            .map_err(|_| ReadError::stopped())?
+            .map_err(|error| local(&name, error))
     }
 }
 

@@ -315,7 +315,9 @@ fn read_parts(store: &Store, stripe: &Stripe, parts: &[Part], total: usize) -> R
             .ok_or_else(|| ReadError::manifest("an extent with fewer chunks than its length needs"))?;
         let Some(sealed) = store.read(&chunk.id, part.slices).map_err(ReadError::store)? else { return Ok(None) };
         let base = part.slices.bytes(stripe.chunk_len).start;
-        let Some(wanted) = sealed.get((part.start - base) as usize..(part.end - base) as usize) else { return Ok(None) };
+        let Some(wanted) = sealed.get((part.start - base) as usize..(part.end - base) as usize) else {
+            return Ok(None);
+        };
         let at = out.len();
         out.extend_from_slice(wanted);
         if let Some(fresh) = out.get_mut(at..) {

@@ -9,9 +9,9 @@ use crate::base::limit::{MANIFEST_DEPTH_MAX, TREE_DEPTH_MAX};
 use crate::base::peer::Contact;
 use crate::content::directory::{DirectoryChild, Entry, EntryBody, Inner, Leaf};
 use crate::content::manifest::{FileBody, FileNode};
-use crate::content::section::Stripe;
 use crate::content::node::Node;
 use crate::content::reference::{Kind, NodeRef, RootRef};
+use crate::content::section::Stripe;
 use crate::node::input::Urgency;
 use bytes::{Bytes, BytesMut};
 use std::ops::{Deref, Range};
@@ -79,7 +79,10 @@ pub struct FileHandle {
 pub(super) enum Body {
     Inline(Bytes),
     /// `size` bytes from here in a directory leaf's pack.
-    Packed { pack: Arc<Stripe>, offset: u64 },
+    Packed {
+        pack: Arc<Stripe>,
+        offset: u64,
+    },
     Node(Arc<FileNode>),
 }
 
@@ -380,7 +383,12 @@ impl Reader {
         });
     }
 
-    pub(super) async fn file_node(&self, tree: &Arc<Tree>, node: &NodeRef, until: Instant) -> Result<Arc<FileNode>, ReadError> {
+    pub(super) async fn file_node(
+        &self,
+        tree: &Arc<Tree>,
+        node: &NodeRef,
+        until: Instant,
+    ) -> Result<Arc<FileNode>, ReadError> {
         if let Some(CachedNode::File(node)) = self.nodes.find(&node.id) {
             return Ok(node);
         }
@@ -420,7 +428,6 @@ impl Reader {
             }
         }
     }
-
 }
 
 fn find<'a>(leaf: &'a Leaf, name: &[u8]) -> Option<&'a Entry> {

@@ -535,8 +535,14 @@ struct Item {
 enum ItemBody {
     /// Read when its leaf is sealed.
     Small,
-    File { size: u64, node: NodeRef },
-    Directory { bytes: u64, node: NodeRef },
+    File {
+        size: u64,
+        node: NodeRef,
+    },
+    Directory {
+        bytes: u64,
+        node: NodeRef,
+    },
     Symlink(Vec<u8>),
 }
 
@@ -605,7 +611,8 @@ fn gone<T>(path: &Path, error: std::io::Error) -> Result<Option<T>, SealError> {
 
 /// The names in a directory, in the order that the format wants.
 fn list(path: &Path) -> std::io::Result<Vec<OsString>> {
-    let mut names = std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+    let mut names =
+        std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
     names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
     Ok(names)
 }

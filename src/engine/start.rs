@@ -18,8 +18,8 @@ use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
 use crate::net::identity::{Identity, IdentityError};
 use crate::node::input::{Command, Input};
 use crate::node::{Node, NodeConfig};
-use crate::wire::close::CloseReason;
 use crate::store::{Store, StoreConfig, StoreError};
+use crate::wire::close::CloseReason;
 use std::fs::DirBuilder;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -107,7 +107,8 @@ impl Engine {
             .await
             .map_err(|error| StartError::Threads(error.to_string()))??;
         let store = Arc::new(store);
-        let endpoint = Endpoint::open(identity, EndpointConfig { listen: settings.listen, ..EndpointConfig::default() })?;
+        let endpoint =
+            Endpoint::open(identity, EndpointConfig { listen: settings.listen, ..EndpointConfig::default() })?;
         let addr = endpoint.local_addr();
 
         let clock = Clock::start();
@@ -116,24 +117,14 @@ impl Engine {
         let links = Links::new(endpoint, events.clone());
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
-        let node_config = NodeConfig {
-            addrs: advertised(addr),
-            host_bytes_max: settings.host_bytes_max,
-            ..NodeConfig::default()
-        };
+        let node_config =
+            NodeConfig { addrs: advertised(addr), host_bytes_max: settings.host_bytes_max, ..NodeConfig::default() };
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
-        let shell = Shell {
-            clock,
-            links: links.clone(),
-            store: store.clone(),
-            events,
-            waiting: swarm.waiting.clone(),
-        };
+        let shell = Shell { clock, links: links.clone(), store: store.clone(), events, waiting: swarm.waiting.clone() };
         let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
         let fetcher = Arc::new(Fetcher { store: store.clone(), swarm: swarm.clone() });
         let reader = Reader::new(fetcher.clone());
-        let writer =
-            Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, settings.lease);
+        let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, settings.lease);
 
         let mut tasks = vec![tokio::spawn(reactor::run(node, shell, queue)), tokio::spawn(links.clone().accept())];
         let mut contacts = settings.bootstrap.clone();
@@ -143,8 +134,7 @@ impl Engine {
         tasks.push(tokio::spawn(writer.clone().run()));
         info!(peer = %peer, %addr, "node started");
         let tasks = Mutex::new(tasks);
-        let inner =
-            Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, fetcher, writer, tasks };
+        let inner = Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, fetcher, writer, tasks };
         Ok(Engine { inner: Arc::new(inner) })
     }
 

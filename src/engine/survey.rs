@@ -116,12 +116,10 @@ impl Engine {
             }
         };
         add(vec![reference.node.id], 1);
-        self.walk(reference, deadline, async |_, visit| {
-            match visit {
-                Visit::Directory(handle, _) => reader.directory_groups(handle, deadline, &add).await,
-                Visit::File(file, _) => reader.file_groups(&file, deadline, &add).await,
-                Visit::Symlink(..) => Ok(()),
-            }
+        self.walk(reference, deadline, async |_, visit| match visit {
+            Visit::Directory(handle, _) => reader.directory_groups(handle, deadline, &add).await,
+            Visit::File(file, _) => reader.file_groups(&file, deadline, &add).await,
+            Visit::Symlink(..) => Ok(()),
         })
         .await?;
         let groups = std::mem::take(&mut *lock(&groups));

@@ -111,17 +111,7 @@ impl Swarm {
         let mut guard = Unwant { swarm: self, id, done: false };
         let WantSlices { chunks, data, chunk_len, needs, have, urgency, likely } = want;
         let deadline = self.clock.now().after(deadline);
-        self.command(Command::Want(Want {
-            id,
-            chunks,
-            data,
-            chunk_len,
-            needs,
-            have,
-            urgency,
-            deadline,
-            likely,
-        }));
+        self.command(Command::Want(Want { id, chunks, data, chunk_len, needs, have, urgency, deadline, likely }));
         let result = receiver.await.ok();
         guard.done = result.is_some();
         result

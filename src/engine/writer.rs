@@ -308,7 +308,11 @@ impl Writer {
 
     fn save_job(&self, job: u64, now: JobRecord) -> Result<(), crate::store::StoreError> {
         let store = &self.inner.store;
-        let finished = if now.done { store.state().range(record::PENDING, &job.to_be_bytes(), None, usize::MAX)? } else { Vec::new() };
+        let finished = if now.done {
+            store.state().range(record::PENDING, &job.to_be_bytes(), None, usize::MAX)?
+        } else {
+            Vec::new()
+        };
         store.state().write(false, |tx| {
             tx.put(record::JOBS, &job.to_be_bytes(), &now.to_bytes())?;
             for (key, _) in &finished {
