@@ -88,7 +88,7 @@ impl MaskKey {
     }
 
     /// Appends the masked form of a datagram with long headers to `out`, `padding` included.
-    fn hide_long_padded(&self, datagram: &[u8], padding: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn hide_long_padded(&self, datagram: &[u8], padding: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(datagram);
         out.extend_from_slice(padding);

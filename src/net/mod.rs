@@ -1,6 +1,8 @@
 //! Floor 4: sockets: QUIC with a Noise handshake in masked datagrams, bootstrap, local discovery.
 
+pub mod address;
 mod cid;
+pub mod discover;
 pub mod endpoint;
 pub mod identity;
 pub mod link;
@@ -13,3 +15,5 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod token;
+#[cfg(test)]
+mod vectors;

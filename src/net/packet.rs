@@ -187,11 +187,18 @@ pub(super) fn keys(suite: Suite, local: &[u8; 32], remote: &[u8; 32]) -> Keys {
     }
 }
 
-/// Keys of the first packets of either side: nobody reads them who does not know whom the dialler calls.
-pub(super) fn initial_keys(responder: &PeerId, dcid: &[u8], initiating: bool) -> Keys {
+type Secret = Zeroizing<[u8; 32]>;
+
+/// Secrets of the dialling and of the accepting side's first packets.
+pub(super) fn initial_secrets(responder: &PeerId, dcid: &[u8]) -> (Secret, Secret) {
     let mut hasher = blake3::Hasher::new_derive_key(INITIAL_CONTEXT);
     let secret = *hasher.update(&responder.0).update(dcid).finalize().as_bytes();
-    let (initiator, responder) = (expand(&secret, "initiator"), expand(&secret, "responder"));
+    (expand(&secret, "initiator"), expand(&secret, "responder"))
+}
+
+/// Keys of the first packets of either side: nobody reads them who does not know whom the dialler calls.
+pub(super) fn initial_keys(responder: &PeerId, dcid: &[u8], initiating: bool) -> Keys {
+    let (initiator, responder) = initial_secrets(responder, dcid);
     let (local, remote) = if initiating { (&initiator, &responder) } else { (&responder, &initiator) };
     keys(Suite::ChaCha20Poly1305, local, remote)
 }
