@@ -22,7 +22,8 @@ use tokio::sync::watch;
 pub use mount::MountError;
 pub use options::{MountOptions, OptionError};
 
-use crate::vfs::{Filesystem, Settings, Swarm};
+use crate::engine::Engine;
+use crate::vfs::{EngineSwarm, Filesystem, Settings, Swarm};
 use session::Session;
 
 /// How long an unmounted file system may take to end.
@@ -35,6 +36,12 @@ pub struct Mount {
     mountpoint: PathBuf,
     device: Arc<OwnedFd>,
     ended: watch::Receiver<()>,
+}
+
+/// Mounts a running node on `mountpoint`, and serves it from the moment of return. Must be called within a tokio runtime.
+pub fn mount(engine: &Engine, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
+    let swarm = Arc::new(EngineSwarm::new(engine.clone()));
+    mount_swarm(swarm, engine.tree_dir(), engine.data_dir(), "tornet", mountpoint, options)
 }
 
 /// Mounts `swarm` with the own tree `tree` on `mountpoint`, and serves it from the moment of return. `data` is the directory that holds

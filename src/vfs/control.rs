@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::attr::{Attr, Entry, Item, KEPT, Listing, Lookup, Opened};
 use super::handle::Handles;
+use super::outcome::Outcome;
 use super::swarm::Swarm;
 use crate::base::time::Timestamp;
 
@@ -91,13 +92,16 @@ impl Control {
     }
 
     /// Opens a control file: its content is that of this moment.
-    pub(crate) fn open(&self, node: u64, writing: bool) -> Result<Opened, Errno> {
-        let name = self.name(node).ok_or(Errno::ISDIR)?;
+    pub(crate) fn open(self: &Arc<Self>, node: u64, writing: bool) -> Outcome<Opened> {
+        let Some(name) = self.name(node) else { return Outcome::refused(Errno::ISDIR) };
         if writing {
-            return Err(Errno::ROFS);
+            return Outcome::refused(Errno::ROFS);
         }
-        let handle = self.open.insert(self.swarm.control(name));
-        Ok(Opened { handle, keep_cache: false, direct: true, no_flush: true })
+        let (this, content) = (self.clone(), self.swarm.control(name));
+        Outcome::later(async move {
+            let handle = this.open.insert(content.await?);
+            Ok(Opened { handle, keep_cache: false, direct: true, no_flush: true })
+        })
     }
 
     pub(crate) fn read(&self, handle: u64, offset: u64, len: u32) -> Result<Vec<u8>, Errno> {

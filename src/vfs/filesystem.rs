@@ -35,7 +35,7 @@ pub struct Settings {
 pub struct Filesystem {
     pub(super) own: Arc<OwnTree>,
     pub(super) foreign: Arc<Foreign>,
-    control: Control,
+    control: Arc<Control>,
     pub(super) swarm: Arc<dyn Swarm>,
     refusals: Arc<Refusals>,
     settings: Settings,
@@ -83,7 +83,7 @@ impl Filesystem {
         Ok(Arc::new(Filesystem {
             own: Arc::new(own),
             foreign: Arc::new(Foreign::new(swarm.clone(), owner, refusals.clone())),
-            control: Control::new(swarm.clone(), owner),
+            control: Arc::new(Control::new(swarm.clone(), owner)),
             swarm,
             refusals,
             settings,
@@ -230,7 +230,7 @@ impl Filesystem {
         let writing = flags & 0o3 != 0;
         match Family::of(node) {
             Family::Own => self.own.open_file(node, flags).into(),
-            Family::Control => self.control.open(node, writing).into(),
+            Family::Control => self.control.open(node, writing),
             Family::Foreign if writing => Outcome::Now(self.writable(node).map(|()| Opened::default())),
             Family::Foreign => self.foreign.open_file(node),
         }

@@ -4,6 +4,7 @@
 
 mod attr;
 mod control;
+mod engine;
 mod error;
 mod filesystem;
 mod foreign;
@@ -20,6 +21,7 @@ mod swarm;
 mod xattr;
 
 pub use attr::{Attr, Caller, Entry, Item, KEPT, Listing, Lookup, Opened, SetAttr, SetTime, Space};
+pub use engine::EngineSwarm;
 pub use error::{Error, Result};
 pub use filesystem::{Filesystem, Settings};
 pub use outcome::{Outcome, Waiting};

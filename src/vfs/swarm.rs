@@ -29,7 +29,7 @@ pub trait Swarm: Send + Sync + 'static {
     /// The control files that exist.
     fn control_names(&self) -> &'static [&'static str];
     /// The present content of a control file.
-    fn control(&self, name: &str) -> Vec<u8>;
+    fn control(&self, name: &str) -> Waiting<Vec<u8>>;
 }
 
 /// A published file or directory, ready to be read.
