@@ -122,7 +122,10 @@ impl Inner {
         }
         let synced = self.segments.sync();
         let result = match synced {
-            Ok(()) => self.index.commit(&batch, &self.segments),
+            Ok(()) => match self.index.commit(&batch, &self.segments) {
+                Err(StoreError::Full) if self.folder.release()? => self.index.commit(&batch, &self.segments),
+                other => other,
+            },
             Err(error) => {
                 // What the disk lost in a failed sync, no second sync brings back: trust nothing that is not committed.
                 self.fail(&error);

@@ -39,6 +39,14 @@ pub enum StoreError {
     /// The index refused; the payloads are untouched.
     #[error("the store's index failed: {0}")]
     Index(String),
+    /// A file that nothing else can replace is damaged.
+    #[error("{file} is damaged ({why}): move it away to go on without what it held", file = file.display())]
+    Damaged {
+        /// Which.
+        file: PathBuf,
+        /// What redb says of it.
+        why: String,
+    },
     /// The disk failed earlier, so nothing more is written; reading goes on.
     #[error("the store takes no more data since its disk failed: {0}; check the disk, then start again")]
     ReadOnly(String),

@@ -47,6 +47,12 @@ impl Inner {
             evicted = self.evict(wanted)?;
             self.commit(carry, false)?;
         }
+        // Set aside again as soon as that leaves room; until then it is not there to be given back.
+        if free.saturating_add(evicted) > floor
+            && let Err(error) = self.folder.reserve()
+        {
+            tracing::debug!(%error, "no space set aside");
+        }
         let tight = free.saturating_add(evicted) < floor;
         if self.tight.swap(tight, Ordering::AcqRel) != tight {
             tracing::info!(tight, free, floor, "free space against its floor");
@@ -72,11 +78,9 @@ impl Inner {
         let mut candidates = Vec::new();
         for (number, segment) in self.segments.all() {
             let row = *segment.row.lock().unwrap_or_else(PoisonError::into_inner);
-            if row.evictable > 0 {
-                // Reads for each byte held, in sixteenths: about equally cold segments go by age.
-                let heat = segment.heat.load(Ordering::Relaxed).saturating_mul(16) / row.evictable;
-                candidates.push((heat, number));
-            }
+            // Reads for each byte held, in sixteenths: about equally cold segments go by age.
+            let heat = segment.heat.load(Ordering::Relaxed).saturating_mul(16);
+            candidates.extend(heat.checked_div(row.evictable).map(|heat| (heat, number)));
         }
         candidates.sort_unstable();
         let mut freed = 0;

@@ -10,14 +10,23 @@ use std::path::{Path, PathBuf};
 const PRIVATE_DIR: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
 
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: u64 = 4 << 20;
+
 /// An open, locked folder.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
     dir: OwnedFd,
     segments: OwnedFd,
-    /// Holds the lock as long as it is open.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Folder {
+    /// Closing alone would leave the folder locked as long as a process that is just being started has a copy of the handle.
+    fn drop(&mut self) {
+        let _ = fs::flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl Folder {
@@ -37,7 +46,7 @@ impl Folder {
         }
         let lock = lock(&dir, path)?;
         let segments = open_dir(dir.as_fd(), Path::new("segments"))?;
-        Ok(Folder { path: path.to_path_buf(), dir, segments, _lock: lock })
+        Ok(Folder { path: path.to_path_buf(), dir, segments, lock })
     }
 
     /// Where it lies.
@@ -55,9 +64,17 @@ impl Folder {
         open_file(self.dir.as_fd(), name, OFlags::CREATE)
     }
 
-    /// Moves a file of the folder out of the way.
+    /// Whether the folder has such a file.
+    pub(super) fn has(&self, name: &str) -> bool {
+        fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Moves a file of the folder out of the way, if it is there.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), StoreError> {
-        fs::renameat(&self.dir, from, &self.dir, to).map_err(|e| StoreError::io("rename", from, e))
+        match fs::renameat(&self.dir, from, &self.dir, to) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(StoreError::io("rename", from, e)),
+        }
     }
 
     /// Removes a file of the folder, if it is there.
@@ -66,6 +83,26 @@ impl Folder {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(e) => Err(StoreError::io("remove", name, e)),
         }
+    }
+
+    /// Sets some space aside that `release` gives back when the disk is full: even to free space the index must write.
+    pub(super) fn reserve(&self) -> Result<(), StoreError> {
+        if self.has(RESERVE) {
+            return Ok(());
+        }
+        let file = self.file(RESERVE)?;
+        let set_aside = fs::fallocate(&file, fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
+        if set_aside.is_err() {
+            self.remove(RESERVE)?;
+        }
+        set_aside.map_err(|e| StoreError::io("set space aside in", RESERVE, e))
+    }
+
+    /// Gives back what `reserve` set aside; whether there was any.
+    pub(super) fn release(&self) -> Result<bool, StoreError> {
+        let had = self.has(RESERVE);
+        self.remove(RESERVE)?;
+        Ok(had)
     }
 
     /// Bytes free for us and bytes in all of the file system that holds the folder.
@@ -112,6 +149,6 @@ fn lock(dir: &OwnedFd, path: &Path) -> Result<File, StoreError> {
         Err(e) => return Err(StoreError::io("lock", path.display().to_string(), e)),
     }
     // The text only serves the message above, so a full disk may refuse it.
-    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}\n", std::process::id()));
+    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }

@@ -8,10 +8,12 @@ use super::segment::{Place, Segments};
 use crate::base::digest::ChunkId;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
 const FILE: &str = "index.redb";
+const DAMAGED_FILE: &str = "index.redb.damaged";
 
 /// A database of redb that survives its own failures: after an I/O error redb refuses everything, so it is opened anew.
 pub(super) struct Base {
@@ -32,23 +34,32 @@ impl Base {
 
     fn load(&self) -> Result<Database, StoreError> {
         let file = self.folder.file(self.file)?;
-        redb::Builder::new().set_cache_size(self.cache_bytes).create_file(file).map_err(StoreError::index)
+        guarded(|| Ok(redb::Builder::new().set_cache_size(self.cache_bytes).create_file(file)?))
+            .map_err(StoreError::index)
     }
 
-    /// Runs `work` on the database; when redb has locked itself up after an I/O error, opens it anew for the next one.
+    /// Runs `work` on the database. When redb has locked itself up after an I/O error, opens it anew for the next one; when it
+    /// finds its file damaged, by an error or by a panic, leaves a mark for the next start.
     pub(super) fn with<R>(&self, work: impl FnOnce(&Database) -> Result<R, redb::Error>) -> Result<R, StoreError> {
         let result = {
             let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
             match open.as_ref() {
-                Some(database) => work(database),
+                Some(database) => guarded(|| work(database)),
                 None => Err(redb::Error::PreviousIo),
             }
         };
         result.map_err(|error| {
-            if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+            let damaged = matches!(error, redb::Error::Corrupted(_) | redb::Error::LockPoisoned(_));
+            if damaged && self.file == FILE {
+                let _ = self.folder.file(&suspect(self.file));
+            }
+            if damaged || matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
                 let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
                 // Closed first: two handles on one file would fight over its lock.
-                *open = None;
+                let _ = guarded(|| {
+                    *open = None;
+                    Ok(())
+                });
                 *open = self.load().ok();
             }
             StoreError::index(error)
@@ -71,6 +82,23 @@ impl Base {
             Ok(result)
         })
     }
+}
+
+/// A damaged file makes redb panic here and there; that must not take the program down.
+fn guarded<R>(work: impl FnOnce() -> Result<R, redb::Error>) -> Result<R, redb::Error> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    let result = result.unwrap_or_else(|_| Err(redb::Error::Corrupted("the database makes no sense".to_string())));
+    result.map_err(|error| match error {
+        redb::Error::Io(e) if matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+            redb::Error::Corrupted(e.to_string())
+        }
+        other => other,
+    })
+}
+
+/// Name of the file whose presence says that a database was found damaged.
+fn suspect(file: &str) -> String {
+    format!("{file}.suspect")
 }
 
 /// The index of a store.
@@ -132,7 +160,7 @@ impl Batch {
         let Batch { changes, lost, punched, pins, sealed, heat } = self;
         let nothing = changes.is_empty() && lost.is_empty() && pins.is_empty() && sealed.is_empty();
         // A list of what was punched alone is not worth a commit, until the last.
-        nothing && !(*heat && !punched.is_empty())
+        nothing && (!*heat || punched.is_empty())
     }
 }
 
@@ -150,15 +178,35 @@ pub(super) struct Loaded {
 }
 
 impl Index {
-    /// Opens or makes the index.
-    pub(super) fn open(folder: Arc<Folder>, cache_bytes: usize) -> Result<Index, StoreError> {
+    /// Opens or makes the index. True: it is new, and does not know what the segments hold.
+    pub(super) fn open(folder: Arc<Folder>, cache_bytes: usize) -> Result<(Index, bool), StoreError> {
+        if folder.has(&suspect(FILE)) {
+            folder.rename(FILE, DAMAGED_FILE)?;
+            folder.remove(&suspect(FILE))?;
+        }
+        match Index::try_open(folder.clone(), cache_bytes) {
+            Err(StoreError::Index(why)) => {
+                tracing::error!(why, "the index is damaged, it will be made again from the segments");
+                folder.rename(FILE, DAMAGED_FILE)?;
+                folder.remove(&suspect(FILE))?;
+                Index::try_open(folder, cache_bytes)
+            }
+            other => other,
+        }
+    }
+
+    fn try_open(folder: Arc<Folder>, cache_bytes: usize) -> Result<(Index, bool), StoreError> {
         let index = Index { base: Base::open(folder, FILE, cache_bytes)? };
-        // Made at once, so that readers always find them; when they exist this writes nothing.
         let made = index.base.with(|database| {
             let tx = database.begin_read()?;
-            Ok(tx.open_table(META).is_ok())
+            match tx.open_table(META) {
+                Ok(meta) => Ok(meta.get(NEXT_SEGMENT)?.is_some()),
+                Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
         })?;
         if !made {
+            // At once, so that readers always find them.
             index.base.write(Durability::Immediate, |tx| {
                 tx.open_table(CHUNKS)?;
                 tx.open_table(PLACES)?;
@@ -171,7 +219,7 @@ impl Index {
                 Ok(())
             })?;
         }
-        Ok(index)
+        Ok((index, !made))
     }
 
     /// All segments, the number of the next one, the sums, and what is still to punch. Its cost grows with segments, not with chunks.

@@ -53,7 +53,7 @@ impl MemoryStore {
         let start = usize::from(first) * SLICE_BYTES;
         let end = start + bytes.len();
         let len = outline.len as usize;
-        let ends_well = end == len || end < len && end % SLICE_BYTES == 0;
+        let ends_well = end == len || end < len && end.is_multiple_of(SLICE_BYTES);
         if bytes.is_empty() || len > CHUNK_BYTES_MAX || !ends_well {
             return Err(StoreError::Slices(*id));
         }

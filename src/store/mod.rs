@@ -13,6 +13,7 @@ mod index;
 pub mod memory;
 mod queue;
 mod read;
+mod rebuild;
 mod record;
 mod schema;
 mod segment;
@@ -179,8 +180,14 @@ impl Store {
     /// Opens or makes the store in folder `dir`. Takes the same time however much it holds.
     pub fn open(dir: &Path, config: StoreConfig) -> Result<Store, StoreError> {
         let folder = Arc::new(Folder::open(dir)?);
-        let index = Index::open(folder.clone(), config.index_cache_bytes)?;
+        if let Err(error) = folder.reserve() {
+            tracing::debug!(%error, "no space set aside");
+        }
+        let (index, new) = Index::open(folder.clone(), config.index_cache_bytes)?;
         let state = State::open(folder.clone())?;
+        if new {
+            rebuild::rebuild(&folder, &index)?;
+        }
         let loaded = index.load()?;
         let segments = Segments::open(folder.clone(), loaded.segments, loaded.next)?;
         let inner = Arc::new(Inner {

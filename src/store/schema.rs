@@ -328,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn row_is_as_the_format_says() {
+        let place = Some(Place { segment: 3, block: 5 });
+        let row = Row { len: 100_000, place, mask: 0x7f, class: Class::Own, pinned: false };
+        let hex: String = row.to_bytes(&ChunkId([7; 32])).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "a086010003000000050000000200b5627f000000000000000000000000000000");
+        assert!(include_str!("FORMAT.md").contains("CHECK = `b562`"));
+    }
+
+    #[test]
     fn totals_return_to_zero() {
         let row = |class, pinned| Row {
             len: 1 << 20,

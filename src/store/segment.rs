@@ -225,6 +225,17 @@ impl Segments {
         Ok(Bytes::from(out))
     }
 
+    /// Where data begins at or after `at`, in whole blocks; holes are skipped where the file system knows of them.
+    pub(super) fn next_data(&self, number: u32, at: u64) -> Result<u64, StoreError> {
+        let file = self.handle(number)?;
+        match fs::seek(&*file, fs::SeekFrom::Data(at)) {
+            Ok(found) => Ok(at.max(found / BLOCK * BLOCK)),
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => Ok(u64::MAX),
+            Err(_) => Ok(at),
+        }
+    }
+
     /// Makes everything durable that was written before the call.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let touched = std::mem::take(&mut *lock(&self.touched));
@@ -267,6 +278,12 @@ impl Segments {
             Err(e) => Err(StoreError::io("remove", name(number), e)),
         }
     }
+}
+
+/// Length of a segment's file.
+pub(super) fn len(folder: &Folder, number: u32) -> Result<u64, StoreError> {
+    let file = open_file(folder.segments(), &name(number), OFlags::empty())?;
+    Ok(file.metadata().map_err(|e| StoreError::io("look at", name(number), e))?.len())
 }
 
 /// Numbers of the segment files that there are.

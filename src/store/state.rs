@@ -33,7 +33,12 @@ pub struct State {
 
 impl State {
     pub(super) fn open(folder: Arc<Folder>) -> Result<State, StoreError> {
-        Ok(State { base: Base::open(folder, FILE, CACHE_BYTES)?, loose: AtomicBool::new(false) })
+        let file = folder.path().join(FILE);
+        let base = Base::open(folder, FILE, CACHE_BYTES).map_err(|error| match error {
+            StoreError::Index(why) => StoreError::Damaged { file, why },
+            other => other,
+        })?;
+        Ok(State { base, loose: AtomicBool::new(false) })
     }
 
     /// The value under a key.

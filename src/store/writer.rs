@@ -88,6 +88,16 @@ fn write(inner: &Inner, lanes: &mut Lanes, id: &ChunkId) -> Result<u64, StoreErr
         // A bad spot of the disk, maybe: go on elsewhere.
         lanes.leave(inner, place.segment);
     }
+    if let (Err(StoreError::Io { source, .. }), None) = (&written, &fresh)
+        && source.kind() == std::io::ErrorKind::NotFound
+    {
+        // Its segment is gone, and what was written with it: the next try begins elsewhere.
+        inner.entries.look(&inner.index, id, |entry| {
+            if entry.row.place == Some(place) {
+                entry.change(|row| (row.place, row.mask) = (None, 0));
+            }
+        })?;
+    }
     written?;
     if fresh.is_some()
         && let Some(segment) = inner.segments.get(place.segment)
