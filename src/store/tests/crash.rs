@@ -243,7 +243,9 @@ fn part_of_a_chunk_in_a_vanished_segment_is_written_elsewhere() {
     let store = Store::open(dir.path(), roomy()).unwrap();
     let slice = |first: u8| {
         let span = SliceRange { first, count: 1 }.bytes(outline.len);
-        store.put_slices(&id, &outline, first, bytes.slice(span.start as usize..span.end as usize), Class::Own).unwrap();
+        store
+            .put_slices(&id, &outline, first, bytes.slice(span.start as usize..span.end as usize), Class::Own)
+            .unwrap();
     };
     slice(7);
     let first = store.flush();
