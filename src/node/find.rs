@@ -50,6 +50,10 @@ pub(crate) struct Searches {
     commands: VecDeque<(WantId, Vec<ChunkId>, Instant)>,
     /// Chunks looked for lately and when: who asks again was not helped, so everybody close is asked then.
     lately: BTreeMap<ChunkId, Instant>,
+    /// Something happened since the searches were last moved on.
+    dirty: bool,
+    /// When one has something to do although nothing happened.
+    wake: Option<Instant>,
 }
 
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
@@ -78,7 +82,11 @@ impl Searches {
         self.lookups.len() + self.locates.len()
     }
 
-    pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
         let lookups = self.lookups.values().filter_map(|(lookup, _)| lookup.poll_timeout(now));
         let locates = self.locates.values().flat_map(|(locate, reason, _)| {
             let deadline = match reason {
@@ -92,6 +100,7 @@ impl Searches {
 
     /// The fetch core wants providers of these chunks.
     pub(crate) fn want_providers(&mut self, chunks: Vec<ChunkId>, urgent: bool, near: Vec<Contact>) {
+        self.dirty = true;
         for contact in near {
             if self.near.len() < NEAR_MAX {
                 self.near.insert(contact.peer, contact);
@@ -109,6 +118,7 @@ impl Searches {
 
     /// The user wants to know who holds these chunks.
     pub(crate) fn want_holders(&mut self, want: WantId, chunks: Vec<ChunkId>, deadline: Instant) {
+        self.dirty = true;
         self.commands.push_back((want, chunks, deadline));
     }
 }
@@ -120,12 +130,17 @@ impl Node {
         let paths = if why == Why::Announce { 3 } else { 1 };
         let config = LookupConfig { paths, ..LookupConfig::default() };
         let id = self.searches.id();
+        self.searches.dirty = true;
         self.table.looked_up(now, &key);
         self.searches.lookups.insert(id, (Lookup::new(config, self.me, key, known), why));
     }
 
     /// Moves all searches on. Returns whether something was done.
     pub(super) fn poll_searches(&mut self, now: Instant) -> bool {
+        if !self.searches.dirty && self.searches.wake.is_none_or(|at| at > now) {
+            return false;
+        }
+        self.searches.dirty = false;
         let mut moved = self.start_locates(now);
         let ids: Vec<SearchId> = self.searches.lookups.keys().copied().collect();
         for id in ids {
@@ -135,6 +150,9 @@ impl Node {
         for id in ids {
             moved |= self.poll_locate(now, id);
         }
+        // What was freed may let others start.
+        self.searches.dirty |= moved;
+        self.searches.wake = self.searches.next_wake(now);
         moved
     }
 
@@ -166,6 +184,7 @@ impl Node {
         peer: PeerId,
         result: Result<Response, CallFailure>,
     ) {
+        self.searches.dirty = true;
         let contacts = match result {
             Ok(Response::Found { contacts }) => Some(self.peers.heard(now, &peer, contacts)),
             Ok(_) => {
@@ -303,6 +322,7 @@ impl Node {
         asked: &[ChunkId],
         result: Result<Response, CallFailure>,
     ) {
+        self.searches.dirty = true;
         let located = match result {
             Ok(Response::Located(located)) => Some(self.believed(now, &peer, located)),
             Ok(_) => {

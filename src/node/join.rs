@@ -156,7 +156,7 @@ impl Node {
         }
         // An idle link ends too; whether a neighbour is gone is seen by asking.
         let close = || self.table.closest(&self.table.me(), KEEP_PEERS).iter().any(|contact| contact.peer == peer);
-        if self.join.probes.len() < PROBES_MAX && close() {
+        if self.join.probes.len() < PROBES_MAX && (self.publisher.waits_for(&peer) || close()) {
             self.join.probes.push_back((now.after(Duration::from_secs(1)), peer));
         }
     }

@@ -152,7 +152,7 @@ impl Node {
     /// When to call `tick`.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let times = [
-            self.searches.poll_timeout(self.now),
+            self.searches.poll_timeout(),
             self.announcer.poll_timeout(),
             self.providers.poll_timeout(),
             self.join.poll_timeout(),
@@ -199,7 +199,12 @@ impl Node {
             let mut moved = false;
             while let Some((call, failure)) = self.stillborn.pop_front() {
                 moved = true;
-                self.answered(now, call, Err(failure));
+                if call.0 % 2 == 1 {
+                    self.fetch_calls.remove(&call);
+                    self.fetch.answered(now, call, &Err(failure));
+                } else {
+                    self.answered(now, call, Err(failure));
+                }
             }
             moved |= self.poll_join(now);
             moved |= self.poll_announcer(now);

@@ -104,6 +104,8 @@ impl Peers {
     }
 
     pub(crate) fn link_up(&mut self, now: Instant, peer: PeerId, at: SocketAddr, dialled: bool) {
+        // A socket for both families shows IPv4 peers in IPv6 form.
+        let at = SocketAddr::new(at.ip().to_canonical(), at.port());
         let entry = self.entry(now, peer);
         let since = entry.link.map_or(now, |link| link.since);
         entry.link = Some(Link { at, dialled, since });
@@ -123,6 +125,11 @@ impl Peers {
 
     pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {
         self.known.get(peer).is_some_and(|peer| peer.link.is_some())
+    }
+
+    /// Whether a peer without a link could not be reached when it was last tried.
+    pub(crate) fn is_doubtful(&self, peer: &PeerId) -> bool {
+        self.known.get(peer).is_some_and(|peer| peer.link.is_none() && peer.failures > 0)
     }
 
     pub(crate) fn linked(&self) -> impl Iterator<Item = (&PeerId, &Peer, &Link)> {

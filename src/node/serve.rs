@@ -63,19 +63,25 @@ impl Node {
         let held = self.announcer.holds(&fetch.chunk);
         let demand = self.popularity.count(now, &fetch.chunk, !held);
         let key = Key::from(fetch.chunk);
-        let holders = self.holders(now, &from, &fetch.chunk);
-        // What is held is served: a referral is then hardly ever needed, and not worth a search of the table.
-        let closer = if held { Vec::new() } else { self.table.closer(&key, REFERRAL_CONTACTS) };
-        let closer = self.peers.tell(&from, closer);
+        // What is held is served: a referral is then hardly ever needed, and not worth the search.
+        let (holders, closer) = if held {
+            (Vec::new(), Vec::new())
+        } else {
+            let closer = self.table.closer(&key, REFERRAL_CONTACTS);
+            (self.holders(now, &from, &fetch.chunk), self.peers.tell(&from, closer))
+        };
         let otherwise = Response::Referral { holders, closer, demand };
         self.effects.push_back(Effect::Serve { token, fetch, demand, otherwise });
     }
 
-    /// Who announced a chunk here, as told to `to`: linked ones first.
+    /// Who announced a chunk here, as told to `to`: linked ones first, those that could not be reached lately only when there are no others.
     fn holders(&self, now: Instant, to: &PeerId, chunk: &ChunkId) -> Vec<Contact> {
         let known = self.providers.of(now, chunk);
         let good = known.into_iter().filter(|contact| !self.peers.is_banned(now, &contact.peer));
         let mut told = self.peers.tell(to, good.collect());
+        if told.iter().any(|contact| !self.peers.is_doubtful(&contact.peer)) {
+            told.retain(|contact| !self.peers.is_doubtful(&contact.peer));
+        }
         told.sort_by_key(|contact| !self.peers.is_linked(&contact.peer));
         told.truncate(PROVIDERS_TOLD);
         for contact in &mut told {

@@ -569,3 +569,60 @@ fn contacts_are_remembered_and_a_restart_finds_the_swarm_with_them() {
     world.run(Duration::from_secs(5));
     assert_eq!(world.nodes[4].contacts().len(), 3);
 }
+
+#[test]
+fn in_a_swarm_too_large_for_every_table_things_are_found_all_the_same() {
+    let mut world = World::new(64);
+    for place in 1..64 {
+        world.command(place, Command::Bootstrap(vec![contact((place - 1) / 4)]));
+    }
+    world.run(Duration::from_secs(10));
+    assert!(world.nodes.iter().any(|node| !node.table.everyone_known()));
+    let groups = stripes(10, 24, 6);
+    world.publish(7, 1, &groups);
+    world.run(Duration::from_secs(20));
+    let progress = world.progress(7, 1);
+    assert_eq!((progress.hosted, progress.announced, progress.hosts_min), (240, 240, 24));
+    world.kill(7);
+    let ids: Vec<ChunkId> = groups.iter().flat_map(|group| &group.chunks).map(|(id, _)| *id).collect();
+    let found = world.located(40, &ids[..200]);
+    for (chunk, holders) in found {
+        let hosts = world.hosts(&chunk, 7);
+        // It asks the others, not itself.
+        let hosts: Vec<usize> = hosts.into_iter().filter(|place| *place != 40).collect();
+        let known = |contact: &Contact| hosts.iter().any(|place| id(*place) == contact.peer);
+        assert!(hosts.is_empty() || holders.iter().any(known), "{chunk:?}");
+    }
+}
+
+#[test]
+fn a_reader_is_not_held_up_by_providers_that_are_gone() {
+    let mut world = World::acquainted(13);
+    let groups = stripes(4, 6, 7);
+    world.publish(0, 1, &groups);
+    world.run(Duration::from_secs(5));
+    for place in [0, 1, 2] {
+        world.kill(place);
+    }
+    world.log.clear();
+    let reader = 12;
+    world.stores[reader].clear();
+    for (number, group) in groups.iter().enumerate() {
+        let want = Want {
+            id: WantId(number as u64),
+            chunks: group.chunks.iter().map(|(id, _)| *id).collect(),
+            data: 4,
+            chunk_len: 1 << 20,
+            needs: (0..4).map(|index| (index, SliceRange { first: 0, count: 64 })).collect(),
+            have: vec![],
+            urgency: Urgency::Reader,
+            deadline: world.now.after(Duration::from_secs(30)),
+            likely: vec![],
+        };
+        world.command(reader, Command::Want(want));
+    }
+    world.run(Duration::from_secs(4));
+    let ok = |effect: &Effect| matches!(effect, Effect::WantDone { result: Ok(_), .. });
+    let done = world.log.iter().filter(|(at, effect)| *at == reader && ok(effect)).count();
+    assert_eq!(done, 4);
+}

@@ -6,7 +6,8 @@ use crate::base::digest::ChunkId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// A tree's chunks to be hosted.
+/// A tree's chunks to be hosted. The job is forgotten by itself when all is hosted on distinct peers and announced; while peers are too few
+/// for that it stays, and spreads over those who come.
 #[derive(Debug, Clone)]
 pub struct Publish {
     /// Its name.

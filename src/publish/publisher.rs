@@ -9,7 +9,7 @@ use crate::base::network::Network;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::wire::message::Refusal;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Bounds and patience of the publisher.
@@ -92,7 +92,7 @@ pub enum OfferOutcome {
 /// Counts for status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PublishStats {
-    /// Jobs that are not done.
+    /// Jobs that are not done: not all hosted on as many peers as wanted, or not all announced.
     pub jobs: usize,
     /// Hosts in reach.
     pub hosts: usize,
@@ -109,6 +109,13 @@ pub struct Publisher {
     jobs: BTreeMap<JobId, Job>,
     hosts: BTreeMap<PeerId, Host>,
     index: BTreeMap<ChunkId, Vec<Slot>>,
+    /// Jobs with chunks that lack placements, and with chunks that nobody takes.
+    open: BTreeSet<JobId>,
+    stuck: BTreeSet<JobId>,
+    /// When which job tells its progress.
+    tells: BTreeSet<(Instant, JobId)>,
+    /// Jobs that wait for a chunk to be announced.
+    unannounced: BTreeMap<ChunkId, Vec<JobId>>,
     offers: BTreeMap<OfferId, (PeerId, Vec<Slot>)>,
     offer_next: u64,
     outstanding: usize,
@@ -139,6 +146,10 @@ impl Publisher {
             jobs: BTreeMap::new(),
             hosts: BTreeMap::new(),
             index: BTreeMap::new(),
+            open: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            tells: BTreeSet::new(),
+            unannounced: BTreeMap::new(),
             offers: BTreeMap::new(),
             offer_next: 0,
             outstanding: 0,
@@ -157,7 +168,14 @@ impl Publisher {
     pub fn publish(&mut self, now: Instant, publish: &Publish) {
         self.unpublish(publish.job);
         let mut job = Job::new(publish);
-        job.emit_at = Some(now);
+        for chunk in job.chunks() {
+            self.unannounced.entry(chunk).or_default().push(publish.job);
+            job.unannounced += 1;
+        }
+        job.to_announce = job.unannounced;
+        self.tells.insert((now, publish.job));
+        job.tell_at = Some(now);
+        self.open.insert(publish.job);
         for (group, state) in job.groups.iter().enumerate() {
             for (item, chunk) in state.items.iter().enumerate() {
                 let slot = Slot { job: publish.job, group: group as u32, item: item as u32 };
@@ -173,6 +191,17 @@ impl Publisher {
     /// Forgets a job.
     pub fn unpublish(&mut self, id: JobId) {
         let Some(job) = self.jobs.remove(&id) else { return };
+        self.open.remove(&id);
+        self.stuck.remove(&id);
+        if let Some(at) = job.tell_at {
+            self.tells.remove(&(at, id));
+        }
+        if job.unannounced > 0 {
+            self.unannounced.retain(|_, jobs| {
+                jobs.retain(|other| *other != id);
+                !jobs.is_empty()
+            });
+        }
         for item in job.groups.iter().flat_map(|group| &group.items) {
             if let Some(slots) = self.index.get_mut(&item.id) {
                 slots.retain(|slot| slot.job != id);
@@ -304,9 +333,10 @@ impl Publisher {
 
     /// A chunk is announced in its neighbourhood.
     pub fn announced(&mut self, now: Instant, chunk: &ChunkId) {
-        for job in self.jobs.values_mut() {
-            if job.unannounced.remove(chunk) {
-                moved(job, now, self.config.progress_period);
+        for id in self.unannounced.remove(chunk).unwrap_or_default() {
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.unannounced -= 1;
+                self.moved(now, id);
             }
         }
     }
@@ -339,22 +369,22 @@ impl Publisher {
     /// When there is something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let check = self.is_working().then_some(self.check_at);
-        let tell = self.jobs.values().filter_map(|job| job.emit_at).min();
+        let tell = self.tells.first().map(|(at, _)| *at);
         [check, tell, self.settle_at].into_iter().flatten().min()
     }
 
     /// Counts of the moment.
     pub fn stats(&self) -> PublishStats {
         PublishStats {
-            jobs: self.jobs.values().filter(|job| !job.is_done()).count(),
+            jobs: self.jobs.len(),
             hosts: self.hosts.values().filter(|host| host.up).count(),
             outstanding: self.outstanding,
-            stuck: self.jobs.values().map(|job| job.stuck.len()).sum(),
+            stuck: self.stuck.iter().filter_map(|id| self.jobs.get(id)).map(|job| job.stuck.len()).sum(),
         }
     }
 
     fn is_working(&self) -> bool {
-        self.outstanding > 0 || self.jobs.values().any(|job| !job.open.is_empty() || !job.stuck.is_empty())
+        self.outstanding > 0 || !self.open.is_empty() || !self.stuck.is_empty()
     }
 
     fn item(&mut self, slot: &Slot) -> Option<&mut Item> {
@@ -365,8 +395,11 @@ impl Publisher {
     fn place(&mut self, now: Instant) {
         let up = self.hosts.values().filter(|host| host.up).count();
         let settling = now < self.arrival.after(self.config.settle);
-        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        let ids: Vec<JobId> = self.open.iter().copied().collect();
         for id in ids {
+            if self.outstanding >= self.config.outstanding_max {
+                break;
+            }
             let mut waits = 0;
             let mut later = Vec::new();
             while self.outstanding < self.config.outstanding_max && waits < WAITS_MAX {
@@ -384,6 +417,7 @@ impl Publisher {
                     Choice::Nobody => {
                         if let Some(job) = self.jobs.get_mut(&id) {
                             job.stuck.push((group, item));
+                            self.stuck.insert(id);
                         }
                     }
                 }
@@ -391,6 +425,9 @@ impl Publisher {
             if let Some(job) = self.jobs.get_mut(&id) {
                 for place in later.into_iter().rev() {
                     job.open.push_front(place);
+                }
+                if job.open.is_empty() {
+                    self.open.remove(&id);
                 }
             }
         }
@@ -482,6 +519,7 @@ impl Publisher {
         }
         if let Some(job) = self.jobs.get_mut(&slot.job) {
             job.open.push_back((slot.group, slot.item));
+            self.open.insert(slot.job);
         }
         self.dirty = true;
     }
@@ -537,7 +575,7 @@ impl Publisher {
         job.hosted += (after - before) as u64;
         let hosts = job.groups.get(slot.group as usize).map_or(0, |group| group.distinct());
         job.set_hosts(slot.group, hosts);
-        moved(job, now, self.config.progress_period);
+        self.moved(now, slot.job);
         if full {
             self.close_group(slot);
         }
@@ -602,7 +640,9 @@ impl Publisher {
 
     /// Tries again what nobody took.
     fn unstick(&mut self) {
-        for job in self.jobs.values_mut() {
+        for id in std::mem::take(&mut self.stuck) {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            self.open.insert(id);
             for (group, item) in std::mem::take(&mut job.stuck) {
                 let state = job.groups.get_mut(group as usize).and_then(|group| group.items.get_mut(item as usize));
                 if let Some(state) = state {
@@ -618,7 +658,7 @@ impl Publisher {
     fn spread(&mut self, now: Instant) {
         let open: Vec<PeerId> =
             self.hosts.iter().filter(|(_, host)| host.is_open(now)).map(|(peer, _)| *peer).collect();
-        for job in self.jobs.values_mut() {
+        for (id, job) in &mut self.jobs {
             for (place, group) in job.groups.iter_mut().enumerate() {
                 let mut spread = group.spread();
                 let mut free = open.iter().filter(|peer| !spread.contains_key(peer)).count();
@@ -635,6 +675,7 @@ impl Publisher {
                         free -= 1;
                         state.extra += 1;
                         job.open.push_back((place as u32, item as u32));
+                        self.open.insert(*id);
                     }
                 }
             }
@@ -642,20 +683,39 @@ impl Publisher {
     }
 
     fn tell(&mut self, now: Instant) {
-        for (id, job) in &mut self.jobs {
-            if job.emit_at.is_some_and(|at| at <= now || job.is_done()) {
-                job.emit_at = None;
-                job.emitted_at = Some(now);
-                self.actions.push_back(PublishAction::Progress { job: *id, progress: job.progress() });
+        while let Some((at, id)) = self.tells.first().copied()
+            && at <= now
+        {
+            self.tells.pop_first();
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            job.tell_at = None;
+            job.told_at = Some(now);
+            let progress = job.progress();
+            if job.is_done() {
+                self.unpublish(id);
             }
+            self.actions.push_back(PublishAction::Progress { job: id, progress });
         }
     }
-}
 
-/// Notes that a job has progress to tell, not more often than `period`.
-fn moved(job: &mut Job, now: Instant, period: Duration) {
-    let earliest = job.emitted_at.map_or(now, |at| at.after(period).max(now));
-    job.emit_at = Some(job.emit_at.map_or(earliest, |at| at.min(earliest)));
+    /// Notes that a job has progress to tell: the end at once, else not too often.
+    fn moved(&mut self, now: Instant, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let soon = job.told_at.map_or(now, |at| at.after(self.config.progress_period).max(now));
+        let at = if job.is_done() { now } else { soon };
+        if job.tell_at.is_some_and(|old| old <= at) {
+            return;
+        }
+        if let Some(old) = job.tell_at.replace(at) {
+            self.tells.remove(&(old, id));
+        }
+        self.tells.insert((at, id));
+    }
+
+    /// Whether a peer still owes a confirmation.
+    pub fn waits_for(&self, peer: &PeerId) -> bool {
+        self.hosts.get(peer).is_some_and(|host| !host.outstanding.is_empty())
+    }
 }
 
 #[cfg(test)]

@@ -91,12 +91,13 @@ pub(super) struct Job {
     pub(super) stuck: Vec<(u32, u32)>,
     pub(super) hosted: u64,
     pub(super) wanted: u64,
-    pub(super) unannounced: BTreeSet<ChunkId>,
+    /// Chunks that are not announced, of so many.
+    pub(super) unannounced: u64,
     pub(super) to_announce: u64,
     ranks: BTreeMap<(u32, u16, u16), u32>,
     /// When progress may be told next; `None` when there is none to tell.
-    pub(super) emit_at: Option<Instant>,
-    pub(super) emitted_at: Option<Instant>,
+    pub(super) tell_at: Option<Instant>,
+    pub(super) told_at: Option<Instant>,
 }
 
 impl Job {
@@ -108,11 +109,11 @@ impl Job {
             stuck: Vec::new(),
             hosted: 0,
             wanted: 0,
-            unannounced: BTreeSet::new(),
+            unannounced: 0,
             to_announce: 0,
             ranks: BTreeMap::new(),
-            emit_at: None,
-            emitted_at: None,
+            tell_at: None,
+            told_at: None,
         };
         for group in publish.groups.iter().filter(|group| !group.chunks.is_empty()) {
             let copies = group.copies.max(1);
@@ -125,12 +126,10 @@ impl Job {
             let wanted = count.min(u64::from(u16::MAX)) as u16;
             let state = GroupState { items: items.collect(), copies, wanted, hosts: 0 };
             job.open.extend((0..group.chunks.len() as u32).map(|item| (place, item)));
-            job.unannounced.extend(group.chunks.iter().map(|(id, _)| *id));
             job.wanted += count;
             *job.ranks.entry(state.rank()).or_default() += 1;
             job.groups.push(state);
         }
-        job.to_announce = job.unannounced.len() as u64;
         job
     }
 
@@ -155,13 +154,20 @@ impl Job {
     pub(super) fn progress(&self) -> Progress {
         let (hosts_min, hosts_wanted) =
             self.ranks.first_key_value().map_or((0, 0), |((_, hosts, wanted), _)| (*hosts, *wanted));
-        let announced = self.to_announce - self.unannounced.len() as u64;
+        let announced = self.to_announce - self.unannounced;
         let (hosted, wanted, to_announce) = (self.hosted, self.wanted, self.to_announce);
         Progress { hosted, wanted, hosts_min, hosts_wanted, announced, to_announce }
     }
 
+    /// Whether all is hosted, on as many distinct peers as wanted, and announced.
     pub(super) fn is_done(&self) -> bool {
-        self.hosted == self.wanted && self.unannounced.is_empty()
+        let spread = self.ranks.first_key_value().is_none_or(|((share, ..), _)| *share >= 1000);
+        self.hosted == self.wanted && self.unannounced == 0 && spread && self.open.is_empty()
+    }
+
+    /// All chunks of it, each once.
+    pub(super) fn chunks(&self) -> BTreeSet<ChunkId> {
+        self.groups.iter().flat_map(|group| &group.items).map(|item| item.id).collect()
     }
 }
 

@@ -242,7 +242,7 @@ impl Locate {
 mod tests {
     use super::*;
     use crate::base::random::Random;
-    use crate::routing::lookup::tests::swarm;
+    use crate::routing::lookup::tests::thousand;
 
     fn run(
         locate: &mut Locate,
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn each_chunk_of_a_stripe_draws_the_search_to_its_own_neighbourhood_in_a_thousand() {
-        let tables = swarm(1000, 8);
+        let tables = thousand();
         let mut rng = Random::new(9);
         let chunks: Vec<ChunkId> = (0..24).map(|_| ChunkId(rng.bytes32())).collect();
         let mut records: BTreeMap<PeerId, BTreeSet<ChunkId>> = BTreeMap::new();

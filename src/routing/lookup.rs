@@ -237,6 +237,12 @@ pub(crate) mod tests {
         tables
     }
 
+    /// A swarm of a thousand, made once for all tests.
+    pub(crate) fn thousand() -> &'static BTreeMap<PeerId, Table> {
+        static TABLES: std::sync::OnceLock<BTreeMap<PeerId, Table>> = std::sync::OnceLock::new();
+        TABLES.get_or_init(|| swarm(1000, 1))
+    }
+
     fn closest(tables: &BTreeMap<PeerId, Table>, me: &PeerId, key: &Key, count: usize) -> Vec<PeerId> {
         let mut all: Vec<PeerId> = tables.keys().filter(|peer| *peer != me).copied().collect();
         all.sort_by_key(|peer| Key::from(*peer).distance(key));
@@ -268,7 +274,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_closest_of_a_thousand_are_found_in_few_rounds() {
-        let tables = swarm(1000, 1);
+        let tables = thousand();
         let mut rng = Random::new(2);
         for _ in 0..20 {
             let key = Key(rng.bytes32());
@@ -277,14 +283,14 @@ pub(crate) mod tests {
             let lookup = Lookup::new(LookupConfig::default(), me, key, known);
             let (lookup, rounds) = run(lookup, |peer| Some(tables[peer].closest_healthy(&key, 20)));
             let found: Vec<PeerId> = lookup.closest().iter().map(|contact| contact.peer).collect();
-            assert_eq!(found[..8], closest(&tables, &me, &key, 8));
+            assert_eq!(found[..8], closest(tables, &me, &key, 8));
             assert!(rounds <= 12 && lookup.asked() <= 36, "{rounds} rounds, {} asked", lookup.asked());
         }
     }
 
     #[test]
     fn a_fifth_of_the_swarm_may_be_gone() {
-        let tables = swarm(1000, 3);
+        let tables = thousand();
         let mut rng = Random::new(4);
         let gone: BTreeSet<PeerId> = tables.keys().filter(|_| rng.below(5) == 0).copied().collect();
         for _ in 0..10 {
@@ -293,7 +299,7 @@ pub(crate) mod tests {
             let lookup = Lookup::new(LookupConfig::default(), me, key, tables[&me].closest(&key, 20));
             let (lookup, _) =
                 run(lookup, |peer| (!gone.contains(peer)).then(|| tables[peer].closest_healthy(&key, 20)));
-            let alive: Vec<PeerId> = closest(&tables, &me, &key, 100);
+            let alive: Vec<PeerId> = closest(tables, &me, &key, 100);
             let alive: Vec<PeerId> = alive.into_iter().filter(|peer| !gone.contains(peer)).take(8).collect();
             let found: Vec<PeerId> = lookup.closest().iter().map(|contact| contact.peer).take(8).collect();
             assert_eq!(found, alive);
@@ -304,8 +310,8 @@ pub(crate) mod tests {
     fn liars_on_one_path_cannot_hide_the_neighbourhood_from_the_others() {
         // Each liar answers with made-up contacts right at the key, all of them liars too.
         let mut hits = [0, 0];
+        let tables = swarm(300, 100);
         for round in 0..20u64 {
-            let tables = swarm(300, 100 + round);
             let mut rng = Random::new(round);
             let liars: BTreeSet<PeerId> = tables.keys().filter(|_| rng.below(8) == 0).copied().collect();
             let key = Key(rng.bytes32());
