@@ -170,7 +170,7 @@ impl Node {
         {
             moved = true;
             if why == Why::Announce {
-                self.announcer.found(now, &lookup.target(), &lookup.closest());
+                self.announcer.found(now, &lookup.target(), &lookup.closest_by_path());
             }
         }
         moved

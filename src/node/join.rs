@@ -57,6 +57,8 @@ pub(crate) struct Join {
     remember_at: Option<Instant>,
     probes: VecDeque<(Instant, PeerId)>,
     observed: BTreeMap<SocketAddr, BTreeSet<PeerId>>,
+    /// What was last remembered: where to begin again when all contacts are lost.
+    remembered: Vec<Contact>,
     active: bool,
 }
 
@@ -175,8 +177,12 @@ impl Node {
         }
         if hello.capabilities & capability::ROUTES != 0 {
             let first = self.table.is_empty();
-            if self.table.verified(now, contact.clone(), &link.at) {
+            let entered = self.table.verified(now, contact.clone(), &link.at);
+            // Who is back may have been restarted and know nothing of what it was told.
+            if entered || self.peers.returned(&peer) {
                 self.announcer.acquainted(now, &contact);
+            }
+            if entered {
                 if first {
                     self.join.myself_at = Some(now);
                     self.join.myself_step = 0;
@@ -261,6 +267,11 @@ impl Node {
                 self.look_up(now, key, Why::Table);
             }
             self.seek_hosts(now);
+            if self.table.is_empty() && !self.join.remembered.is_empty() {
+                // The network was down or has changed: everybody known is tried, without haste.
+                let remembered = std::mem::take(&mut self.join.remembered);
+                self.bootstrap(now, remembered);
+            }
             if let Some(contact) = self.table.silent(now, SILENCE_MAX) {
                 self.table.probed(now, &contact.peer);
                 self.probe(now, contact.peer);
@@ -271,6 +282,7 @@ impl Node {
             let mut contacts = self.table.by_age();
             contacts.truncate(REMEMBER_MAX);
             if !contacts.is_empty() {
+                self.join.remembered.clone_from(&contacts);
                 self.effects.push_back(Effect::Remember(contacts));
             }
         }

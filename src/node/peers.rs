@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     pub(crate) agent: String,
     /// From its hello; `None` before it.
     pub(crate) capabilities: Option<u64>,
+    /// Its link was down once, and it was not greeted since.
+    returned: bool,
     /// A hello of ours to it is under way.
     pub(crate) greeting: bool,
     seen: Instant,
@@ -68,6 +70,7 @@ impl Peer {
             addrs: Vec::new(),
             agent: String::new(),
             capabilities: None,
+            returned: false,
             greeting: false,
             seen: now,
             failures: 0,
@@ -119,8 +122,14 @@ impl Peers {
             entry.addrs = entry.addrs();
             entry.link = None;
             entry.greeting = false;
+            entry.returned = true;
             entry.seen = now;
         }
+    }
+
+    /// Whether a peer came back after its link was down; asked once for each time.
+    pub(crate) fn returned(&mut self, peer: &PeerId) -> bool {
+        self.known.get_mut(peer).is_some_and(|peer| std::mem::take(&mut peer.returned))
     }
 
     pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {

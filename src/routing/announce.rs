@@ -8,7 +8,7 @@ use crate::base::limit::{CONTACTS_MAX, IDS_MAX};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
 /// Pace and spread of announcements.
@@ -83,15 +83,19 @@ pub enum AnnounceAction {
 #[derive(Debug)]
 pub struct Announcer {
     config: AnnounceConfig,
-    held: BTreeSet<ChunkId>,
+    /// Chunk -> minute in which it is due; other entries in `due` are outdated.
+    held: BTreeMap<ChunkId, u32>,
     /// Minute of the node's clock -> chunks to be announced then.
-    due: BTreeMap<u64, Vec<ChunkId>>,
+    due: BTreeMap<u32, Vec<ChunkId>>,
     /// To be announced now, in the order of the key space.
     waiting: BTreeSet<ChunkId>,
     placing: BTreeMap<ChunkId, Placing>,
     /// Known at too few peers, and at how many.
     short: BTreeMap<ChunkId, usize>,
-    newcomers: VecDeque<(Contact, Option<ChunkId>)>,
+    /// Peers that know nothing of our chunks, being new or back after a while, and how far we came in telling them.
+    newcomers: VecDeque<Newcomer>,
+    /// When a peer was last told as a newcomer.
+    told: BTreeMap<PeerId, Instant>,
     outbox: BTreeMap<PeerId, Outbox>,
     lined_up: usize,
     sent: BTreeMap<SendId, (PeerId, Vec<ChunkId>)>,
@@ -108,6 +112,15 @@ pub struct Announcer {
 struct Placing {
     open: usize,
     kept: usize,
+    /// Only a newcomer is told: when the chunk is due is not changed by it.
+    extra: bool,
+}
+
+#[derive(Debug)]
+struct Newcomer {
+    contact: Contact,
+    from: Option<ChunkId>,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -119,6 +132,14 @@ struct Outbox {
 }
 
 const MINUTE: u64 = 60_000_000;
+/// A newcomer is told of so many chunks in a step, and steps are so far apart: a million held chunks must not hold the node up.
+const GREET_STEP: usize = 1024;
+const GREET_PERIOD: Duration = Duration::from_millis(10);
+/// A peer that comes and goes is told no more often than this.
+const GREET_AGAIN: Duration = Duration::from_secs(60);
+const NEWCOMERS_MAX: usize = 256;
+/// Not due.
+const NEVER: u32 = u32::MAX;
 /// Chunks placed in one step, so that no step takes long.
 const STEP: usize = 256;
 
@@ -128,12 +149,13 @@ impl Announcer {
         let tokens = f64::from(config.rate);
         Announcer {
             config,
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             due: BTreeMap::new(),
             waiting: BTreeSet::new(),
             placing: BTreeMap::new(),
             short: BTreeMap::new(),
             newcomers: VecDeque::new(),
+            told: BTreeMap::new(),
             outbox: BTreeMap::new(),
             lined_up: 0,
             sent: BTreeMap::new(),
@@ -149,7 +171,8 @@ impl Announcer {
     /// These chunks are held; those that are new are announced.
     pub fn hold(&mut self, now: Instant, chunks: &[ChunkId]) {
         for chunk in chunks {
-            if self.held.insert(*chunk) {
+            if !self.held.contains_key(chunk) {
+                self.held.insert(*chunk, NEVER);
                 self.waiting.insert(*chunk);
                 self.wake = Some(now);
             }
@@ -159,7 +182,7 @@ impl Announcer {
     /// These chunks are held and shall be announced now, whether they were before or not.
     pub fn renew(&mut self, now: Instant, chunks: &[ChunkId]) {
         for chunk in chunks {
-            self.held.insert(*chunk);
+            self.held.insert(*chunk, NEVER);
             if !self.placing.contains_key(chunk) {
                 self.waiting.insert(*chunk);
             }
@@ -178,12 +201,12 @@ impl Announcer {
 
     /// Whether this node holds the chunk whole, as far as it was told.
     pub fn holds(&self, chunk: &ChunkId) -> bool {
-        self.held.contains(chunk)
+        self.held.contains_key(chunk)
     }
 
     /// Whether it is announced, at one peer at least.
     pub fn is_announced(&self, chunk: &ChunkId) -> bool {
-        self.held.contains(chunk)
+        self.held.contains_key(chunk)
             && !self.waiting.contains(chunk)
             && !self.placing.contains_key(chunk)
             && self.short.get(chunk) != Some(&0)
@@ -199,18 +222,27 @@ impl Announcer {
         self.waiting.len() + self.placing.len()
     }
 
-    /// A contact entered the table: it may be wanted for chunks that are known at too few.
+    /// A contact entered the table, or is back after its link was down (it may have lost what it was told): it is told of the chunks
+    /// that it is close to.
     pub fn acquainted(&mut self, now: Instant, contact: &Contact) {
-        if self.newcomers.len() < CONTACTS_MAX * 8 {
-            self.newcomers.push_back((contact.clone(), None));
+        if self.told.get(&contact.peer).is_some_and(|at| now.since(*at) < GREET_AGAIN)
+            || self.newcomers.len() >= NEWCOMERS_MAX
+        {
+            return;
         }
+        self.told.retain(|_, at| now.since(*at) < GREET_AGAIN);
+        self.told.insert(contact.peer, now);
+        self.newcomers.push_back(Newcomer { contact: contact.clone(), from: None, at: now });
         self.wake = Some(now);
     }
 
-    /// The neighbourhood of `key` was looked up: `contacts` are the closest to it, the closest first.
-    pub fn found(&mut self, now: Instant, key: &Key, contacts: &[Contact]) {
+    /// The neighbourhood of `key` was looked up: `paths` are the closest to it as each path of the look-up found them. Every path has its share
+    /// in where a chunk is announced, so that made-up peers on one cannot take all.
+    pub fn found(&mut self, now: Instant, key: &Key, paths: &[Vec<Contact>]) {
         self.wake = Some(now);
         let Some(searched) = self.searching.take() else { return };
+        let contacts: BTreeMap<Distance, &Contact> =
+            paths.iter().flatten().map(|contact| (Key::from(contact.peer).distance(key), contact)).collect();
         if contacts.is_empty() {
             if self.waiting.remove(&searched) {
                 self.later(now, searched, 0);
@@ -219,8 +251,8 @@ impl Announcer {
         }
         // Everybody is known whose key begins as the searched one does, for one bit more than the farthest found shares with it. Chunks with
         // the same beginning stand beside it in order, and their closest peers are among those found.
-        let shared = match contacts.last() {
-            Some(last) if contacts.len() >= CONTACTS_MAX => key.distance(&Key::from(last.peer)).leading_zeros() + 1,
+        let shared = match contacts.last_key_value() {
+            Some((farthest, _)) if contacts.len() >= CONTACTS_MAX => farthest.leading_zeros() + 1,
             _ => 0,
         };
         let near = |chunk: &ChunkId| Key::from(*chunk).distance(key).leading_zeros() >= shared;
@@ -229,12 +261,8 @@ impl Announcer {
         region.extend(self.waiting.range(..searched).rev().take_while(|c| near(c)).take(4 * STEP));
         for chunk in region {
             if self.waiting.remove(&chunk) {
-                let key = Key::from(chunk);
-                let mut closest: Vec<(Distance, &Contact)> =
-                    contacts.iter().map(|contact| (Key::from(contact.peer).distance(&key), contact)).collect();
-                closest.sort_by_key(|(distance, _)| *distance);
-                let targets = closest.into_iter().take(self.config.copies).map(|(_, contact)| contact.clone());
-                self.place(now, chunk, targets.collect());
+                let targets = targets(&Key::from(chunk), paths, self.config.copies);
+                self.place(now, chunk, targets);
             }
         }
     }
@@ -300,7 +328,7 @@ impl Announcer {
             }
         }
         self.send(now);
-        let due = self.due.keys().next().map(|minute| Instant(minute.saturating_add(1) * MINUTE));
+        let due = self.due.keys().next().map(|minute| Instant((u64::from(*minute) + 1) * MINUTE));
         self.wake = [self.wake, due].into_iter().flatten().min();
     }
 
@@ -311,34 +339,53 @@ impl Announcer {
 
     fn take_due(&mut self, now: Instant) {
         while let Some(entry) = self.due.first_entry() {
-            if (entry.key() + 1) * MINUTE > now.0 {
+            let minute = *entry.key();
+            if (u64::from(minute) + 1) * MINUTE > now.0 {
                 break;
             }
             let chunks = entry.remove();
-            let held = chunks.into_iter().filter(|chunk| self.held.contains(chunk));
+            let held = chunks.into_iter().filter(|chunk| self.held.get(chunk) == Some(&minute));
             self.waiting.extend(held);
         }
     }
 
-    /// Tells newcomers of chunks that too few know of, if they are close to them.
+    /// Tells newcomers of the chunks that they are close to.
     fn greet(&mut self, now: Instant, table: &Table) {
-        let Some((contact, from)) = self.newcomers.pop_front() else { return };
-        let lower = from.map_or(Unbounded, Excluded);
-        let page: Vec<(ChunkId, usize)> =
-            self.short.range((lower, Unbounded)).take(STEP).map(|(chunk, copies)| (*chunk, *copies)).collect();
-        let last = page.last().map(|(chunk, _)| *chunk);
-        for (chunk, copies) in page {
-            let close = table.closest_healthy(&Key::from(chunk), self.config.copies);
-            if close.iter().any(|near| near.peer == contact.peer) {
-                self.placing.entry(chunk).or_insert(Placing { open: 0, kept: copies });
-                self.line_up(now, chunk, contact.clone());
+        let Some(mut newcomer) = self.newcomers.pop_front() else { return };
+        if newcomer.at <= now && self.lined_up < self.config.lined_up_max {
+            let key = Key::from(newcomer.contact.peer);
+            // It is among the closest only to chunks that share about as much of its key as its own closest contacts do.
+            let near = table.closest_healthy(&key, self.config.copies + 1);
+            let shared = match near.last() {
+                Some(last) if near.len() > self.config.copies => {
+                    key.distance(&Key::from(last.peer)).leading_zeros().saturating_sub(2)
+                }
+                _ => 0,
+            };
+            let (first, last) = region(&key, shared);
+            let lower = newcomer.from.map_or(Included(first), Excluded);
+            let page: Vec<ChunkId> =
+                self.held.range((lower, Included(last))).take(GREET_STEP).map(|(chunk, _)| *chunk).collect();
+            for chunk in &page {
+                let close = table.closest_healthy(&Key::from(*chunk), self.config.copies);
+                let is_close = close.iter().any(|contact| contact.peer == newcomer.contact.peer);
+                if is_close && !self.waiting.contains(chunk) {
+                    let kept = self.short.get(chunk).copied().unwrap_or(self.config.copies);
+                    self.placing.entry(*chunk).or_insert(Placing { open: 0, kept, extra: true });
+                    self.line_up(now, *chunk, newcomer.contact.clone());
+                }
             }
+            newcomer.from = page.last().copied();
+            newcomer.at = now.after(GREET_PERIOD);
+        } else {
+            newcomer.at = newcomer.at.max(now.after(GREET_PERIOD));
         }
-        if last.is_some() {
-            self.newcomers.push_front((contact, last));
+        if newcomer.from.is_some() {
+            self.newcomers.push_front(newcomer);
         }
-        if !self.newcomers.is_empty() {
-            self.wake = Some(now);
+        if let Some(next) = self.newcomers.front() {
+            let at = next.at;
+            self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
         }
     }
 
@@ -373,17 +420,24 @@ impl Announcer {
         if placing.open > 0 {
             return;
         }
-        let copies = placing.kept;
+        let (copies, extra) = (placing.kept, placing.extra);
         self.placing.remove(&chunk);
         if copies > 0 {
             self.ready.push_back(AnnounceAction::Announced { chunk, copies });
         }
-        self.later(now, chunk, copies);
+        // A chunk that nobody knew of until this newcomer is in order now.
+        if !extra || self.short.get(&chunk) == Some(&0) {
+            self.later(now, chunk, copies);
+        } else if copies >= self.config.copies {
+            self.short.remove(&chunk);
+        } else {
+            self.short.insert(chunk, copies);
+        }
     }
 
     /// Decides when a chunk, now known at `copies` peers, is announced again.
     fn later(&mut self, now: Instant, chunk: ChunkId, copies: usize) {
-        if !self.held.contains(&chunk) {
+        if !self.held.contains_key(&chunk) {
             return;
         }
         if copies < self.config.copies {
@@ -398,9 +452,10 @@ impl Announcer {
             let part = u32::from(chunk.0[31]);
             self.config.renew_after + self.config.renew_after / 4 * part / 256
         };
-        let at = now.after(wait).0 / MINUTE;
-        self.due.entry(at).or_default().push(chunk);
-        let at = Instant((at + 1) * MINUTE);
+        let minute = (now.after(wait).0 / MINUTE).min(u64::from(NEVER - 1)) as u32;
+        self.held.insert(chunk, minute);
+        self.due.entry(minute).or_default().push(chunk);
+        let at = Instant((u64::from(minute) + 1) * MINUTE);
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
@@ -437,6 +492,38 @@ impl Announcer {
         }
         self.wake = [self.wake, wake].into_iter().flatten().min();
     }
+}
+
+/// The closest to `key` of each path in turn, `count` in all.
+fn targets(key: &Key, paths: &[Vec<Contact>], count: usize) -> Vec<Contact> {
+    let by_distance = |path: &Vec<Contact>| {
+        let all = path.iter().map(|contact| (Key::from(contact.peer).distance(key), contact.clone()));
+        all.collect::<BTreeMap<Distance, Contact>>()
+    };
+    let mut rest: Vec<BTreeMap<Distance, Contact>> = paths.iter().map(by_distance).collect();
+    let mut out = BTreeMap::new();
+    while out.len() < count && rest.iter().any(|path| !path.is_empty()) {
+        for path in &mut rest {
+            if out.len() < count
+                && let Some((_, contact)) = path.pop_first()
+            {
+                out.insert(contact.peer, contact);
+            }
+        }
+    }
+    out.into_values().collect()
+}
+
+/// The first and the last chunk that share `bits` bits with a key.
+fn region(key: &Key, bits: u32) -> (ChunkId, ChunkId) {
+    let (mut first, mut last) = (key.0, key.0);
+    for (place, (low, high)) in first.iter_mut().zip(&mut last).enumerate() {
+        let shared = bits.saturating_sub(place as u32 * 8).min(8);
+        let free = 0xffu8.checked_shr(shared).unwrap_or(0);
+        *low &= !free;
+        *high |= free;
+    }
+    (ChunkId(first), ChunkId(last))
 }
 
 #[cfg(test)]
@@ -494,7 +581,7 @@ mod tests {
                     AnnounceAction::Search { key } => {
                         searches += 1;
                         let contacts = search(&key);
-                        announcer.found(now, &key, &contacts);
+                        announcer.found(now, &key, &[contacts]);
                     }
                     AnnounceAction::Announced { .. } => {}
                 }
@@ -543,6 +630,35 @@ mod tests {
         assert_eq!(records.len(), 300);
         assert!(records.values().all(|peers| *peers == [PeerId([4; 32]), PeerId([5; 32])].into()), "only the new ones");
         assert!(messages <= 6, "{messages}");
+    }
+
+    #[test]
+    fn a_peer_that_was_gone_is_told_again_but_not_at_every_blink() {
+        let table = table(1..=12);
+        let chunks = chunks(1000);
+        let mut announcer = Announcer::new(AnnounceConfig::default());
+        announcer.hold(Instant(0), &chunks);
+        run(&mut announcer, &table, span(0, 30), |_, n| Some(n), |_| vec![]);
+        announcer.acquainted(Instant(60_000_000), &contact(3));
+        announcer.acquainted(Instant(60_000_000), &contact(3));
+        let (records, messages, _) = run(&mut announcer, &table, span(60, 100), |_, n| Some(n), |_| vec![]);
+        let close = |chunk: &ChunkId| table.closest(&Key::from(*chunk), 8).contains(&contact(3));
+        assert_eq!(records.len(), chunks.iter().filter(|chunk| close(chunk)).count());
+        assert!(records.values().all(|peers| *peers == [PeerId([3; 32])].into()));
+        assert!(messages <= 4, "{messages}");
+        // Nor are chunks due more often for it.
+        let (records, messages, _) = run(&mut announcer, &table, span(100, 12 * 3600), |_, n| Some(n), |_| vec![]);
+        assert!(records.len() == 1000 && messages < 12 * 140, "{messages}");
+    }
+
+    #[test]
+    fn a_region_holds_what_shares_the_bits() {
+        let key = Key([0b1010_1010; 32]);
+        let (first, last) = region(&key, 11);
+        assert_eq!((first.0[0], first.0[1], first.0[2]), (0b1010_1010, 0b1010_0000, 0));
+        assert_eq!((last.0[0], last.0[1], last.0[2]), (0b1010_1010, 0b1011_1111, 255));
+        assert_eq!(region(&key, 0), (ChunkId([0; 32]), ChunkId([255; 32])));
+        assert_eq!(region(&key, 256), (ChunkId(key.0), ChunkId(key.0)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use crate::base::digest::ChunkId;
 use crate::base::keyspace::Key;
 use crate::base::limit::{CONTACTS_MAX, IDS_MAX, PROVIDERS_PER_CHUNK_MAX};
+use crate::base::network::network;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use crate::wire::message::Located;
@@ -23,11 +24,20 @@ pub struct LocateConfig {
     pub depth: usize,
     /// Contacts heard of that are kept.
     pub contacts_max: usize,
+    /// Contacts of one network that are kept: made-up peers of one owner cannot crowd out the neighbourhood.
+    pub network_max: usize,
 }
 
 impl Default for LocateConfig {
     fn default() -> LocateConfig {
-        LocateConfig { width: 4, slow_after: Duration::from_millis(400), enough: 3, depth: 16, contacts_max: 512 }
+        LocateConfig {
+            width: 4,
+            slow_after: Duration::from_millis(400),
+            enough: 3,
+            depth: 16,
+            contacts_max: 512,
+            network_max: 6,
+        }
     }
 }
 
@@ -232,6 +242,13 @@ impl Locate {
         if contact.peer == self.me || full || self.contacts.contains_key(&contact.peer) {
             return;
         }
+        let net = contact.addrs.first().and_then(network);
+        if net.is_some() {
+            let of_net = self.contacts.values().filter(|c| c.contact.addrs.first().and_then(network) == net);
+            if of_net.count() >= self.config.network_max {
+                return;
+            }
+        }
         let key = Key::from(contact.peer);
         self.contacts.insert(contact.peer, Known { contact, key, state: State::New });
         self.version += 1;
@@ -356,6 +373,28 @@ mod tests {
         let found: BTreeSet<ChunkId> = found.into_iter().map(|(id, _)| id).collect();
         assert_eq!(found.len(), 24);
         assert!(questions <= 200, "{questions}");
+    }
+
+    #[test]
+    fn made_up_peers_of_one_network_cannot_hide_the_holders() {
+        let mut random = Random::new(3);
+        let chunk = ChunkId(random.bytes32());
+        let at = |text: &str| text.parse().unwrap();
+        let honest: Vec<Contact> =
+            (1..=10).map(|n| Contact { peer: PeerId([n; 32]), addrs: vec![at(&format!("20.{n}.0.1:5000"))] }).collect();
+        let mut lies: Vec<Contact> = (0..2000u32)
+            .map(|n| Contact { peer: PeerId(random.bytes32()), addrs: vec![at(&format!("9.9.9.{}:5000", n % 250))] })
+            .collect();
+        lies.sort_by_key(|contact| Key::from(contact.peer).distance(&Key::from(chunk)));
+        lies.truncate(20);
+        let mut locate = Locate::new(LocateConfig::default(), PeerId([0; 32]), &[chunk], honest.clone());
+        let (_, found) = run(&mut locate, |question| {
+            if question.to == honest[9] {
+                return Some(Located { held: vec![1], ..Located::default() });
+            }
+            Some(Located { closer: lies.clone(), ..Located::default() })
+        });
+        assert_eq!(found, [(chunk, honest[9].clone())]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::base::keyspace::{Distance, Key};
 use crate::base::limit::CONTACTS_MAX;
+use crate::base::network::network;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ pub struct LookupConfig {
     pub paths: usize,
     /// Candidates kept on one path.
     pub candidates_max: usize,
+    /// Candidates of one network on one path.
+    pub network_max: usize,
 }
 
 impl Default for LookupConfig {
@@ -31,6 +34,7 @@ impl Default for LookupConfig {
             wanted: CONTACTS_MAX,
             paths: 1,
             candidates_max: 64,
+            network_max: 3,
         }
     }
 }
@@ -158,14 +162,22 @@ impl Lookup {
         !(0..self.paths.len()).any(|path| open(&path))
     }
 
-    /// The closest that answered.
+    /// The closest that answered, the closest first.
     pub fn closest(&self) -> Vec<Contact> {
-        let answered = |path: &'_ BTreeMap<Distance, Candidate>| {
-            let answered = path.iter().filter(|(_, candidate)| candidate.state == State::Answered);
-            answered.map(|(distance, candidate)| (*distance, candidate.contact.clone())).collect::<Vec<_>>()
+        let all = self.closest_by_path().into_iter().flatten();
+        let sorted: BTreeMap<Distance, Contact> =
+            all.map(|contact| (Key::from(contact.peer).distance(&self.target), contact)).collect();
+        sorted.into_values().take(self.config.wanted).collect()
+    }
+
+    /// The closest that answered on each path, its share of those wanted: made-up peers right at the key can crowd out one path, not those
+    /// that never met a liar.
+    pub fn closest_by_path(&self) -> Vec<Vec<Contact>> {
+        let answered = |path: &BTreeMap<Distance, Candidate>| {
+            let answered = path.values().filter(|candidate| candidate.state == State::Answered);
+            answered.take(self.wanted_of_path()).map(|candidate| candidate.contact.clone()).collect()
         };
-        let all: BTreeMap<Distance, Contact> = self.paths.iter().flat_map(answered).collect();
-        all.into_values().take(self.config.wanted).collect()
+        self.paths.iter().map(answered).collect()
     }
 
     /// How many were asked.
@@ -196,6 +208,15 @@ impl Lookup {
         }
         let distance = Key::from(contact.peer).distance(&self.target);
         let Some(candidates) = self.paths.get_mut(path) else { return };
+        let net = contact.addrs.first().and_then(network);
+        if let Some(net) = net
+            && !candidates.contains_key(&distance)
+        {
+            let of_net = candidates.values().filter(|c| c.contact.addrs.first().and_then(network) == Some(net));
+            if of_net.count() >= self.config.network_max {
+                return;
+            }
+        }
         candidates.entry(distance).or_insert(Candidate { contact, state: State::New });
         if candidates.len() > self.config.candidates_max {
             let farthest = candidates.iter().rev().find(|(_, candidate)| candidate.state == State::New);
@@ -306,36 +327,53 @@ pub(crate) mod tests {
         }
     }
 
+    /// Looks a key up among liars, an eighth of the swarm, who tell only of made-up peers right at the key, at `addr`. Returns in how
+    /// many of 24 tries some of the four closest honest peers were found.
+    fn among_liars(paths: usize, network_max: usize, addr: impl Fn(u64) -> SocketAddr) -> usize {
+        let tables = swarm(300, 100);
+        let mut random = Random::new(7);
+        let mut hits = 0;
+        for _ in 0..24 {
+            let liars: BTreeSet<PeerId> = tables.keys().filter(|_| random.below(8) == 0).copied().collect();
+            let key = Key(random.bytes32());
+            let me = *tables.keys().find(|peer| !liars.contains(peer)).unwrap();
+            let near = closest(&tables, &me, &key, 40).into_iter().filter(|peer| !liars.contains(peer)).take(4);
+            let honest: Vec<PeerId> = near.collect();
+            let made_up = (0..12_000).map(|_| PeerId(random.bytes32()));
+            let mut fakes: Vec<(Distance, PeerId)> =
+                made_up.map(|peer| (Key::from(peer).distance(&key), peer)).collect();
+            fakes.sort_unstable();
+            fakes.truncate(60);
+            let lies: Vec<Contact> =
+                (0..).zip(&fakes).map(|(place, (_, peer))| Contact { peer: *peer, addrs: vec![addr(place)] }).collect();
+            let config = LookupConfig { paths, network_max, wanted: 8 * paths, ..LookupConfig::default() };
+            let lookup = Lookup::new(config, me, key, tables[&me].closest(&key, 20));
+            let mut turn = 0;
+            let (lookup, _) = run(lookup, |peer| match tables.get(peer) {
+                Some(table) if !liars.contains(peer) => Some(table.closest_healthy(&key, 20)),
+                _ => {
+                    turn = (turn + 20) % 60;
+                    Some(lies[turn..turn + 20].to_vec())
+                }
+            });
+            let found: Vec<PeerId> = lookup.closest_by_path().iter().flatten().map(|contact| contact.peer).collect();
+            hits += usize::from(honest.iter().any(|peer| found.contains(peer)));
+        }
+        hits
+    }
+
     #[test]
     fn liars_on_one_path_cannot_hide_the_neighbourhood_from_the_others() {
-        // Each liar answers with made-up contacts right at the key, all of them liars too.
-        let mut hits = [0, 0];
-        let tables = swarm(300, 100);
-        for round in 0..20u64 {
-            let mut rng = Random::new(round);
-            let liars: BTreeSet<PeerId> = tables.keys().filter(|_| rng.below(8) == 0).copied().collect();
-            let key = Key(rng.bytes32());
-            let me = *tables.keys().find(|peer| !liars.contains(peer)).unwrap();
-            let honest: Vec<PeerId> =
-                closest(&tables, &me, &key, 40).into_iter().filter(|peer| !liars.contains(peer)).take(4).collect();
-            for (place, paths) in [1usize, 3].into_iter().enumerate() {
-                let config = LookupConfig { paths, wanted: 8, ..LookupConfig::default() };
-                let lookup = Lookup::new(config, me, key, tables[&me].closest(&key, 20));
-                let mut fakes: BTreeSet<PeerId> = BTreeSet::new();
-                let (lookup, _) = run(lookup, |peer| {
-                    if liars.contains(peer) || fakes.contains(peer) {
-                        // Liars hide everybody honest.
-                        let near = liars.iter().take(20).map(|peer| Contact { peer: *peer, addrs: vec![] });
-                        fakes.extend(near.clone().map(|contact| contact.peer));
-                        return Some(near.collect());
-                    }
-                    Some(tables[peer].closest_healthy(&key, 20))
-                });
-                let found: BTreeSet<PeerId> = lookup.closest().iter().map(|contact| contact.peer).collect();
-                hits[place] += honest.iter().filter(|peer| found.contains(peer)).count();
-            }
-        }
-        assert!(hits[1] >= hits[0] && hits[1] >= 60, "{hits:?} of 80");
+        let everywhere = |place: u64| SocketAddr::new([20, place as u8, 1, 1].into(), 5000);
+        let (one, three) = (among_liars(1, 3, everywhere), among_liars(3, 3, everywhere));
+        assert!(three > one + 5, "of 24: {one} on one path, {three} on three");
+    }
+
+    #[test]
+    fn made_up_peers_of_one_network_cannot_hide_the_neighbourhood() {
+        let somewhere = |place: u64| SocketAddr::new([20, 1, 1, place as u8].into(), 5000);
+        let (without, with) = (among_liars(1, usize::MAX, somewhere), among_liars(1, 3, somewhere));
+        assert!(without < 16 && with == 24, "of 24: {without} without the bound, {with} with it");
     }
 
     #[test]
