@@ -13,7 +13,6 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use thiserror::Error;
 
-use super::ffi;
 use super::options::MountOptions;
 
 /// How long a mount that is there already may take to show that it is alive.
@@ -21,14 +20,17 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 /// The kernel's name of our kind of file system.
 const KIND: &str = "fuse.tornet";
 
+/// The device through which the kernel talks with a file system.
+const DEVICE: &str = "/dev/fuse";
+
 /// Why a file system could not be mounted or unmounted.
 #[derive(Debug, Error)]
 pub enum MountError {
     /// The kernel's part is missing.
-    #[error("{DEVICE} does not exist: load the kernel module (modprobe fuse), or give the container the device (--device {DEVICE})", DEVICE = ffi::DEVICE)]
+    #[error("{DEVICE} does not exist: load the kernel module (modprobe fuse), or give the container the device (--device {DEVICE})", DEVICE = DEVICE)]
     NoDevice,
     /// The device refuses.
-    #[error("cannot open {DEVICE}: {0}", DEVICE = ffi::DEVICE)]
+    #[error("cannot open {DEVICE}: {0}", DEVICE = DEVICE)]
     Device(#[source] io::Error),
     /// The helper for ordinary users is missing.
     #[error(
@@ -196,8 +198,13 @@ pub(super) fn attach(target: &Path, source: &str, options: &MountOptions) -> Res
     }
 }
 
+/// Opens the device; not connected to a mount yet.
+fn open_device() -> Result<OwnedFd, Errno> {
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn attach_directly(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    let device = ffi::open_device().map_err(|errno| match errno {
+    let device = open_device().map_err(|errno| match errno {
         Errno::NOENT | Errno::NXIO | Errno::NODEV => MountError::NoDevice,
         // Some systems give ordinary users no access; the helper has it.
         Errno::ACCESS | Errno::PERM if !rustix::process::geteuid().is_root() => {
@@ -264,7 +271,7 @@ fn run_helper(helper: &Path, arguments: &[&OsStr], socket: Option<&OwnedFd>) -> 
 fn attach_by_helper(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let helper = helper()?;
-    if !Path::new(ffi::DEVICE).exists() {
+    if !Path::new(DEVICE).exists() {
         return Err(MountError::NoDevice);
     }
     // The name goes into a list of options.

@@ -1,0 +1,637 @@
+//! From the library's calls to those of the file system, and from its outcomes to answers.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use crate::base::time::Timestamp;
+use crate::vfs::{
+    self, Attr, Caller, Entry, Error, Filesystem, Item, KEPT, Listing, Lookup, Opened, Outcome, SetAttr, SetTime,
+};
+
+/// Requests that the kernel sends ahead (readahead, writeback) before it waits.
+const BACKGROUND_MAX: u16 = 64;
+/// Longest write, and furthest readahead, bytes.
+const REQUEST_BYTES_MAX: u32 = 1 << 20;
+
+/// Set-user-id and set-group-id are to be dropped by this write.
+const WRITE_KILL_SUIDGID: WriteFlags = WriteFlags::FUSE_WRITE_KILL_SUIDGID;
+
+/// What the library drives.
+pub(super) struct Adapter {
+    filesystem: Arc<Filesystem>,
+    runtime: Handle,
+    writeback: bool,
+}
+
+impl Adapter {
+    pub(super) fn new(filesystem: Arc<Filesystem>, runtime: Handle, writeback: bool) -> Adapter {
+        Adapter { filesystem, runtime, writeback }
+    }
+
+    /// Works on a request. A panic drops the reply, which answers EIO, and must not end the thread.
+    fn work(&self, what: &'static str, work: impl FnOnce(&Arc<Filesystem>)) {
+        enter_thread();
+        if catch_unwind(AssertUnwindSafe(|| work(&self.filesystem))).is_err() {
+            tracing::error!(what, "a file operation panicked");
+        }
+    }
+
+    /// Answers with what `outcome` comes to, now or when it is there.
+    fn finish<T: Send + 'static, R: Refuse>(
+        &self,
+        outcome: impl Into<Outcome<T>>,
+        reply: R,
+        send: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        match outcome.into() {
+            Outcome::Now(result) => settle(result, reply, send),
+            Outcome::Later(work) => {
+                self.runtime.spawn(async move { settle(work.await, reply, send) });
+            }
+        }
+    }
+}
+
+/// Once for each of the library's threads.
+fn enter_thread() {
+    thread_local!(static ENTERED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    if !ENTERED.replace(true)
+        && let Err(error) = vfs::enter_thread()
+    {
+        tracing::warn!(%error, "this thread keeps the program's file mode mask; new files may get stricter modes");
+    }
+}
+
+fn settle<T, R: Refuse>(result: Result<T, Error>, reply: R, send: impl FnOnce(R, T)) {
+    match result {
+        Ok(value) => send(reply, value),
+        Err(error) => reply.refuse(Errno::from_i32(error.errno.raw_os_error())),
+    }
+}
+
+/// Replies that can be an error.
+trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {$(
+        impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    )*};
+}
+
+refuse!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+fn moment(time: Timestamp) -> SystemTime {
+    let whole = Duration::from_secs(time.seconds.unsigned_abs());
+    let start = if time.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    start.and_then(|start| start.checked_add(Duration::from_nanos(u64::from(time.nanos)))).unwrap_or(UNIX_EPOCH)
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() },
+        Err(before) => {
+            let before = before.duration();
+            let nanos = before.subsec_nanos();
+            let seconds = -(before.as_secs() as i64);
+            if nanos == 0 {
+                Timestamp { seconds, nanos }
+            } else {
+                Timestamp { seconds: seconds - 1, nanos: 1_000_000_000 - nanos }
+            }
+        }
+    }
+}
+
+fn kind(kind: rustix::fs::FileType) -> FileType {
+    match kind {
+        rustix::fs::FileType::Directory => FileType::Directory,
+        rustix::fs::FileType::Symlink => FileType::Symlink,
+        rustix::fs::FileType::Fifo => FileType::NamedPipe,
+        rustix::fs::FileType::Socket => FileType::Socket,
+        rustix::fs::FileType::CharacterDevice => FileType::CharDevice,
+        rustix::fs::FileType::BlockDevice => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+/// The library shows programs the node's own number as the inode number.
+fn file_attr(node: u64, attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(node),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: moment(attr.atime),
+        mtime: moment(attr.mtime),
+        ctime: moment(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: kind(attr.kind()),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+/// Node 0: the kernel may remember that there is nothing of this name.
+fn nothing() -> FileAttr {
+    let zero = Timestamp::default();
+    let attr = Attr {
+        ino: 0,
+        size: 0,
+        blocks: 0,
+        atime: zero,
+        mtime: zero,
+        ctime: zero,
+        mode: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+    };
+    file_attr(0, &attr)
+}
+
+fn send_entry(reply: ReplyEntry, entry: Entry) {
+    reply.entry(&entry.kept, &file_attr(entry.node, &entry.attr), Generation(0));
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
+    flags
+}
+
+/// A listing of names.
+struct Names(ReplyDirectory);
+
+impl Listing for Names {
+    fn wants_attributes(&self) -> bool {
+        false
+    }
+
+    fn add(&mut self, item: &Item<'_>) -> bool {
+        let ino = item.entry.map_or(item.ino, |entry| entry.node);
+        !self.0.add(INodeNo(ino), item.offset, kind(item.kind), OsStr::from_bytes(item.name))
+    }
+}
+
+/// A listing of names with attributes.
+struct Entries(ReplyDirectoryPlus);
+
+impl Listing for Entries {
+    fn wants_attributes(&self) -> bool {
+        true
+    }
+
+    fn add(&mut self, item: &Item<'_>) -> bool {
+        let (ino, attr, kept) = match &item.entry {
+            Some(entry) => (entry.node, file_attr(entry.node, &entry.attr), entry.kept),
+            None => (item.ino, FileAttr { kind: kind(item.kind), ..nothing() }, Duration::ZERO),
+        };
+        !self.0.add(INodeNo(ino), item.offset, OsStr::from_bytes(item.name), &kept, &attr, Generation(0))
+    }
+}
+
+fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
+    time.map(|time| match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(timestamp(time)),
+    })
+}
+
+fn send_xattr(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) {
+    move |reply, value| match size {
+        0 => reply.size(value.len() as u32),
+        _ if value.len() > size as usize => reply.error(Errno::ERANGE),
+        _ => reply.data(&value),
+    }
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Not ATOMIC_O_TRUNC: a file would be cut by opening it before the kernel finds that it is being executed.
+        let mut wanted = vec![
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_BIG_WRITES,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_MAX_PAGES,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ];
+        if self.writeback {
+            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        for flag in wanted {
+            // What this kernel lacks we do without.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_write(REQUEST_BYTES_MAX);
+        let _ = config.set_max_readahead(REQUEST_BYTES_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        let _ = config.set_congestion_threshold(BACKGROUND_MAX / 4 * 3);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.work("lookup", |fs| {
+            self.finish(fs.lookup(parent.0, name), reply, |reply, found| match found {
+                Lookup::Found(entry) => send_entry(reply, entry),
+                Lookup::Missing(kept) => reply.entry(&kept, &nothing(), Generation(0)),
+            });
+        });
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        self.work("forget", |fs| fs.forget(ino.0, nlookup));
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.work("getattr", |fs| {
+            let attr = fs.attr(ino.0, fh.map(|fh| fh.0));
+            self.finish(attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.work("setattr", |fs| {
+            let set = SetAttr {
+                mode,
+                uid,
+                gid,
+                size,
+                atime: set_time(atime),
+                mtime: set_time(mtime),
+                handle: fh.map(|fh| fh.0),
+                // The library keeps the kernel's own word on this to itself: cutting a file drops the bits, but for root.
+                kill_privileges: size.is_some() && request.uid() != 0,
+            };
+            let attr = fs.set_attr(ino.0, &set);
+            self.finish(attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
+        });
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        self.work("readlink", |fs| self.finish(fs.readlink(ino.0), reply, |reply, target| reply.data(&target)));
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        self.work("mknod", |fs| self.finish(fs.mknod(parent.0, name, mode, caller(request)), reply, send_entry));
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+        self.work("mkdir", |fs| self.finish(fs.mkdir(parent.0, name, mode, caller(request)), reply, send_entry));
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.work("unlink", |fs| self.finish(fs.unlink(parent.0, name), reply, |reply, ()| reply.ok()));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.work("rmdir", |fs| self.finish(fs.rmdir(parent.0, name), reply, |reply, ()| reply.ok()));
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.work("symlink", |fs| {
+            self.finish(fs.symlink(parent.0, name, target.as_os_str(), caller(request)), reply, send_entry);
+        });
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.work("rename", |fs| {
+            let done = fs.rename((parent.0, name), (newparent.0, newname), flags.bits());
+            self.finish(done, reply, |reply, ()| reply.ok());
+        });
+    }
+
+    fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.work("link", |fs| self.finish(fs.link(ino.0, newparent.0, newname), reply, send_entry));
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.work("open", |fs| {
+            self.finish(fs.open_file(ino.0, flags.0 as u32), reply, |reply, opened| {
+                reply.opened(FileHandle(opened.handle), open_flags(&opened));
+            });
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        thread_local!(static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
+        self.work("read", |fs| {
+            let size = size.min(REQUEST_BYTES_MAX);
+            BUFFER.with_borrow_mut(|buffer| {
+                if buffer.len() < size as usize {
+                    buffer.resize(size as usize, 0);
+                }
+                let part = buffer.get_mut(..size as usize).unwrap_or_default();
+                match fs.read_own(ino.0, fh.0, offset, part) {
+                    Some(Ok(len)) => reply.data(part.get(..len).unwrap_or_default()),
+                    Some(Err(error)) => reply.error(Errno::from_i32(error.errno.raw_os_error())),
+                    None => {
+                        let read = fs.read(ino.0, fh.0, offset, size);
+                        self.finish(read, reply, |reply, bytes| reply.data(&bytes));
+                    }
+                }
+            });
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.work("write", |fs| {
+            let written = fs.write(ino.0, fh.0, offset, data, write_flags.contains(WRITE_KILL_SUIDGID));
+            self.finish(written, reply, |reply, len| reply.written(len as u32));
+        });
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.work("flush", |fs| self.finish(fs.flush(ino.0, fh.0), reply, |reply, ()| reply.ok()));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.work("release", |fs| {
+            fs.close_file(ino.0, fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.work("fsync", |fs| self.finish(fs.sync_file(ino.0, fh.0, datasync), reply, |reply, ()| reply.ok()));
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.work("opendir", |fs| {
+            self.finish(fs.open_directory(ino.0), reply, |reply, opened| {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+                reply.opened(FileHandle(opened.handle), flags);
+            });
+        });
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.work("readdir", |fs| {
+            match fs.list(ino.0, fh.0, offset, Names(reply)) {
+                Outcome::Now(result) => listed(result, |names| names.0.ok()),
+                Outcome::Later(work) => {
+                    self.runtime.spawn(async move { listed(work.await, |names| names.0.ok()) });
+                }
+            };
+        });
+    }
+
+    fn readdirplus(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        self.work("readdirplus", |fs| {
+            match fs.list(ino.0, fh.0, offset, Entries(reply)) {
+                Outcome::Now(result) => listed(result, |entries| entries.0.ok()),
+                Outcome::Later(work) => {
+                    self.runtime.spawn(async move { listed(work.await, |entries| entries.0.ok()) });
+                }
+            };
+        });
+    }
+
+    fn releasedir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.work("releasedir", |fs| {
+            fs.close_directory(ino.0, fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.work("fsyncdir", |fs| self.finish(fs.sync_directory(ino.0, fh.0), reply, |reply, ()| reply.ok()));
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        self.work("statfs", |fs| {
+            self.finish(fs.space(), reply, |reply, space| {
+                let (size, name) = (space.block_bytes, space.name_bytes_max);
+                let (blocks, free, available) = (space.blocks, space.free, space.available);
+                reply.statfs(blocks, free, available, space.files, space.files_free, size, name, size);
+            });
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.work("setxattr", |fs| {
+            self.finish(fs.set_xattr(ino.0, name, value, flags as u32), reply, |reply, ()| reply.ok());
+        });
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.work("getxattr", |fs| self.finish(fs.xattr(ino.0, name), reply, send_xattr(size)));
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.work("listxattr", |fs| self.finish(fs.xattrs(ino.0), reply, send_xattr(size)));
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.work("removexattr", |fs| {
+            self.finish(fs.remove_xattr(ino.0, name), reply, |reply, ()| reply.ok());
+        });
+    }
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks permissions itself from then on.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.work("create", |fs| {
+            let made = fs.create(parent.0, name, flags as u32, mode, caller(request));
+            self.finish(made, reply, |reply, (entry, opened)| {
+                let attr = file_attr(entry.node, &entry.attr);
+                reply.created(&entry.kept, &attr, Generation(0), FileHandle(opened.handle), open_flags(&opened));
+            });
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.work("fallocate", |fs| {
+            self.finish(fs.allocate(ino.0, fh.0, offset, length, mode as u32), reply, |reply, ()| reply.ok());
+        });
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.work("lseek", |fs| {
+            let found = fs.seek(ino.0, fh.0, offset as u64, whence as u32);
+            self.finish(found, reply, |reply, offset| reply.offset(offset as i64));
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.work("copy_file_range", |fs| {
+            let copied = fs.copy_range((ino_in.0, fh_in.0, offset_in), (ino_out.0, fh_out.0, offset_out), len);
+            self.finish(copied, reply, |reply, len| reply.written(len as u32));
+        });
+    }
+}
+
+/// A refused listing drops its reply, which answers EIO; that it is a listing's own error the log tells.
+fn listed<L>(result: Result<L, Error>, send: impl FnOnce(L)) {
+    match result {
+        Ok(listing) => send(listing),
+        Err(error) => tracing::debug!(%error, "a directory cannot be listed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_survive_the_way_through_the_library() {
+        for (seconds, nanos) in [(0, 0), (-1, 0), (-1, 999_999_999), (-86_400 * 365, 5), (1_700_000_000, 1)] {
+            let time = Timestamp { seconds, nanos };
+            assert_eq!(timestamp(moment(time)), time);
+        }
+    }
+}
