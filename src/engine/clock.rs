@@ -5,23 +5,23 @@ use std::time::Duration;
 
 /// Started once with the engine.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub(super) struct Clock {
     start: tokio::time::Instant,
 }
 
 impl Clock {
     /// A clock that begins at zero.
-    pub fn start() -> Clock {
+    pub(super) fn start() -> Clock {
         Clock { start: tokio::time::Instant::now() }
     }
 
     /// Now.
-    pub fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         Instant(self.start.elapsed().as_micros() as u64)
     }
 
     /// The runtime's moment for `at`.
-    pub fn at(&self, at: Instant) -> tokio::time::Instant {
+    pub(super) fn at(&self, at: Instant) -> tokio::time::Instant {
         // A deadline beyond a year is as good as none; the runtime's clock may not reach further.
         self.start + Duration::from_micros(at.0.min(366 * 86_400 * 1_000_000))
     }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 /// What all parts of one opened tree share: who delivered its chunks lately.
 #[derive(Debug, Default)]
-pub struct Tree {
+pub(super) struct Tree {
     likely: Mutex<Vec<Contact>>,
 }
 

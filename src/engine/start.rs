@@ -76,7 +76,6 @@ struct Inner {
     swarm: Swarm,
     links: Arc<Links>,
     reader: Reader,
-    fetcher: Arc<Fetcher>,
     writer: Writer,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -123,7 +122,7 @@ impl Engine {
         let shell = Shell { clock, links: links.clone(), store: store.clone(), events, waiting: swarm.waiting.clone() };
         let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
         let fetcher = Arc::new(Fetcher { store: store.clone(), swarm: swarm.clone() });
-        let reader = Reader::new(fetcher.clone());
+        let reader = Reader::new(fetcher);
         let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, settings.lease);
 
         let mut tasks = vec![tokio::spawn(reactor::run(node, shell, queue)), tokio::spawn(links.clone().accept())];
@@ -134,7 +133,7 @@ impl Engine {
         tasks.push(tokio::spawn(writer.clone().run()));
         info!(peer = %peer, %addr, "node started");
         let tasks = Mutex::new(tasks);
-        let inner = Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, fetcher, writer, tasks };
+        let inner = Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, writer, tasks };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -181,10 +180,6 @@ impl Engine {
     /// Publishes the own tree.
     pub fn writer(&self) -> &Writer {
         &self.inner.writer
-    }
-
-    pub(super) fn fetcher(&self) -> &Arc<Fetcher> {
-        &self.inner.fetcher
     }
 
     pub(super) fn swarm(&self) -> &Swarm {

@@ -336,16 +336,7 @@ impl fuser::Filesystem for Adapter {
         self.work("readlink", |fs| self.finish(fs.readlink(ino.0), reply, |reply, target| reply.data(&target)));
     }
 
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _: u32,
-        _: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
         self.work("mknod", |fs| self.finish(fs.mknod(parent.0, name, mode, caller(request)), reply, send_entry));
     }
 
@@ -520,16 +511,7 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn setxattr(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _: u32,
-        reply: ReplyEmpty,
-    ) {
+    fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
         self.work("setxattr", |fs| {
             self.finish(fs.set_xattr(ino.0, name, value, flags as u32), reply, |reply, ()| reply.ok());
         });

@@ -1,14 +1,11 @@
 //! Floor 7: the door to the kernel: its FUSE protocol, mounting and unmounting.
 //!
-//! The protocol is spoken here directly, without a library in between: so interruptions reach a reader that waits for the network, times before 1970
-//! survive, and mounting works as root without a helper. `abi` knows the layouts, `session` the threads, `dispatch` the operations.
+//! The protocol is the library's (`fuser`), behind `adapter`; mounting is our own, so that it works as root without a helper, keeps the
+//! file system's type in the mount table, and passes no option of a name's making.
 
-mod abi;
-mod dispatch;
-mod ffi;
+mod adapter;
 mod mount;
 mod options;
-mod reply;
 mod session;
 
 use std::os::fd::OwnedFd;
@@ -24,7 +21,6 @@ pub use options::{MountOptions, OptionError};
 
 use crate::engine::Engine;
 use crate::vfs::{EngineSwarm, Filesystem, Settings, Swarm};
-use session::Session;
 
 /// How long an unmounted file system may take to end.
 const END_MAX: Duration = Duration::from_secs(2);
@@ -61,13 +57,13 @@ pub fn mount_swarm(
     let (sender, ended) = watch::channel(());
     let mount = Mount { filesystem: filesystem.clone(), mountpoint, device: device.clone(), ended };
     // From here on a failure takes the mount off again.
-    session::agree(&device, options.writeback).map_err(|errno| MountError::Protocol(errno.into()))?;
+    let served = device.try_clone().map_err(MountError::Threads)?;
     // Two threads keep a busy kernel served; more help programs on more processors, as far as the disk below does.
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let threads = options.threads.unwrap_or(processors.clamp(2, 8));
     let runtime = Handle::current();
     runtime.spawn(Filesystem::watch(Arc::downgrade(&filesystem)));
-    Session::start(filesystem, &device, threads, runtime, sender).map_err(MountError::Threads)?;
+    session::start(filesystem, served, threads, options.writeback, runtime, sender).map_err(MountError::Protocol)?;
     Ok(mount)
 }
 
