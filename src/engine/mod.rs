@@ -5,6 +5,7 @@ mod bulk;
 mod client;
 mod clock;
 mod copy;
+mod discovery;
 mod error;
 mod fetcher;
 mod link;

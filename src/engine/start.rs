@@ -1,6 +1,7 @@
 //! Assembly: identity, store, sockets, machine and tasks, started and stopped as one.
 
 use super::clock::Clock;
+use super::discovery;
 use super::fetcher::Fetcher;
 use super::link::Links;
 use super::memory;
@@ -131,6 +132,9 @@ impl Engine {
         swarm.command(Command::Bootstrap(contacts));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
+        if settings.mdns {
+            tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr.port())));
+        }
         info!(peer = %peer, %addr, "node started");
         let tasks = Mutex::new(tasks);
         let inner = Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, writer, tasks };

@@ -1,0 +1,31 @@
+//! Local discovery as a task: what mDNS finds becomes bootstrap contacts.
+
+use super::swarm::Swarm;
+use crate::base::peer::PeerId;
+use crate::net::discover::Discovery;
+use crate::node::input::Command;
+use tracing::debug;
+
+/// Announces us on the local network and passes on whom we hear, until the engine stops.
+pub(super) async fn run(swarm: Swarm, own: PeerId, port: u16) {
+    let (discovery, mut heard) = match Discovery::start(own, port) {
+        Ok(started) => started,
+        Err(error) => {
+            debug!(%error, "no local discovery");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            contact = heard.recv() => match contact {
+                Some(contact) => {
+                    debug!(peer = %format_args!("{:.8}", contact.peer), "heard on the local network");
+                    swarm.command(Command::Bootstrap(vec![contact]));
+                }
+                None => break,
+            },
+            () = swarm.events.closed() => break,
+        }
+    }
+    drop(discovery);
+}
