@@ -74,8 +74,8 @@ impl Base {
     ) -> Result<R, StoreError> {
         self.with(|database| {
             let mut tx = database.begin_write()?;
-            // A quick repair keeps the start short after a crash, however large the file.
-            tx.set_quick_repair(true);
+            // A quick repair keeps the start short after a crash, however large the file; it starts from the last durable commit.
+            tx.set_quick_repair(matches!(durability, Durability::Immediate));
             tx.set_durability(durability).map_err(|e| redb::Error::Corrupted(e.to_string()))?;
             let result = work(&tx)?;
             tx.commit()?;

@@ -81,6 +81,7 @@ impl Segments {
     pub(super) fn open(folder: Arc<Folder>, rows: Vec<(u32, SegmentRow)>, next: u32) -> Result<Segments, StoreError> {
         let mut known = BTreeMap::new();
         for (number, row) in rows {
+            let mut sealed = row.sealed;
             if !row.sealed {
                 match open_file(folder.segments(), &name(number), OFlags::empty()) {
                     Ok(file) => {
@@ -89,14 +90,16 @@ impl Segments {
                             fs::ftruncate(&file, row.end).map_err(|e| StoreError::io("cut", name(number), e))?;
                         }
                     }
-                    // Gone with its bytes: each read of it will find and report that.
-                    Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                    // Gone with its bytes: each read of it will find and report that. Nothing more goes there.
+                    Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                        sealed = true
+                    }
                     Err(e) => return Err(e),
                 }
             }
             let segment = Segment {
                 heat: AtomicU64::new(row.heat),
-                sealed: AtomicBool::new(row.sealed),
+                sealed: AtomicBool::new(sealed),
                 end: AtomicU64::new(row.end),
                 row: Mutex::new(row),
             };

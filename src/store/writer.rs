@@ -91,12 +91,13 @@ fn write(inner: &Inner, lanes: &mut Lanes, id: &ChunkId) -> Result<u64, StoreErr
     if let (Err(StoreError::Io { source, .. }), None) = (&written, &fresh)
         && source.kind() == std::io::ErrorKind::NotFound
     {
-        // Its segment is gone, and what was written with it: the next try begins elsewhere.
+        // Its segment is gone, and what was written with it: begin again elsewhere.
         inner.entries.look(&inner.index, id, |entry| {
             if entry.row.place == Some(place) {
                 entry.change(|row| (row.place, row.mask) = (None, 0));
             }
         })?;
+        return write(inner, lanes, id);
     }
     written?;
     if fresh.is_some()
