@@ -29,5 +29,5 @@ pub use seal::SealError;
 pub use setting::{Convergence, Settings};
 pub use start::{Engine, StartError};
 pub use status::{PeerStatus, Status, StoreStatus, Work};
-pub use survey::{Counter, Survey, SurveyError};
+pub use survey::{Counter, Kept, Survey, SurveyError};
 pub use writer::{PublishError, PublishState, Published, Writer};

@@ -89,6 +89,7 @@ impl Engine {
             progress.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
         }
         survey.peers = peers.len() as u64;
+        survey.found = holders.values().filter(|count| **count > 0).count() as u64;
         for (ids, needed) in groups {
             let found = ids.iter().filter(|id| holders.get(id).is_some_and(|count| *count > 0)).count();
             if found < needed {
@@ -127,7 +128,7 @@ impl Engine {
     }
 
     /// Fetches a whole tree and keeps it: eviction spares it until it is unpinned.
-    pub async fn pin(&self, reference: &RootRef, deadline: Duration, progress: &Counter) -> Result<u64, SurveyError> {
+    pub async fn pin(&self, reference: &RootRef, deadline: Duration, progress: &Counter) -> Result<Kept, SurveyError> {
         let reader = self.reader().clone();
         let total = Mutex::new(0u64);
         let files = Mutex::new(Vec::new());
@@ -148,13 +149,13 @@ impl Engine {
             let groups = self.groups(reference, deadline).await?;
             groups.into_iter().flat_map(|(ids, _)| ids).collect()
         };
+        let kept = Kept { chunks: chunks.len() as u64, bytes: *lock(&total) };
         let (store, label) = (self.store().clone(), reference.node.id);
         tokio::task::spawn_blocking(move || store.pin(&label, &chunks))
             .await
             .map_err(|_| ReadError::stopped())?
             .map_err(ReadError::store)?;
-        let bytes = *lock(&total);
-        Ok(bytes)
+        Ok(kept)
     }
 
     /// Lets a pinned tree be evicted again.
@@ -185,6 +186,15 @@ pub struct Counter {
     pub total: AtomicU64,
 }
 
+/// A tree that was pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Its chunks, parity included.
+    pub chunks: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+}
+
 /// How well a tree is kept by others.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Survey {
@@ -198,6 +208,8 @@ pub struct Survey {
     pub lost: u64,
     /// Distinct chunks looked for.
     pub chunks: u64,
+    /// Those of them that other peers hold.
+    pub found: u64,
     /// Distinct peers that hold any.
     pub peers: u64,
     /// Some of the chunks that nobody holds, of lost stripes.

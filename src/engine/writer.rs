@@ -470,7 +470,7 @@ impl Writer {
     }
 
     /// Bytes of the running pass, done and in all.
-    pub(super) fn sealing(&self) -> Option<Work> {
+    pub fn sealing(&self) -> Option<Work> {
         let dirty = lock(&self.inner.dirty);
         let running = dirty.running_all || !dirty.running.is_empty();
         drop(dirty);
