@@ -67,6 +67,11 @@ pub fn mount_swarm(
     Ok(mount)
 }
 
+/// Unmounts `mountpoint`, whoever serves it, unless it is in use.
+pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
+    mount::unmount(mountpoint)
+}
+
 impl Mount {
     /// Where it is mounted.
     pub fn mountpoint(&self) -> &Path {
