@@ -236,8 +236,10 @@ pub struct Reference {
 pub struct Published {
     /// Text form: whoever has it can read the tree.
     pub reference: String,
-    /// How far it is: `stored`, `hosted 9/12`.
+    /// How far it is, in words.
     pub state: String,
+    /// Whether other nodes were found to hold enough of it to be read without this one; only with `wait`.
+    pub readable_elsewhere: bool,
 }
 
 /// A tree copied to plain files.

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod message;
 pub mod server;
+pub mod service;
 
 use std::io;
 use std::path::{Path, PathBuf};

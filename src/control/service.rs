@@ -1,0 +1,441 @@
+//! What a running node answers to commands.
+
+use super::message::{
+    Answer, Fetched, PathText, Peer, Pinned, Progress, Published, Reference, Request, Status, Store, Verified, Why,
+    Work,
+};
+use super::server::{Replies, Service};
+use crate::base::text::escape;
+use crate::content::directory::EntryBody;
+use crate::content::reference::{Kind, RootRef};
+use crate::engine::{Counter, DirectoryHandle, Engine, PublishState, Survey, TreeNode};
+use crate::vfs::Refusals;
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(200);
+/// How long a reference of a file that is being written may be waited for.
+const SETTLE_MAX: Duration = Duration::from_secs(600);
+/// `publish --wait` is content with fewer hosts than wanted when no more came for this long.
+const HOSTS_QUIET: Duration = Duration::from_secs(5);
+
+/// Where the node is mounted.
+pub struct Mounted {
+    /// The mount point, absolute.
+    pub point: PathBuf,
+    /// What was refused there lately.
+    pub refusals: Arc<Refusals>,
+}
+
+/// The commands' view of a node.
+pub struct Node {
+    engine: Engine,
+    mounted: Option<Mounted>,
+    stop: Arc<Notify>,
+}
+
+/// What a path of the user means to the node.
+enum Place {
+    /// Below the own tree.
+    Own(PathBuf),
+    /// `ref/` followed by a name and what is below it.
+    Ref(String, PathBuf),
+    /// Elsewhere in the mount.
+    Other,
+}
+
+impl Node {
+    /// Serves commands for `engine`; `stop` is notified when one of them asks the node to end.
+    pub fn new(engine: Engine, mounted: Option<Mounted>, stop: Arc<Notify>) -> Node {
+        Node { engine, mounted, stop }
+    }
+
+    fn deadline(&self) -> Duration {
+        self.engine.settings().read_deadline
+    }
+
+    /// The part of `path` below the mount point, if it lies there.
+    fn below<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        self.mounted.as_ref().and_then(|mounted| path.strip_prefix(&mounted.point).ok())
+    }
+
+    fn place(&self, path: &Path) -> Option<Place> {
+        if let Ok(own) = path.strip_prefix(self.engine.tree_dir()) {
+            return Some(Place::Own(own.to_path_buf()));
+        }
+        let below = self.below(path)?;
+        let mut parts = below.components();
+        Some(match parts.next() {
+            Some(Component::Normal(first)) if first == "ref" => match parts.next() {
+                Some(name) => {
+                    Place::Ref(name.as_os_str().to_string_lossy().into_owned(), parts.as_path().to_path_buf())
+                }
+                None => Place::Other,
+            },
+            Some(Component::Normal(first)) if first == ".tornet" || first == "names" => Place::Other,
+            _ => Place::Own(below.to_path_buf()),
+        })
+    }
+
+    fn not_ours(&self, path: &Path) -> String {
+        let shown = escape(path.as_os_str().as_bytes());
+        match &self.mounted {
+            Some(mounted) => format!("{shown} is not below {}", mounted.point.display()),
+            None => format!("{shown} is not in a mount: this node has none"),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        let status = self.engine.status().await;
+        let work = |work: crate::engine::Work| Work { done: work.done, total: work.total };
+        Status {
+            version: status.version,
+            pid: std::process::id(),
+            peer: status.peer,
+            address: status.bootstrap,
+            listen: status.listen,
+            data_dir: PathText::from(self.engine.data_dir()),
+            mountpoint: self.mounted.as_ref().map(|mounted| PathText(mounted.point.clone())),
+            uptime: status.uptime_s,
+            peers_linked: status.peers_linked,
+            peers_known: status.contacts,
+            tree: Some(status.tree).filter(|tree| !tree.is_empty()),
+            staged: status.staged,
+            publishing: status.publishing.map(work),
+            hosting: work(status.hosting),
+            safe_to_shut_down: status.safe_to_shut_down,
+            store: Store {
+                own_bytes: status.store.own_bytes,
+                hosted_bytes: status.store.hosted_bytes,
+                cached_bytes: status.store.cached_bytes,
+                pinned_bytes: status.store.pinned_bytes,
+                limit_bytes: status.store.limit_bytes,
+            },
+            damaged: status.damaged,
+        }
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        let peers = self.engine.peers().into_iter();
+        peers
+            .map(|peer| Peer {
+                peer: peer.peer,
+                address: peer.addr,
+                rtt_ms: peer.rtt_ms,
+                sent_bytes: peer.sent_bytes,
+                received_bytes: peer.received_bytes,
+            })
+            .collect()
+    }
+
+    async fn reference(&self, path: &Path) -> Result<RootRef, String> {
+        match self.place(path) {
+            Some(Place::Own(own)) => self.own_reference(&own).await,
+            Some(Place::Ref(name, rest)) => self.foreign_reference(&parse(&name)?, &rest).await,
+            Some(Place::Other) => Err(format!("{} has no reference", escape(path.as_os_str().as_bytes()))),
+            None => Err(format!("{}; `tornet publish PATH` publishes it", self.not_ours(path))),
+        }
+    }
+
+    /// The reference of a path of the own tree, once what was written to it is sealed.
+    async fn own_reference(&self, own: &Path) -> Result<RootRef, String> {
+        let shown = || escape(own.as_os_str().as_bytes()).to_string();
+        let full = self.engine.tree_dir().join(own);
+        let found = std::fs::symlink_metadata(&full).map_err(|e| format!("{}: {e}", shown()))?;
+        if !found.is_file() && !found.is_dir() {
+            return Err(format!("{} is neither a file nor a directory: it has no reference of its own", shown()));
+        }
+        let until = Instant::now() + SETTLE_MAX;
+        loop {
+            let (writer, path) = (self.engine.writer().clone(), own.to_path_buf());
+            let asked = tokio::task::spawn_blocking(move || writer.reference(&path)).await;
+            match asked.map_err(|_| "the node is stopping".to_string())? {
+                Ok(Some(reference)) => return Ok(reference),
+                Ok(None) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(None) => {
+                    return Err(format!("{} is still being changed: try again when nothing writes to it", shown()));
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// The reference of something under a reference, where it has one of its own.
+    async fn foreign_reference(&self, root: &RootRef, rest: &Path) -> Result<RootRef, String> {
+        if rest.as_os_str().is_empty() {
+            return Ok(*root);
+        }
+        let (directory, name) = self.parent(root, rest).await?;
+        let child = self.engine.reader().lookup(&directory, name.as_bytes(), self.deadline()).await;
+        let child = child.map_err(|e| e.to_string())?.ok_or_else(|| no_such(rest))?;
+        match &child.body {
+            EntryBody::File(node) => Ok(RootRef { kind: Kind::File, node: *node }),
+            EntryBody::Directory(node) => Ok(RootRef { kind: Kind::Directory, node: *node }),
+            _ => Err(format!(
+                "{} is small and kept inside its directory, without a reference of its own: pass its directory's on",
+                escape(rest.as_os_str().as_bytes())
+            )),
+        }
+    }
+
+    /// The directory that holds the last part of `rest`, and that part.
+    async fn parent<'a>(&self, root: &RootRef, rest: &'a Path) -> Result<(Arc<DirectoryHandle>, &'a OsStr), String> {
+        let (reader, deadline) = (self.engine.reader(), self.deadline());
+        let mut node = reader.resolve(root, deadline).await.map_err(|e| e.to_string())?;
+        let mut parts = rest.iter().peekable();
+        while let Some(part) = parts.next() {
+            let TreeNode::Directory(directory) = node else { return Err(no_such(rest)) };
+            if parts.peek().is_none() {
+                return Ok((directory, part));
+            }
+            let child = reader.lookup(&directory, part.as_bytes(), deadline).await.map_err(|e| e.to_string())?;
+            let child = child.ok_or_else(|| no_such(rest))?;
+            node = reader.open(&directory, &child, deadline).await.map_err(|e| e.to_string())?;
+        }
+        Err(no_such(rest))
+    }
+
+    async fn publish(&self, path: &Path, wait: bool, replies: &Replies) -> Result<Published, String> {
+        let reference = match self.place(path) {
+            // What is in the mount is published already, and to read it through the mount would be to wait for ourselves.
+            Some(Place::Own(_) | Place::Ref(..)) => self.reference(path).await?,
+            Some(Place::Other) => return Err(format!("{} is not for publishing", escape(path.as_os_str().as_bytes()))),
+            None => {
+                let writer = self.engine.writer().clone();
+                let sealing = self.told("sealing", "bytes", replies, || self.sealing(), writer.publish(path));
+                sealing.await.map_err(|e| e.to_string())?.reference
+            }
+        };
+        let mut published = Published {
+            reference: reference.to_string(),
+            state: PublishState::Stored.to_string(),
+            readable_elsewhere: false,
+        };
+        if wait {
+            let survey = self.hosted(&reference, replies).await?;
+            published.state = format!("{} of {} chunks on other nodes", survey.found, survey.chunks);
+            published.readable_elsewhere = survey.lost == 0;
+        }
+        Ok(published)
+    }
+
+    fn sealing(&self) -> (u64, u64) {
+        self.engine.writer().sealing().map_or((0, 0), |work| (work.done, work.total))
+    }
+
+    /// Waits until other nodes hold and find every chunk of a tree, or no more of them for a while: a small swarm cannot
+    /// do better, and the rest is had from this node.
+    async fn hosted(&self, reference: &RootRef, replies: &Replies) -> Result<Survey, String> {
+        let (mut best, mut since, mut pause) = (0, Instant::now(), TELL);
+        loop {
+            let survey = self.survey(reference, Arc::default()).await?;
+            replies.progress(Progress {
+                stage: "hosting".into(),
+                done: survey.found,
+                total: survey.chunks,
+                unit: "chunks".into(),
+            });
+            if survey.found > best {
+                (best, since) = (survey.found, Instant::now());
+            }
+            if survey.found == survey.chunks || since.elapsed() >= HOSTS_QUIET {
+                return Ok(survey);
+            }
+            tokio::time::sleep(pause).await;
+            // Each look asks the swarm for every chunk: not oftener than needed.
+            pause = (pause * 3 / 2).min(HOSTS_QUIET / 2);
+        }
+    }
+
+    /// Awaits `work` while telling how far it is.
+    async fn told<T>(
+        &self,
+        stage: &str,
+        unit: &str,
+        replies: &Replies,
+        far: impl Fn() -> (u64, u64),
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                () = tokio::time::sleep(TELL) => {
+                    let (done, total) = far();
+                    replies.progress(Progress { stage: stage.into(), done, total, unit: unit.into() });
+                }
+            }
+        }
+    }
+
+    async fn get(&self, reference: &RootRef, dest: &Path, replies: &Replies) -> Result<Fetched, String> {
+        let counter = Arc::new(Counter::default());
+        let (engine, reference, to, deadline) = (self.engine.clone(), *reference, dest.to_path_buf(), self.deadline());
+        let count = counter.clone();
+        let work =
+            apart(async move || engine.copy_out(&reference, &to, deadline, count).await.map_err(|e| e.to_string()));
+        self.told("fetching", "bytes", replies, || far(&counter), work).await?;
+        Ok(Fetched { dest: PathText::from(dest), bytes: counter.total.load(Ordering::Relaxed) })
+    }
+
+    async fn pin(&self, reference: &RootRef, replies: &Replies) -> Result<Pinned, String> {
+        let counter = Arc::new(Counter::default());
+        let (engine, reference, deadline, count) = (self.engine.clone(), *reference, self.deadline(), counter.clone());
+        let work = apart(async move || engine.pin(&reference, deadline, &count).await.map_err(|e| e.to_string()));
+        let kept = self.told("fetching", "bytes", replies, || far(&counter), work).await?;
+        Ok(Pinned { chunks: kept.chunks, bytes: kept.bytes })
+    }
+
+    async fn survey(&self, reference: &RootRef, counter: Arc<Counter>) -> Result<Survey, String> {
+        let (engine, reference, deadline) = (self.engine.clone(), *reference, self.deadline());
+        apart(async move || engine.verify(&reference, deadline, &counter).await.map_err(|e| e.to_string())).await
+    }
+
+    async fn verify(&self, reference: &RootRef, replies: &Replies) -> Result<Verified, String> {
+        let counter = Arc::new(Counter::default());
+        let work = self.survey(reference, counter.clone());
+        let found = self.told("checking", "chunks", replies, || far(&counter), work).await?;
+        Ok(Verified {
+            groups: found.stripes,
+            whole: found.whole,
+            weak: found.short,
+            lost: found.lost,
+            chunks: found.chunks,
+            found: found.found,
+            peers: found.peers,
+        })
+    }
+
+    async fn why(&self, path: &Path) -> Result<Why, String> {
+        let refusal =
+            self.mounted.as_ref().zip(self.below(path)).and_then(|(mounted, below)| mounted.refusals.why(below));
+        if let Some((at, reason)) = refusal {
+            let detail = format!("{}: {reason}", escape(at.as_os_str().as_bytes()));
+            return Ok(Why { state: "refused".into(), detail });
+        }
+        match self.place(path) {
+            Some(Place::Own(own)) => self.why_own(&own).await,
+            Some(Place::Ref(name, rest)) => {
+                let root = match name.parse::<RootRef>() {
+                    Ok(root) => root,
+                    Err(error) => return Ok(Why { state: "refused".into(), detail: error.to_string() }),
+                };
+                let found = match rest.as_os_str().is_empty() {
+                    true => self
+                        .engine
+                        .reader()
+                        .resolve(&root, self.deadline())
+                        .await
+                        .map(|_| ())
+                        .map_err(|e| e.to_string()),
+                    false => self.parent(&root, &rest).await.map(|_| ()),
+                };
+                Ok(match found {
+                    Ok(()) => Why { state: "readable".into(), detail: "nothing of it was refused lately".into() },
+                    Err(detail) => Why { state: "refused".into(), detail },
+                })
+            }
+            Some(Place::Other) => {
+                Ok(Why { state: "readable".into(), detail: "nothing of it was refused lately".into() })
+            }
+            None => Err(self.not_ours(path)),
+        }
+    }
+
+    async fn why_own(&self, own: &Path) -> Result<Why, String> {
+        let full = self.engine.tree_dir().join(own);
+        std::fs::symlink_metadata(&full).map_err(|e| format!("{}: {e}", escape(own.as_os_str().as_bytes())))?;
+        let (writer, path) = (self.engine.writer().clone(), own.to_path_buf());
+        let asked = tokio::task::spawn_blocking(move || writer.state(&path)).await;
+        let state = asked.map_err(|_| "the node is stopping".to_string())?;
+        let peers = self.engine.peers().len();
+        let detail = match state {
+            PublishState::Staged => format!(
+                "changed on this machine; it is sealed once nothing has changed for {} ms",
+                self.engine.settings().quiet.as_millis()
+            ),
+            PublishState::Publishing { .. } => "being sealed now".to_string(),
+            PublishState::Stored if peers == 0 => {
+                "sealed and kept here; no other node holds it, because this one has no peers: give it one with --bootstrap".to_string()
+            }
+            PublishState::Stored => {
+                format!("sealed and kept here; no other node holds enough of it yet, {peers} are linked")
+            }
+            PublishState::Hosted { hosts, wanted } if hosts < wanted => format!(
+                "every part of it is on at least {hosts} other nodes, {wanted} are wanted: more peers, or peers with more room, would do; {peers} are linked"
+            ),
+            PublishState::Hosted { .. } => "other nodes hold all of it, as wanted".to_string(),
+        };
+        Ok(Why { state: state.to_string(), detail })
+    }
+}
+
+/// Runs work over a whole tree on a thread of its own, so that its future need not move between threads; ends it when the
+/// caller is dropped.
+async fn apart<T, F>(work: F) -> Result<T, String>
+where
+    T: Send + 'static,
+    F: AsyncFnOnce() -> Result<T, String> + Send + 'static,
+{
+    let (caller, gone) = oneshot::channel::<()>();
+    let runtime = Handle::current();
+    let run = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                result = work() => result,
+                _ = gone => Err("given up".to_string()),
+            }
+        })
+    };
+    let result = tokio::task::spawn_blocking(run).await;
+    drop(caller);
+    result.unwrap_or_else(|_| Err("the node is stopping".to_string()))
+}
+
+fn no_such(path: &Path) -> String {
+    format!("{}: no such file or directory in that tree", escape(path.as_os_str().as_bytes()))
+}
+
+fn far(counter: &Counter) -> (u64, u64) {
+    (counter.done.load(Ordering::Relaxed), counter.total.load(Ordering::Relaxed))
+}
+
+fn parse(text: &str) -> Result<RootRef, String> {
+    text.trim().parse().map_err(|e| format!("{}: {e}", escape(text.as_bytes())))
+}
+
+impl Service for Node {
+    async fn serve(&self, request: Request, replies: Replies) -> Result<Answer, String> {
+        Ok(match request {
+            Request::Status => Answer::Status(Box::new(self.status().await)),
+            Request::Peers => Answer::Peers(self.peers()),
+            Request::Ref { path } => {
+                Answer::Reference(Reference { reference: self.reference(&path.0).await?.to_string() })
+            }
+            Request::Publish { path, wait } => Answer::Published(self.publish(&path.0, wait, &replies).await?),
+            Request::Get { reference, dest } => {
+                Answer::Fetched(self.get(&parse(&reference)?, &dest.0, &replies).await?)
+            }
+            Request::Pin { reference } => Answer::Pinned(self.pin(&parse(&reference)?, &replies).await?),
+            Request::Unpin { reference } => {
+                self.engine.unpin(&parse(&reference)?).await.map_err(|e| e.to_string())?;
+                Answer::Nothing
+            }
+            Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, &replies).await?),
+            Request::Why { path } => Answer::Why(self.why(&path.0).await?),
+            Request::Stop => {
+                self.stop.notify_one();
+                Answer::Nothing
+            }
+        })
+    }
+}
