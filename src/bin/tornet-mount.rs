@@ -1,1 +1,5 @@
-fn main() {}
+//! The command `tornet-mount`.
+
+fn main() -> std::process::ExitCode {
+    tornet::cli::tornet_mount()
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The command `tornet`.
+
+fn main() -> std::process::ExitCode {
+    tornet::cli::tornet()
+}

@@ -1,1 +1,130 @@
 //! Floor 9: commands: assembly and talk with the user.
+
+pub mod command;
+mod get;
+mod holder;
+pub mod manual;
+mod mount;
+mod node;
+mod output;
+mod process;
+mod publish;
+mod show;
+mod swarm;
+mod umount;
+
+use crate::config::{self, Settings, place};
+use crate::control::client::{Client, ClientError};
+use crate::control::message::{Answer, Request};
+use anyhow::{Context, bail};
+use clap::Parser;
+use command::{Command, Meet, MountProgram, Place, Program};
+use publish::Wait;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The whole of the program `tornet`.
+pub fn tornet() -> ExitCode {
+    process::harden();
+    output::exit("tornet", run(Program::parse()))
+}
+
+/// The whole of the program `tornet-mount`.
+pub fn tornet_mount() -> ExitCode {
+    process::harden();
+    output::exit("tornet-mount", mount::run(&MountProgram::parse()))
+}
+
+fn run(program: Program) -> anyhow::Result<()> {
+    let Program { place, json, command } = program;
+    let client = || Ok::<_, anyhow::Error>(Client::connect(&data_dir(&place)?)?);
+    match command {
+        Command::Ref { path } => show::reference(&mut client()?, &path, json),
+        Command::Publish { paths, wait } => publish(&place, &paths, wait, json),
+        Command::Get { reference, dest, meet } => {
+            let dest = get::place(&reference, dest)?;
+            with_node(&place, &meet, |client| get::get(client, &reference, &dest, json))
+        }
+        Command::Pin { reference } => match get::ask(&mut client()?, &Request::Pin { reference })? {
+            Answer::Pinned(pinned) if json => Ok(output::json(&pinned)?),
+            Answer::Pinned(pinned) => {
+                let bytes = crate::base::units::Size(pinned.bytes);
+                Ok(output::line(format_args!("kept: {bytes} in {} chunks", pinned.chunks))?)
+            }
+            other => Err(output::strange(&other)),
+        },
+        Command::Unpin { reference } => {
+            client()?.ask(&Request::Unpin { reference })?;
+            if json { Ok(output::json(&serde_json::json!({}))?) } else { Ok(()) }
+        }
+        Command::Verify { reference } => show::verify(&mut client()?, reference, json),
+        Command::Status { watch } => show::status(&mut client()?, json, watch),
+        Command::Peers => show::peers(&mut client()?, json),
+        Command::Why { path } => show::why(&mut client()?, &path, json),
+        Command::Node { meet } => node::node(&place, &meet),
+        Command::Umount { mountpoint, wait } => umount::umount(&data_dir(&place)?, mountpoint, wait.0),
+        Command::Stop => umount::stop(&data_dir(&place)?),
+        Command::Swarm { count, mount, dir } => swarm::run(&swarm::Plan { count, mount, dir, json }),
+        Command::Config => settings(&place, json),
+        Command::Completions { shell } => Ok(manual::completions(shell, &mut std::io::stdout().lock())?),
+        Command::Man { dir } => {
+            for (name, text) in manual::pages()? {
+                let path = dir.join(name);
+                std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Commands that talk with a node need no more of the settings than where it is.
+fn data_dir(place: &Place) -> anyhow::Result<PathBuf> {
+    Ok(place::data_dir(place.data_dir.as_deref(), &node::environment)?.value)
+}
+
+/// Runs `work` with the node that is running, or else with one of this process that ends with it.
+fn with_node(place: &Place, meet: &Meet, work: impl FnOnce(&mut Client) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    match Client::connect(&data_dir(place)?) {
+        Ok(mut client) => return work(&mut client),
+        Err(ClientError::NotRunning { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let settings = node::settings(place, meet)?;
+    let dir = place::make_data_dir(&settings.data_dir.value)?;
+    node::log(crate::telemetry::Target::File(&dir), meet.verbose)?;
+    let mut running = node::Running::start(&settings, meet, None)?;
+    running.end_when_interrupted()?;
+    let result = Client::connect(&dir).map_err(anyhow::Error::from).and_then(|mut client| work(&mut client));
+    let ended = running.end();
+    result.and(ended)
+}
+
+fn publish(place: &Place, paths: &[PathBuf], wait: bool, json: bool) -> anyhow::Result<()> {
+    match Client::connect(&data_dir(place)?) {
+        Ok(mut client) => publish::publish(&mut client, paths, if wait { Wait::Hosted } else { Wait::No }, json),
+        Err(ClientError::NotRunning { .. }) if wait => {
+            with_node(place, &Meet::default(), |client| publish::publish(client, paths, Wait::Readable, json))
+        }
+        Err(error @ ClientError::NotRunning { .. }) => {
+            bail!("{error}; or use --wait: this command then serves by itself until others hold what it published")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `tornet config`.
+fn settings(place: &Place, json: bool) -> anyhow::Result<()> {
+    let flags =
+        config::Flags { data_dir: place.data_dir.clone(), config: place.config.clone(), ..config::Flags::default() };
+    let rows = Settings::load(&flags, &node::environment)?.list();
+    if json {
+        let object: serde_json::Map<String, serde_json::Value> = rows
+            .into_iter()
+            .map(|(key, value, source)| (key.to_string(), serde_json::json!({"value": value, "source": source})))
+            .collect();
+        return Ok(output::json(&object)?);
+    }
+    let mut table = vec![["SETTING", "VALUE", "FROM"].map(String::from).to_vec()];
+    table.extend(rows.into_iter().map(|(key, value, source)| vec![key.to_string(), value, source]));
+    Ok(output::line(output::table(&table).trim_end())?)
+}

@@ -1,0 +1,255 @@
+//! The one definition of both programs' commands: `--help`, the manual pages and the completions are made from it.
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where things are.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// Identity, own tree, store and control socket lie here [default: ~/.local/share/tornet]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file [default: ~/.config/tornet/config.toml]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, global = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// How a node meets others.
+#[derive(Debug, Clone, Args, Default)]
+pub struct Meet {
+    /// UDP address to listen at; port 0 takes any free one
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Address of a node to begin with, as another node prints it; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub bootstrap: Vec<String>,
+    /// Log decisions too, not only events
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// End when the process of this number, which started this one, ends
+    #[arg(long, hide = true, value_name = "PID")]
+    pub die_with_parent: Option<i32>,
+}
+
+/// Mount the swarm as a folder: what is copied into it is published; any reference opens under ref/.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "tornet-mount",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Returns once the mount serves; the node then runs in the background until it is unmounted. \
+Everything else is `tornet COMMAND`; see tornet(1) and tornet(7)."
+)]
+pub struct MountProgram {
+    #[command(flatten)]
+    /// Where things are.
+    pub place: Place,
+    #[command(flatten)]
+    /// How a node meets others.
+    pub meet: Meet,
+    /// Stay in the foreground, log to the standard error, and print `ready ADDR` once the mount serves
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Mount options, separated by commas
+    #[arg(
+        short,
+        value_name = "OPTS",
+        long_help = "\
+Mount options, separated by commas: ro, noexec, noatime, nonempty (the mount point may hold files, which are hidden), allow_other (other users may \
+enter; the kernel checks permissions), writeback (the kernel gathers small writes), threads=N; and those that need no action here (rw, nosuid, nodev, \
+auto, noauto, user, nofail, _netdev, defaults, x-*)."
+    )]
+    pub options: Vec<String>,
+    /// An empty directory; made if it is not there
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub mountpoint: PathBuf,
+    /// The process that the foreground one left behind: reports to it over the standard output.
+    #[arg(long, hide = true)]
+    pub report: bool,
+}
+
+/// Publish, fetch and look after files in the tornet swarm.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "tornet",
+    version,
+    max_term_width = 100,
+    after_help = "\
+The folder itself is made by tornet-mount(1). Exit status: 0 done, 1 failed, 2 wrong usage. See tornet(7)."
+)]
+pub struct Program {
+    #[command(flatten)]
+    /// Where things are.
+    pub place: Place,
+    /// Print one JSON object for programs to read
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `tornet` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Print the reference of a file or directory in the mount
+    ///
+    /// Whoever has the reference can read the tree. Waits until the file is sealed, if it was changed just now.
+    Ref {
+        /// In the own tree or under ref/
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+    },
+    /// Publish files or directories without copying them into the mount
+    ///
+    /// Prints the reference of each, alone on a line. Without a running node, use --wait: this command then serves by
+    /// itself until other nodes host what it published.
+    Publish {
+        /// Files or directories
+        #[arg(required = true, value_hint = ValueHint::AnyPath)]
+        paths: Vec<PathBuf>,
+        /// Return only when other nodes host it and it is found by look-up
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Fetch a file or directory
+    ///
+    /// An interrupted fetch goes on where it stopped when it is repeated with the same DEST. Works without a running node.
+    Get {
+        /// A reference: tornet1...
+        reference: String,
+        /// Name that it gets here [default: the reference's first letters]
+        #[arg(value_hint = ValueHint::AnyPath)]
+        dest: Option<PathBuf>,
+        #[command(flatten)]
+        /// How a node meets others, when none is running.
+        meet: Meet,
+    },
+    /// Fetch everything under a reference and keep it until unpinned
+    Pin {
+        /// A reference: tornet1...
+        reference: String,
+    },
+    /// No longer keep what was pinned
+    Unpin {
+        /// A reference: tornet1...
+        reference: String,
+    },
+    /// Look every chunk of a tree up in the swarm, and count what is whole, weak and lost
+    Verify {
+        /// A reference: tornet1...
+        reference: String,
+    },
+    /// Show the health of the running node
+    Status {
+        /// Show it anew every second until interrupted
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// List the peers that the running node has a link with
+    Peers,
+    /// Explain why a path could not be read, or is not published yet
+    Why {
+        /// In the mount
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+    },
+    /// Run a node without a mount, in the foreground
+    ///
+    /// Prints one line `ready ADDR` once it serves; ADDR is what other nodes bootstrap from.
+    Node {
+        #[command(flatten)]
+        /// How a node meets others.
+        meet: Meet,
+    },
+    /// Unmount, and wait until the node has written everything down and ended
+    ///
+    /// Waits for programs that are writing; names the programs that hold the mount.
+    Umount {
+        /// Needed only if the node is gone; otherwise it is where the running node is mounted
+        #[arg(value_hint = ValueHint::DirPath)]
+        mountpoint: Option<PathBuf>,
+        /// How long to wait for programs that are writing
+        #[arg(long, value_name = "DURATION", default_value = "1 min")]
+        wait: crate::base::units::Span,
+    },
+    /// End the running node, mounted or not
+    Stop,
+    /// Run N real nodes on this machine, for trying and testing, until interrupted
+    ///
+    /// Each is a process of its own with a data directory of its own, on the loopback interface; all of them end with this one.
+    Swarm {
+        /// How many
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+        count: u16,
+        /// Mount the last of them here
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        mount: Option<PathBuf>,
+        /// Keep the data directories here [default: a temporary one, removed at the end]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// Print the settings in force and where each came from
+    Config,
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// Where
+        dir: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        MountProgram::command().debug_assert();
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn what_scripts_rely_on_is_accepted() {
+        let mount = MountProgram::try_parse_from([
+            "tornet-mount",
+            "--data-dir",
+            "d",
+            "--config",
+            "c",
+            "--listen",
+            "127.0.0.1:0",
+            "--bootstrap",
+            "a",
+            "--bootstrap",
+            "b",
+            "-f",
+            "-o",
+            "ro,noexec",
+            "m",
+        ]);
+        let mount = mount.unwrap();
+        assert_eq!((mount.meet.bootstrap.len(), mount.foreground), (2, true));
+        for line in [
+            "tornet --data-dir d status --json",
+            "tornet --data-dir d --config c node --listen 127.0.0.1:0 --bootstrap a",
+            "tornet node --data-dir d --config c --listen 127.0.0.1:0 --bootstrap a",
+            "tornet publish p --wait",
+            "tornet get r dest",
+            "tornet umount",
+            "tornet swarm 13 --mount m --json --dir d",
+        ] {
+            Program::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        assert_eq!(Program::try_parse_from(["tornet", "swarm", "0"]).unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,180 @@
+//! The mount table, and who holds a mount: read from /proc alone, so that a mount that no longer answers is no hindrance.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// One line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mount {
+    /// The kernel's number of it.
+    id: u64,
+    /// Device numbers as `major:minor`.
+    device: String,
+    /// Where.
+    pub(super) point: PathBuf,
+    kind: String,
+    source: OsString,
+}
+
+impl Mount {
+    fn is_ours(&self) -> bool {
+        self.kind == "fuse.tornet" || (self.kind == "fuse" && self.source == "tornet")
+    }
+}
+
+/// Every tornet mount that this process sees, in the order of mounting.
+pub(super) fn mounts() -> io::Result<Vec<Mount>> {
+    Ok(parse(&fs::read("/proc/self/mountinfo")?).into_iter().filter(Mount::is_ours).collect())
+}
+
+fn parse(table: &[u8]) -> Vec<Mount> {
+    table.split(|b| *b == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|b| *b == b' ');
+    let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
+    let id = text(fields.next()?)?.parse().ok()?;
+    let device = text(fields.nth(1)?)?;
+    let point = PathBuf::from(unescape(fields.nth(1)?));
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    Some(Mount { id, device, point, kind: text(rest.next()?)?, source: unescape(rest.next()?) })
+}
+
+/// Undoes the kernel's `\040` for characters that would break its lines.
+fn unescape(field: &[u8]) -> OsString {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let code = (*first == b'\\').then(|| tail.get(..3)).flatten().and_then(|digits| {
+            digits.iter().try_fold(0u8, |value, digit| match digit {
+                b'0'..=b'7' => value.checked_mul(8)?.checked_add(digit - b'0'),
+                _ => None,
+            })
+        });
+        match code {
+            Some(byte) => {
+                out.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(out)
+}
+
+/// A process that holds a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holder {
+    /// Its number.
+    pub(super) pid: u32,
+    /// Its name.
+    name: String,
+    /// How it holds it.
+    how: String,
+    /// Whether it has a file open for writing.
+    pub(super) writes: bool,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (process {}) {}", crate::base::text::escape(self.name.as_bytes()), self.pid, self.how)
+    }
+}
+
+/// Processes that hold `mount`, as far as this user may look.
+pub(super) fn holders(mount: &Mount) -> Vec<Holder> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut found = BTreeMap::new();
+    for entry in entries.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        // What this process holds it has from the shell that started it, which is named.
+        if let Some(pid) = pid.filter(|pid| *pid != std::process::id())
+            && let Some(holder) = holder(pid, &entry.path(), mount)
+        {
+            found.insert(pid, holder);
+        }
+    }
+    found.into_values().collect()
+}
+
+fn holder(pid: u32, dir: &Path, mount: &Mount) -> Option<Holder> {
+    let name = || fs::read_to_string(dir.join("comm")).unwrap_or_default().trim_end().to_string();
+    let inside = |link: &str| fs::read_link(dir.join(link)).is_ok_and(|path| path.starts_with(&mount.point));
+    let mut open = None;
+    for entry in fs::read_dir(dir.join("fdinfo")).into_iter().flatten().flatten() {
+        let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if field("mnt_id:").and_then(|id| id.parse::<u64>().ok()) != Some(mount.id) {
+            continue;
+        }
+        let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok()).unwrap_or(0);
+        let path = fs::read_link(dir.join("fd").join(entry.file_name())).unwrap_or_default();
+        let path = crate::base::text::escape(path.as_os_str().as_bytes()).to_string();
+        if flags & 0o3 != 0 {
+            return Some(Holder { pid, name: name(), how: format!("is writing {path}"), writes: true });
+        }
+        open = Some(format!("has {path} open"));
+    }
+    let how = open
+        .or_else(|| inside("cwd").then(|| "has its working directory there".to_string()))
+        .or_else(|| inside("root").then(|| "has its root directory there".to_string()))
+        .or_else(|| inside("exe").then(|| "was started from there".to_string()))
+        .or_else(|| maps(dir, mount).then(|| "has a file mapped from there".to_string()))?;
+    Some(Holder { pid, name: name(), how, writes: false })
+}
+
+fn maps(dir: &Path, mount: &Mount) -> bool {
+    let Some((major, minor)) = mount.device.split_once(':') else { return false };
+    let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else { return false };
+    // address perms offset dev inode path
+    let device = format!("{major:02x}:{minor:02x}");
+    fs::read(dir.join("maps"))
+        .unwrap_or_default()
+        .split(|b| *b == b'\n')
+        .any(|line| line.split(|b| *b == b' ').filter(|field| !field.is_empty()).nth(3) == Some(device.as_bytes()))
+}
+
+/// The mount that `path` names or lies in.
+pub(super) fn find<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    mounts.iter().rev().find(|mount| mount.point.as_os_str().as_bytes() == path.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_table_is_read_with_its_escapes() {
+        let table = b"22 1 0:21 / /proc rw,nosuid - proc proc rw\n\
+            99 22 0:44 / /mnt/my\\040net rw,nosuid,nodev shared:1 master:2 - fuse.tornet tornet rw,user_id=0\nnonsense\n";
+        let mounts = parse(table);
+        assert_eq!(mounts.len(), 2);
+        let ours: Vec<_> = mounts.iter().filter(|mount| mount.is_ours()).collect();
+        assert_eq!(ours.len(), 1);
+        assert_eq!((ours[0].id, ours[0].device.as_str()), (99, "0:44"));
+        assert_eq!(find(&mounts, Path::new("/mnt/my net")).map(|m| m.id), Some(99));
+    }
+
+    #[test]
+    fn a_process_with_an_open_file_is_named() {
+        let table = parse(&fs::read("/proc/self/mountinfo").unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        let mount = table
+            .iter()
+            .filter(|mount| path.starts_with(&mount.point))
+            .max_by_key(|mount| mount.point.as_os_str().len());
+        let file = fs::File::create(path.join("held")).unwrap();
+        let own = holder(std::process::id(), Path::new("/proc/self"), mount.unwrap()).unwrap();
+        assert!(own.writes, "{own}");
+        drop(file);
+    }
+}

@@ -1,0 +1,137 @@
+//! `tornet-mount`: the foreground process starts the one that stays, waits until it serves, and says where things are.
+//!
+//! The one that stays is this program started anew rather than forked: it begins with one thread, its own session and nothing
+//! inherited but the pipe on which it reports.
+
+use super::command::MountProgram;
+use super::node::{self, MountPlan, Report, Running};
+use super::output;
+use crate::config::place::make_data_dir;
+use crate::{fuse, telemetry};
+use anyhow::{Context, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
+
+/// The one line that the process that stays writes to the one that waits.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    Ready(Report),
+    Failed(String),
+}
+
+/// Runs the whole program.
+pub(super) fn run(program: &MountProgram) -> anyhow::Result<()> {
+    if program.report {
+        return stay(program);
+    }
+    if program.foreground { foreground(program) } else { background(program) }
+}
+
+fn plan(program: &MountProgram) -> anyhow::Result<MountPlan> {
+    let mut options = fuse::MountOptions::default();
+    for list in &program.options {
+        options.add(list)?;
+    }
+    let point = std::path::absolute(&program.mountpoint)?;
+    Ok(MountPlan { point, options })
+}
+
+/// The first mount should not fail for want of a directory.
+fn make_point(plan: &MountPlan) {
+    // Where it cannot be made, mounting says why.
+    let _ = std::fs::create_dir(&plan.point);
+}
+
+fn foreground(program: &MountProgram) -> anyhow::Result<()> {
+    let settings = node::settings(&program.place, &program.meet)?;
+    node::log(telemetry::Target::Stderr, program.meet.verbose)?;
+    let plan = plan(program)?;
+    make_point(&plan);
+    let running = Running::start(&settings, &program.meet, Some(plan))?;
+    output::line(format_args!("ready {}", running.report.address))?;
+    running.serve()
+}
+
+/// The process that stays. Its standard output is the pipe, its standard error the log.
+fn stay(program: &MountProgram) -> anyhow::Result<()> {
+    let start = || {
+        let settings = node::settings(&program.place, &program.meet)?;
+        let data_dir = make_data_dir(&settings.data_dir.value)?;
+        node::log(telemetry::Target::File(&data_dir), program.meet.verbose)?;
+        let plan = plan(program)?;
+        // Nothing is held that others may want to unmount, and no terminal ends it.
+        rustix::process::setsid()?;
+        let mut running = Running::start(&settings, &program.meet, Some(plan))?;
+        running.count_peers(!settings.bootstrap.value.is_empty());
+        std::env::set_current_dir("/")?;
+        anyhow::Ok(running)
+    };
+    match start() {
+        Ok(running) => {
+            // Whether or not anybody still waits for it, the mount serves.
+            let _ = output::json(&Outcome::Ready(running.report.clone()));
+            running.serve()
+        }
+        Err(error) => Ok(output::json(&Outcome::Failed(format!("{error:#}")))?),
+    }
+}
+
+fn background(program: &MountProgram) -> anyhow::Result<()> {
+    // What can be told at once is told by this process.
+    let settings = node::settings(&program.place, &program.meet)?;
+    make_point(&plan(program)?);
+    let data_dir = make_data_dir(&settings.data_dir.value)?;
+    let log = data_dir.join(telemetry::LOG_NAME);
+    let errors = OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
+    let errors = errors.with_context(|| format!("cannot open the log {}", log.display()))?;
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let mut child = Command::new(own)
+        .args(std::env::args_os().skip(1))
+        .arg("--report")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .context("cannot start the node")?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut line)?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Outcome::Ready(report)) => Ok(tell(&report)?),
+        Ok(Outcome::Failed(message)) => {
+            let _ = child.wait();
+            Err(anyhow!(message))
+        }
+        Err(_) => {
+            let status = child.wait()?;
+            bail!("the node ended before it served ({status}); its log is {}", log.display())
+        }
+    }
+}
+
+fn tell(report: &Report) -> std::io::Result<()> {
+    let data = report.data_dir.0.display();
+    let made = if report.identity_made { "made now, kept in" } else { "kept in" };
+    output::line(format_args!("node       {} ({made} {data}/identity)", report.peer.get(..16).unwrap_or_default()))?;
+    output::line(format_args!("data       {data}"))?;
+    let found = if report.config_found { "" } else { " (not there: defaults hold)" };
+    output::line(format_args!("settings   {}{found}", report.config.0.display()))?;
+    output::line(format_args!("address    {}", report.address))?;
+    let peers = match report.peers {
+        0 => "none answered yet; --bootstrap ADDR or the settings name some, the local network is searched".to_string(),
+        1 => "1 answered".to_string(),
+        count => format!("{count} answered"),
+    };
+    output::line(format_args!("peers      {peers}"))?;
+    output::line("reachable  not known: this version does not test it from outside")?;
+    output::line("spending   off: this version has no payments")?;
+    if let Some(point) = &report.mountpoint {
+        output::line(format_args!("mounted    {}", point.0.display()))?;
+    }
+    Ok(())
+}

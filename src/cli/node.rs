@@ -1,0 +1,216 @@
+//! A node in this process: started, served, and ended by a signal, a command or an unmount.
+
+use super::{output, process};
+use crate::cli::command::Meet;
+use crate::config::{Convergence, Listen, Settings};
+use crate::control::message::PathText;
+use crate::control::server::Server;
+use crate::control::service::{Mounted, Node};
+use crate::engine::{self, Engine};
+use crate::{config, fuse, telemetry};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+/// How long a node that was given peers may look for them before it says how many answered.
+const PEERS_WAIT: Duration = Duration::from_millis(300);
+
+/// What a node tells when it serves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Report {
+    pub(super) peer: String,
+    pub(super) identity_made: bool,
+    pub(super) address: String,
+    pub(super) listen: String,
+    pub(super) data_dir: PathText,
+    pub(super) config: PathText,
+    pub(super) config_found: bool,
+    pub(super) mountpoint: Option<PathText>,
+    pub(super) peers: usize,
+}
+
+/// What to mount, if anything.
+pub(super) struct MountPlan {
+    pub(super) point: PathBuf,
+    pub(super) options: fuse::MountOptions,
+}
+
+/// A node that serves.
+pub(super) struct Running {
+    runtime: Runtime,
+    engine: Engine,
+    mount: Option<fuse::Mount>,
+    server: Server,
+    stop: Arc<Notify>,
+    ending: process::Ending,
+    pub(super) report: Report,
+}
+
+/// Reads the settings with this command's flags.
+pub(super) fn settings(place: &super::command::Place, meet: &Meet) -> anyhow::Result<Settings> {
+    let flags = config::Flags {
+        data_dir: place.data_dir.clone(),
+        config: place.config.clone(),
+        listen: meet.listen,
+        bootstrap: meet.bootstrap.clone(),
+    };
+    Ok(Settings::load(&flags, &environment)?)
+}
+
+/// A variable of the environment; one that is not text counts as unset.
+pub(super) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Starts logging as this command wants it.
+pub(super) fn log(target: telemetry::Target<'_>, verbose: bool) -> anyhow::Result<()> {
+    Ok(telemetry::start(target, environment("TORNET_LOG").as_deref(), verbose)?)
+}
+
+impl Running {
+    /// Starts a node and everything around it; what was started ends again when a later step fails.
+    pub(super) fn start(settings: &Settings, meet: &Meet, mount: Option<MountPlan>) -> anyhow::Result<Running> {
+        if let Some(parent) = meet.die_with_parent {
+            process::die_with_parent(parent)?;
+        }
+        let data_dir = config::place::make_data_dir(&settings.data_dir.value)?;
+        let identity_made = !data_dir.join("identity").exists();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tornet").build()?;
+        // Before anything that would have to be cleaned up.
+        let ending = runtime.block_on(async { process::Ending::new() })?;
+        let engine_settings = engine::Settings {
+            listen: listen(settings.listen.value),
+            bootstrap: settings.bootstrap.value.clone(),
+            cache_bytes: settings.cache.value.0,
+            host_bytes_max: settings.hosting.value.0,
+            scheme: settings.redundancy.value.scheme(),
+            convergence: match settings.convergence.value {
+                Convergence::Private => engine::Convergence::Private,
+                Convergence::Public => engine::Convergence::Public,
+            },
+            mdns: settings.mdns.value,
+            ..engine::Settings::new(data_dir.clone())
+        };
+        let engine = runtime.block_on(Engine::start(engine_settings))?;
+        let stop = Arc::new(Notify::new());
+        let begun = runtime.block_on(async {
+            let mount = mount.map(|plan| fuse::mount(&engine, &plan.point, &plan.options)).transpose()?;
+            let mounted = mount.as_ref().map(|mount| Mounted {
+                point: mount.mountpoint().to_path_buf(),
+                refusals: mount.filesystem().refusals().clone(),
+            });
+            let service = Arc::new(Node::new(engine.clone(), mounted, stop.clone()));
+            let server = Server::open(&data_dir, service)?;
+            anyhow::Ok((mount, server))
+        });
+        let (mount, server) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                runtime.block_on(engine.stop());
+                return Err(error);
+            }
+        };
+        let report = Report {
+            peer: engine.peer_id().to_string(),
+            identity_made,
+            address: engine.bootstrap_text(),
+            listen: engine.listen_addr().to_string(),
+            data_dir: PathText(data_dir),
+            config: PathText(settings.file.value.clone()),
+            config_found: settings.file_found,
+            mountpoint: mount.as_ref().map(|mount| PathText::from(mount.mountpoint())),
+            peers: 0,
+        };
+        Ok(Running { runtime, engine, mount, server, stop, ending, report })
+    }
+
+    /// Counts the peers that answer, for as long as a user would not notice.
+    pub(super) fn count_peers(&mut self, expected: bool) {
+        self.report.peers = self.runtime.block_on(async {
+            let until = tokio::time::Instant::now() + PEERS_WAIT;
+            loop {
+                let count = self.engine.peers().len();
+                if count > 0 || !expected || tokio::time::Instant::now() > until {
+                    return count;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+
+    /// Serves until a signal, a command or an unmount, then ends everything in order.
+    pub(super) fn serve(mut self) -> anyhow::Result<()> {
+        let mount = &self.mount;
+        let ending = &mut self.ending;
+        self.runtime.block_on(async {
+            let unmounted = async {
+                match mount {
+                    Some(mount) => mount.wait_unmounted().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                why = ending.wait() => tracing::info!("{why}"),
+                () = self.stop.notified() => tracing::info!("asked to end by a command"),
+                () = unmounted => tracing::info!("unmounted"),
+            }
+        });
+        self.end()
+    }
+
+    /// Ends everything in order: no new file operations, then no new commands, then the node.
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        let Running { runtime, engine, mount, server, .. } = self;
+        let unmounted = runtime.block_on(async {
+            let unmounted = match &mount {
+                Some(mount) => mount.unmount().await,
+                None => Ok(()),
+            };
+            engine.stop().await;
+            unmounted
+        });
+        // What holds the store's lock goes before the socket by which others see that this node runs.
+        drop(mount);
+        drop(engine);
+        drop(server);
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        Ok(unmounted?)
+    }
+
+    /// A command that runs its own node ends like any other when it is interrupted: at once, by the crash path.
+    pub(super) fn end_when_interrupted(&mut self) -> anyhow::Result<()> {
+        let mut ending = self.runtime.block_on(async { process::Ending::new() })?;
+        self.runtime.spawn(async move {
+            ending.wait().await;
+            std::process::exit(1);
+        });
+        Ok(())
+    }
+}
+
+/// The address to listen at: where nobody chose one and the usual port is taken, any other.
+fn listen(wanted: Listen) -> SocketAddr {
+    let taken = |addr| {
+        let tried: std::io::Result<std::net::UdpSocket> = std::net::UdpSocket::bind(addr);
+        tried.is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    let mut addr = wanted.addr;
+    if wanted.flexible && taken(addr) {
+        addr.set_port(0);
+    }
+    addr
+}
+
+/// `tornet node`.
+pub(super) fn node(place: &super::command::Place, meet: &Meet) -> anyhow::Result<()> {
+    let settings = settings(place, meet)?;
+    log(telemetry::Target::Stderr, meet.verbose)?;
+    let running = Running::start(&settings, meet, None)?;
+    output::line(format_args!("ready {}", running.report.address))?;
+    running.serve()
+}

@@ -1,0 +1,56 @@
+//! What a process does before anything else: nobody reads its files, nobody reads its memory, it ends with its parent.
+
+use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+use std::io;
+use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
+
+/// The first thing in `main`: files are made for their user alone, and keys stay out of core dumps and other debuggers.
+pub(super) fn harden() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    // Both are allowed to everybody; a kernel that refuses leaves us no worse than before.
+    let _ = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// From now on this process is sent SIGTERM when its parent, which has this number, ends.
+pub(super) fn die_with_parent(parent: i32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    // It may have ended before we asked.
+    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+        return Err(io::Error::other("the process that started this one is gone"));
+    }
+    Ok(())
+}
+
+/// The number of this process.
+pub(super) fn own_number() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// The signals that ask a process to end: SIGINT, SIGTERM, and SIGHUP unless whoever started it ignores that (nohup).
+pub(super) struct Ending([Caught; 3]);
+
+impl Ending {
+    /// Catches them from now on. Must be called within a tokio runtime.
+    pub(super) fn new() -> io::Result<Ending> {
+        let last = if ignores_hangup() { SignalKind::terminate() } else { SignalKind::hangup() };
+        Ok(Ending([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(last)?]))
+    }
+
+    /// Returns when one of them came; says which.
+    pub(super) async fn wait(&mut self) -> &'static str {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => "interrupted",
+            _ = terminate.recv() => "asked to end by a signal",
+            _ = hangup.recv() => "the terminal is gone",
+        }
+    }
+}
+
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}

@@ -1,0 +1,43 @@
+//! `tornet publish`: one reference on a line for each path.
+
+use super::{get, output, show};
+use crate::control::client::Client;
+use crate::control::message::{Answer, PathText, Request};
+use std::path::PathBuf;
+
+/// What `--wait` is to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Nothing: the running node goes on by itself.
+    No,
+    /// That others hold what they will hold.
+    Hosted,
+    /// That others hold enough of it: the node ends with this command.
+    Readable,
+}
+
+/// Publishes each path and prints its reference as soon as it is as far as asked for.
+pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: bool) -> anyhow::Result<()> {
+    for path in paths {
+        let request = Request::Publish { path: PathText(show::real(path)?), wait: wait != Wait::No };
+        let mut told = false;
+        let published = loop {
+            let published = match get::ask(client, &request)? {
+                Answer::Published(published) => published,
+                other => return Err(output::strange(&other)),
+            };
+            if wait != Wait::Readable || published.readable_elsewhere {
+                break published;
+            }
+            if !told {
+                output::note(format_args!("{}: that is too few to end here; serving on", published.state));
+                told = true;
+            }
+        };
+        if wait == Wait::Hosted && !published.readable_elsewhere {
+            output::note(format_args!("{}: the rest is had from this node only", published.state));
+        }
+        if json { output::json(&published)? } else { output::line(&published.reference)? }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! Answers of the node as people read them.
+
+use super::output;
+use crate::base::text::escape;
+use crate::base::units::{Size, Span};
+use crate::control::client::Client;
+use crate::control::message::{Answer, PathText, Peer, Reference, Request, Status, Verified, Why};
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `tornet status`.
+pub(super) fn status(client: &mut Client, json: bool, watch: bool) -> anyhow::Result<()> {
+    loop {
+        let status = match client.ask(&Request::Status)? {
+            Answer::Status(status) => status,
+            other => return Err(output::strange(&other)),
+        };
+        if json {
+            output::json(&status)?;
+        } else {
+            let clear = if watch && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            output::line(format_args!("{clear}{}", screen(&status).trim_end()))?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn shown(path: &PathText) -> String {
+    escape(path.0.as_os_str().as_bytes()).to_string()
+}
+
+fn screen(status: &Status) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<18}{value}");
+    };
+    let uptime = Span(Duration::from_secs(status.uptime));
+    row("node", format!("{} (tornet {}, process {}, up {uptime})", short(&status.peer), status.version, status.pid));
+    row("address", status.address.clone());
+    row("mounted at", status.mountpoint.as_ref().map_or("nowhere".to_string(), shown));
+    row("data", shown(&status.data_dir));
+    row("peers", format!("{} linked, {} known", status.peers_linked, status.peers_known));
+    row("own tree", status.tree.clone().unwrap_or_else(|| "not published yet".to_string()));
+    row("publishing", publishing(status));
+    let store = &status.store;
+    row(
+        "store",
+        format!(
+            "{} own, {} pinned; {} hosted and {} cached of {}",
+            Size(store.own_bytes),
+            Size(store.pinned_bytes),
+            Size(store.hosted_bytes),
+            Size(store.cached_bytes),
+            Size(store.limit_bytes)
+        ),
+    );
+    if status.damaged > 0 {
+        row("damaged", format!("{} slices found on disk and dropped: look after the disk", status.damaged));
+    }
+    row("spending", "off (this version has no payments)".to_string());
+    row(
+        "safe to shut down",
+        if status.safe_to_shut_down { "yes" } else { "no: others do not hold all of it yet" }.into(),
+    );
+    text
+}
+
+fn publishing(status: &Status) -> String {
+    let mut parts = Vec::new();
+    if let Some(work) = status.publishing {
+        parts.push(format!("sealing {} of {}", Size(work.done), Size(work.total)));
+    }
+    if status.staged > 0 {
+        parts.push(format!("{} changed paths wait", status.staged));
+    }
+    if status.hosting.done < status.hosting.total {
+        parts.push(format!("{} of {} copies hosted", status.hosting.done, status.hosting.total));
+    }
+    if parts.is_empty() { "nothing to do".to_string() } else { parts.join(", ") }
+}
+
+fn short(peer: &str) -> &str {
+    peer.get(..16).unwrap_or(peer)
+}
+
+/// `tornet peers`.
+pub(super) fn peers(client: &mut Client, json: bool) -> anyhow::Result<()> {
+    let peers = match client.ask(&Request::Peers)? {
+        Answer::Peers(peers) => peers,
+        other => return Err(output::strange(&other)),
+    };
+    if json {
+        return Ok(output::json(&peers)?);
+    }
+    if peers.is_empty() {
+        output::note("no peers: give the address of one with --bootstrap, or in the configuration file");
+        return Ok(());
+    }
+    Ok(output::line(peers_table(&peers).trim_end())?)
+}
+
+fn peers_table(peers: &[Peer]) -> String {
+    let mut rows = vec![["PEER", "ROUND TRIP", "SENT", "RECEIVED", "ADDRESS"].map(String::from).to_vec()];
+    rows.extend(peers.iter().map(|peer| {
+        vec![
+            short(&peer.peer).to_string(),
+            format!("{:.1} ms", peer.rtt_ms),
+            Size(peer.sent_bytes).to_string(),
+            Size(peer.received_bytes).to_string(),
+            peer.address.clone(),
+        ]
+    }));
+    output::table(&rows)
+}
+
+/// `tornet ref`.
+pub(super) fn reference(client: &mut Client, path: &Path, json: bool) -> anyhow::Result<()> {
+    let found: Reference = match client.ask(&Request::Ref { path: PathText(real(path)?) })? {
+        Answer::Reference(found) => found,
+        other => return Err(output::strange(&other)),
+    };
+    if json {
+        output::json(&found)?
+    } else {
+        output::line(&found.reference)?
+    }
+    Ok(())
+}
+
+/// `tornet why`.
+pub(super) fn why(client: &mut Client, path: &Path, json: bool) -> anyhow::Result<()> {
+    let found: Why = match client.ask(&Request::Why { path: PathText(apparent(path)?) })? {
+        Answer::Why(found) => found,
+        other => return Err(output::strange(&other)),
+    };
+    if json {
+        return Ok(output::json(&found)?);
+    }
+    Ok(output::line(format_args!("{}: {}", found.state, found.detail))?)
+}
+
+/// `tornet verify`.
+pub(super) fn verify(client: &mut Client, reference: String, json: bool) -> anyhow::Result<()> {
+    let found = match super::get::ask(client, &Request::Verify { reference })? {
+        Answer::Verified(found) => found,
+        other => return Err(output::strange(&other)),
+    };
+    if json {
+        output::json(&found)?
+    } else {
+        output::line(condition(&found))?
+    }
+    if found.lost > 0 {
+        anyhow::bail!("{} of {} parts of the tree cannot be read from the swarm now", found.lost, found.groups);
+    }
+    Ok(())
+}
+
+fn condition(found: &Verified) -> String {
+    format!(
+        "{} parts: {} whole, {} weak, {} lost; {} of {} chunks found on {} other nodes",
+        found.groups, found.whole, found.weak, found.lost, found.found, found.chunks, found.peers
+    )
+}
+
+/// The path with every link followed, absolute.
+pub(super) fn real(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize().map_err(|e| anyhow::anyhow!("{}: {e}", escape(path.as_os_str().as_bytes())))
+}
+
+/// The path as absolute as it can be made without looking at its last part, which may be what fails.
+fn apparent(path: &Path) -> anyhow::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(path) };
+    Ok(parent.canonicalize().map_or_else(|_| path.clone(), |parent| parent.join(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::message::Work;
+
+    #[test]
+    fn the_screen_tells_whether_it_is_safe_to_switch_off() {
+        let mut status = Status { safe_to_shut_down: true, ..Status::default() };
+        assert!(screen(&status).contains("safe to shut down yes\n"));
+        assert!(screen(&status).contains("publishing        nothing to do\n"));
+        status.safe_to_shut_down = false;
+        status.hosting = Work { done: 3, total: 12 };
+        status.mountpoint = Some(PathText("/a\u{1b}b".into()));
+        let text = screen(&status);
+        assert!(text.contains("3 of 12 copies hosted") && text.contains("safe to shut down no"), "{text}");
+        assert!(!text.contains('\u{1b}'), "foreign text is made safe");
+    }
+}

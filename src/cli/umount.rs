@@ -1,0 +1,132 @@
+//! `tornet umount`: waits for writers, names who holds the mount, and returns when the node has ended.
+
+use super::holder::{self, Mount};
+use super::output;
+use crate::control::client::{Client, ClientError};
+use crate::control::message::{Answer, Request};
+use crate::fuse::{self, MountError};
+use anyhow::{anyhow, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a node may take to write everything down.
+const END_MAX: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Unmounts `point`, or what the node of `data_dir` has mounted.
+pub(super) fn umount(data_dir: &Path, point: Option<PathBuf>, wait: Duration) -> anyhow::Result<()> {
+    let node = Node::find(data_dir)?;
+    let served = node.as_ref().and_then(|node| node.mountpoint.clone());
+    let point = match (point, &served) {
+        // Without a look at the path itself: a mount that does not answer must not hold this command.
+        (Some(point), _) => absolute(&point)?,
+        (None, Some(point)) => point.clone(),
+        // Never a guess: another mount on this machine may be another node's.
+        (None, None) if node.is_some() => {
+            bail!("the node of {} has no mount: `tornet stop` ends it", data_dir.display())
+        }
+        (None, None) => {
+            bail!("no node is running with the data directory {}: name the mount point", data_dir.display())
+        }
+    };
+    let mounts = holder::mounts()?;
+    let Some(mount) = holder::find(&mounts, &point) else {
+        bail!("{} is not a tornet mount", point.display());
+    };
+    unmount(mount, wait)?;
+    match node {
+        Some(node) if served.as_deref() == Some(point.as_path()) => node.await_end(data_dir),
+        _ => Ok(()),
+    }
+}
+
+/// `tornet stop`.
+pub(super) fn stop(data_dir: &Path) -> anyhow::Result<()> {
+    let node = Node::find(data_dir)?;
+    let asked = Client::connect(data_dir)?.ask(&Request::Stop);
+    match (asked, node) {
+        (Ok(_) | Err(ClientError::Ended), Some(node)) => node.await_end(data_dir),
+        (Ok(_), None) => Ok(()),
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// A running node, held by a descriptor so that its end can be waited for.
+struct Node {
+    process: OwnedFd,
+    mountpoint: Option<PathBuf>,
+}
+
+impl Node {
+    /// The node that runs with this data directory, if one does.
+    fn find(data_dir: &Path) -> anyhow::Result<Option<Node>> {
+        let mut client = match Client::connect(data_dir) {
+            Ok(client) => client,
+            Err(ClientError::NotRunning { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let status = match client.ask(&Request::Status) {
+            Ok(Answer::Status(status)) => status,
+            Ok(other) => return Err(output::strange(&other)),
+            // It was ending just then.
+            Err(ClientError::Ended) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("no such process"))?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => Ok(Some(Node { process, mountpoint: status.mountpoint.map(|point| point.0) })),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns when the process has ended: everything is written down by then.
+    fn await_end(&self, data_dir: &Path) -> anyhow::Result<()> {
+        let timeout = Timespec { tv_sec: END_MAX.as_secs() as i64, tv_nsec: 0 };
+        match poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => {
+                let log = data_dir.join("log");
+                bail!("the node has not ended after {} s; its log is {}", END_MAX.as_secs(), log.display())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn absolute(point: &Path) -> anyhow::Result<PathBuf> {
+    let path = std::path::absolute(point)?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(path) };
+    Ok(parent.canonicalize().map_or_else(|_| path.clone(), |parent| parent.join(name)))
+}
+
+fn unmount(mount: &Mount, wait: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + wait;
+    let mut told = false;
+    loop {
+        match fuse::unmount(&mount.point) {
+            Err(MountError::Busy(_)) => {}
+            done => return Ok(done?),
+        }
+        let holders = holder::holders(mount);
+        let list = || holders.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let writers = holders.iter().any(|holder| holder.writes);
+        let waited = Instant::now() >= deadline;
+        // Between the attempt and the look the last one may have let go, so nobody seen is worth another attempt.
+        if holders.is_empty() && waited {
+            bail!("{} is in use by a process of another user, or by a mount inside it", mount.point.display());
+        }
+        if !holders.is_empty() && (!writers || waited) {
+            bail!("{} is in use: {}", mount.point.display(), list());
+        }
+        if writers && !told {
+            output::note(format_args!("waiting: {}", list()));
+            told = true;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
