@@ -1,10 +1,12 @@
 //! What a node tells of its own state.
 
 use super::Node;
+use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use crate::fetch::FetchStats;
 use crate::publish::PublishStats;
+use crate::wire::message::Demand;
 use std::net::SocketAddr;
 
 /// Counts for status and metrics.
@@ -86,6 +88,11 @@ impl Node {
             rate: load(id).1,
         });
         state.collect()
+    }
+
+    /// How often a chunk was asked for here.
+    pub fn demand(&self, chunk: &ChunkId) -> Demand {
+        self.popularity.demand(self.now, chunk)
     }
 
     /// Counts of the moment.
