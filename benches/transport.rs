@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench transport [-- MEBIBYTES [ROUNDS]]`
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! Engines in one process, over real sockets and stores: publish, read, survive.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

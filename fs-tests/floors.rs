@@ -1,5 +1,7 @@
 //! Every module imports only from lower floors, whatever the day.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

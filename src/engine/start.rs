@@ -260,9 +260,8 @@ impl Engine {
             }
         }
         let store = inner.store.clone();
-        match tokio::task::spawn_blocking(move || store.flush()).await {
-            Ok(Err(error)) => warn!(%error, "the store could not be flushed"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.flush()).await {
+            warn!(%error, "the store could not be flushed");
         }
         info!("node stopped");
     }

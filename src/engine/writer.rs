@@ -253,7 +253,7 @@ impl Writer {
 
     /// Remembers a sealed tree, tells the machine of its chunks and has them hosted.
     async fn publish_pass(&self, pass: Pass, kind: Kind) {
-        let reference = RootRef { kind: kind, node: pass.root };
+        let reference = RootRef { kind, node: pass.root };
         let (store, text, job) = (self.inner.store.clone(), reference.to_string(), pass.job);
         let written = tokio::task::spawn_blocking(move || -> Result<(), crate::store::StoreError> {
             let value = serde_json::to_vec(&(text, job)).unwrap_or_default();
@@ -410,7 +410,7 @@ impl Writer {
         }
         let Some(found) = self.file_record(&key) else { return Ok(None) };
         if let Some(node) = found.node {
-            return Ok(Some(RootRef { kind: Kind::File, node: node }));
+            return Ok(Some(RootRef { kind: Kind::File, node }));
         }
         // A packed file gets a node of its own when somebody asks for its reference.
         let pass = self.inner.sealer.file(&full, job_id())?;
@@ -438,7 +438,7 @@ impl Writer {
             };
             let (pass, kind) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopped)??;
             if pass.unstable.is_empty() {
-                let reference = RootRef { kind: kind, node: pass.root };
+                let reference = RootRef { kind, node: pass.root };
                 let chunks_new = pass.chunks.len();
                 return Ok(Published { reference, chunks_new, progress: self.offer(pass) });
             }

@@ -110,9 +110,12 @@ struct NoiseSession {
     partial: Vec<u8>,
     secrets: Option<Secrets>,
     /// Local and remote secret of the newest data keys.
-    data: Option<(Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>)>,
+    data: Option<SecretPair>,
     exporter: Option<Zeroizing<[u8; 32]>>,
 }
+
+/// Secret of our packets and of the peer's.
+type SecretPair = (Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>);
 
 fn alert(number: u8, reason: &str) -> TransportError {
     TransportError::new(TransportErrorCode::crypto(number), reason.to_owned())
@@ -217,7 +220,7 @@ impl NoiseSession {
     }
 
     /// Secrets of our and of the peer's packets at a level.
-    fn level(&self, label: &str) -> Option<(Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>)> {
+    fn level(&self, label: &str) -> Option<SecretPair> {
         let secrets = self.secrets.as_ref()?;
         let (initiator, responder) = (expand(&secrets.initiator, label), expand(&secrets.responder, label));
         Some(if self.dialling { (initiator, responder) } else { (responder, initiator) })

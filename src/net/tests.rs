@@ -51,11 +51,14 @@ fn pattern(length: usize) -> Vec<u8> {
 /// True: towards the accepting side.
 type Filter = dyn FnMut(bool, &mut Vec<u8>) -> bool + Send;
 
+/// Datagrams with their direction.
+type Seen = Arc<Mutex<Vec<(bool, Vec<u8>)>>>;
+
 /// Stands between one dialling and one accepting endpoint.
 struct Proxy {
     addr: SocketAddr,
     /// Everything seen, with its direction, before it was changed or dropped.
-    seen: Arc<Mutex<Vec<(bool, Vec<u8>)>>>,
+    seen: Seen,
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }

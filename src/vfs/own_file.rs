@@ -208,11 +208,12 @@ impl OwnTree {
 
     /// Says that the file changed, if it did since the last time.
     fn tell(&self, file: &OpenFile) {
-        if file.writable && file.dirty.swap(false, Ordering::Relaxed) {
-            if let Ok(stat) = rustix::fs::fstat(&file.fd) {
-                *lock(&file.node.stamp) = Some((&stat).into());
-                self.changed_node(&file.node, stat.st_nlink);
-            }
+        if file.writable
+            && file.dirty.swap(false, Ordering::Relaxed)
+            && let Ok(stat) = rustix::fs::fstat(&file.fd)
+        {
+            *lock(&file.node.stamp) = Some((&stat).into());
+            self.changed_node(&file.node, stat.st_nlink);
         }
     }
 
