@@ -3,6 +3,7 @@
 use super::output;
 use crate::base::text::escape;
 use crate::base::units::Size;
+use crate::content::reference::RootRef;
 use crate::control::client::Client;
 use crate::control::message::{Answer, PathText, Progress, Request};
 use anyhow::{anyhow, bail};
@@ -24,6 +25,12 @@ pub(super) fn get(client: &mut Client, reference: &str, dest: &Path, json: bool)
         }
         other => Err(output::strange(&other)),
     }
+}
+
+/// Refuses what is no reference to read by.
+pub(super) fn check(reference: &str) -> anyhow::Result<()> {
+    let parsed: Result<RootRef, _> = reference.trim().parse();
+    parsed.map(|_| ()).map_err(|e| anyhow!("{}: {e}", escape(reference.as_bytes())))
 }
 
 /// Where the copy goes, as an absolute path.

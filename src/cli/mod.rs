@@ -42,6 +42,8 @@ fn run(program: Program) -> anyhow::Result<()> {
         Command::Ref { path } => show::reference(&mut client()?, &path, json),
         Command::Publish { paths, wait } => publish(&place, &paths, wait, json),
         Command::Get { reference, dest, meet } => {
+            // Before a node is started for it.
+            get::check(&reference)?;
             let dest = get::place(&reference, dest)?;
             with_node(&place, &meet, |client| get::get(client, &reference, &dest, json))
         }

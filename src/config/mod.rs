@@ -302,7 +302,7 @@ fn bootstrap(
         let peer = typed(&text).map_err(|message| ConfigError::Value {
             place: source.to_string(),
             key: "network.bootstrap",
-            message,
+            message: format!("{text:?}: {message}"),
         })?;
         value.push(peer);
     }
@@ -420,6 +420,10 @@ mod tests {
         assert_eq!(
             refused("[storage]\nconvergence = \"open\"\n"),
             "FILE:2:15: storage.convergence: \"open\" is neither \"private\" nor \"public\""
+        );
+        assert_eq!(
+            refused("[network]\nbootstrap = [\"127.0.0.1:4000\"]\n"),
+            "FILE:2:14: network.bootstrap: \"127.0.0.1:4000\": not a reference: it does not begin with tornet1"
         );
         assert!(refused("[storage\n").starts_with("FILE:1:9: "), "{}", refused("[storage\n"));
         assert!(refused("cache = 1\n").starts_with("FILE:1:1: `cache` stands outside a section"));

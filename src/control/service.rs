@@ -329,16 +329,7 @@ impl Node {
                     Ok(root) => root,
                     Err(error) => return Ok(Why { state: "refused".into(), detail: error.to_string() }),
                 };
-                let found = match rest.as_os_str().is_empty() {
-                    true => self
-                        .engine
-                        .reader()
-                        .resolve(&root, self.deadline())
-                        .await
-                        .map(|_| ())
-                        .map_err(|e| e.to_string()),
-                    false => self.parent(&root, &rest).await.map(|_| ()),
-                };
+                let found = self.reach(&root, &rest).await;
                 Ok(match found {
                     Ok(()) => Why { state: "readable".into(), detail: "nothing of it was refused lately".into() },
                     Err(detail) => Why { state: "refused".into(), detail },
@@ -349,6 +340,18 @@ impl Node {
             }
             None => Err(self.not_ours(path)),
         }
+    }
+
+    /// Opens what a path under a reference leads to.
+    async fn reach(&self, root: &RootRef, rest: &Path) -> Result<(), String> {
+        let (reader, deadline) = (self.engine.reader(), self.deadline());
+        if rest.as_os_str().is_empty() {
+            return reader.resolve(root, deadline).await.map(|_| ()).map_err(|e| e.to_string());
+        }
+        let (directory, name) = self.parent(root, rest).await?;
+        let child = reader.lookup(&directory, name.as_bytes(), deadline).await.map_err(|e| e.to_string())?;
+        let child = child.ok_or_else(|| no_such(rest))?;
+        reader.open(&directory, &child, deadline).await.map(|_| ()).map_err(|e| e.to_string())
     }
 
     async fn why_own(&self, own: &Path) -> Result<Why, String> {
