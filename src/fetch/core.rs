@@ -365,7 +365,7 @@ impl Fetch {
     /// When `tick` is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        match (timer, self.wake) {
+        match (timer, self.wake.filter(|_| !self.wants.is_empty())) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }

@@ -58,6 +58,7 @@ impl Fetch {
         peer.in_flight += bytes;
         peer.used = now;
         peer.calls.insert(call);
+        peer.guesses += u32::from(guess);
         chunk.calls.push(call);
         self.in_flight += bytes;
         self.hedge_tokens = (self.hedge_tokens + bytes * self.config.hedge_percent / 100).min(HEDGE_TOKENS_MAX);
@@ -102,6 +103,7 @@ impl Fetch {
         }
         let (id, peer_id, first) = (call.chunk, call.peer, call.remaining == call.asked);
         call.remaining &= !new;
+        let mut guessed = false;
         let chunk = self.chunks.get(&id);
         let bytes = bytes_of(new, chunk.map_or(0, |chunk| chunk.len));
         let double = chunk.map_or(new, |chunk| if chunk.wants.is_empty() { new } else { chunk.have & new });
@@ -115,6 +117,11 @@ impl Fetch {
                 peer.measured_rtt(took.max(Duration::from_micros(100)));
             }
             peer.brought(now, bytes);
+            if std::mem::take(&mut call.guess) {
+                peer.guesses = peer.guesses.saturating_sub(1);
+                peer.guessed(true);
+                guessed = true;
+            }
             if !call.cancelled {
                 peer.in_flight = peer.in_flight.saturating_sub(bytes);
                 self.in_flight = self.in_flight.saturating_sub(bytes);
@@ -129,6 +136,10 @@ impl Fetch {
         if let Some(chunk) = self.chunks.get_mut(&id) {
             chunk.outline = true;
             chunk.fresh = now;
+            if guessed {
+                chunk.announced(now, peer_id);
+                self.dirty = true;
+            }
             if let Some(holder) = chunk.holders.get_mut(&peer_id) {
                 (holder.failed, holder.tries) = (None, 0);
             }
@@ -186,9 +197,6 @@ impl Fetch {
                     peer.guessed(true);
                 }
                 if let Some(chunk) = self.chunks.get_mut(&id) {
-                    if chunk.holders.contains_key(&peer) || call.guess {
-                        chunk.announced(now, peer);
-                    }
                     let short = call.remaining & slices_of(header.chunk_len);
                     if short != 0 {
                         chunk.lacked(now, peer, short);
@@ -205,8 +213,7 @@ impl Fetch {
                     self.meet(now, contact);
                 }
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.progress = now;
-                    peer.stalled = false;
+                    peer.alive(now);
                 }
                 if let Some(chunk) = self.chunks.get_mut(&id) {
                     chunk.lacked(now, peer, call.remaining);
@@ -309,6 +316,7 @@ impl Fetch {
         let call = self.calls.remove(&id)?;
         if let Some(peer) = self.peers.get_mut(&call.peer) {
             peer.calls.remove(&id);
+            peer.guesses = peer.guesses.saturating_sub(u32::from(call.guess));
             if peer.calls.is_empty() {
                 peer.idle(now);
             }
@@ -460,7 +468,9 @@ impl Fetch {
             return;
         }
         let owes = peer.calls.iter().any(|call| self.calls.get(call).is_some_and(|call| !call.cancelled));
-        peer.stalled = owes;
+        if owes {
+            peer.stall(now);
+        }
         self.timers.insert((now.after(peer.stall_after()), Timer::Peer(id)));
         if owes {
             let calls: Vec<CallId> = peer.calls.iter().copied().collect();

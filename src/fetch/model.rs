@@ -625,6 +625,42 @@ fn wants_for_the_same_slices_share_one_request() {
 }
 
 #[test]
+fn a_chunk_of_unknown_length_is_asked_of_one_peer_as_a_whole() {
+    let mut world = World::new(12);
+    let ids = world.chunks(0..1, 6_000);
+    for n in 1..6 {
+        world.provider(n, Manner::Honest, 10 * MIB, 30, &ids);
+        world.link(n);
+    }
+    world.fetch.providers(world.now, ids[0], &(1..6).map(contact).collect::<Vec<_>>());
+    world.want(Want { needs: vec![], ..stripe(1, &ids, 1, 0, Urgency::Reader, ms(9000)) });
+    world.run(ms(10_000));
+    assert!(world.result(1).1.is_ok());
+    assert_eq!(world.asked.values().sum::<u64>(), 1, "what lies beyond its end is asked of nobody");
+}
+
+#[test]
+fn a_peer_that_stalled_is_not_asked_again_because_its_calls_were_given_up() {
+    let mut world = World::new(13);
+    let ids = world.chunks(0..4, 256 << 10);
+    world.provider(1, Manner::Stalls, 50 * MIB, 5, &ids);
+    world.provider(2, Manner::Honest, 5 * MIB, 60, &ids);
+    world.link(1);
+    world.link(2);
+    for (number, id) in ids.iter().enumerate() {
+        let likely = vec![contact(1), contact(2)];
+        let end = world.in_us(9_000_000);
+        world.want(Want { likely, ..stripe(number as u64, &[*id], 1, 256 << 10, Urgency::Reader, end) });
+        while !world.done.contains_key(&WantId(number as u64)) {
+            world.run(world.in_us(1000));
+        }
+    }
+    assert!(world.done.values().all(|(_, result)| result.is_ok()));
+    assert!(world.now < ms(1500), "{:?}", world.now);
+    assert!(world.asked[&peer(1)] <= 4, "{:?}", world.asked);
+}
+
+#[test]
 fn the_last_reader_gone_cancels_the_request() {
     let mut world = World::new(8);
     let ids = world.chunks(0..1, 1 << 20);

@@ -18,9 +18,11 @@ use std::collections::BTreeMap;
 /// Pending wants looked at in one turn.
 const SCAN_MAX: usize = 128;
 /// Peers that are merely likely are asked when at least so likely, in percent.
-const GUESS_PERCENT_MIN: u64 = 30;
-/// Below this a look-up starts beside the guess.
-const GUESS_PERCENT_SURE: u64 = 75;
+const GUESS_PERCENT_MIN: u64 = 50;
+/// Guesses under way at a peer that has not proved itself, once the look-up has ended.
+const GUESSES_LOOKED_MAX: u32 = 4;
+/// Calls to a peer whose link is not up: whether there is anybody is not known yet.
+const DIALLING_CALLS_MAX: usize = 2;
 /// A reader is not sent to a peer that takes this many times as long as the best, and this much more.
 const SLOW_FACTOR: u64 = 4;
 const SLOW_EXTRA_US: u64 = 100_000;
@@ -145,7 +147,7 @@ impl Fetch {
                     let hedge = !chunk.calls.is_empty()
                         && chunk.calls.iter().any(|c| self.calls.get(c).is_some_and(|c| c.remaining & first != 0));
                     self.stats.hedges += u64::from(hedge);
-                    if guess && state.guess_percent() < GUESS_PERCENT_SURE {
+                    if guess && !state.trusted() && job.want.urgency != Urgency::Bulk {
                         self.want_located(now, job, id, locate);
                     }
                     self.ask(now, peer, id, range, guess);
@@ -173,6 +175,10 @@ impl Fetch {
 
     /// How many slices to ask of one peer at once: a reader's are spread over those that have them.
     fn piece(&self, now: Instant, job: &Job, chunk: &Chunk, most: u8, open: u64) -> u8 {
+        if chunk.len == 0 {
+            // The answer tells the length; what is asked for beyond it would be refused.
+            return 64;
+        }
         if job.want.urgency != Urgency::Reader {
             return most;
         }
@@ -217,6 +223,7 @@ impl Fetch {
         let mut candidates: Vec<(PeerId, bool)> = announced.collect();
         let known = candidates.len();
         candidates.extend(guesses.map(|peer| (*peer, true)));
+        let spare = job.want.chunks.len() > usize::from(job.want.data);
         let looked = chunk.lookup.rounds > 0 && chunk.lookup.running.is_none();
         for (place, (peer_id, guess)) in candidates.into_iter().enumerate() {
             if place == known && (best.is_some() || full) {
@@ -228,7 +235,9 @@ impl Fetch {
                 continue;
             }
             let Some(peer) = self.peers.get(&peer_id) else { continue };
-            if guess && peer.guess_percent() < GUESS_PERCENT_MIN && !looked {
+            // After a look-up other shards are the better way; without them every straw counts.
+            let doubtful = if looked { spare && !peer.proven() } else { peer.guess_percent() < GUESS_PERCENT_MIN };
+            if guess && doubtful {
                 continue;
             }
             if !peer.usable(now) {
@@ -238,6 +247,15 @@ impl Fetch {
                 continue;
             }
             if self.asked_of(peer_id, id) & first != 0 {
+                continue;
+            }
+            if guess && !peer.proven() && peer.guesses >= if looked { GUESSES_LOOKED_MAX } else { 1 } {
+                // One guess tells of the others; for what nobody waits for it is awaited.
+                full |= job.want.urgency == Urgency::Bulk;
+                continue;
+            }
+            if !peer.linked && peer.calls.len() >= DIALLING_CALLS_MAX {
+                full = true;
                 continue;
             }
             let slices = u64::from(peer.piece_slices(self.prior_rate)).min(u64::from(first.leading_zeros()) + 1);
@@ -374,26 +392,44 @@ impl Fetch {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
-    /// Has the providers of a chunk looked up, unless that runs or ran just now.
+    /// Has the providers of a chunk looked up, unless that runs or ran just now; and with it, in one go, those of all shards
+    /// of its stripe of which nothing is known: others will be wanted soon, or instead.
     fn want_located(&mut self, now: Instant, job: &Job, id: ChunkId, locate: &mut Locates) {
+        if !self.locate_one(now, job, id, locate) {
+            return;
+        }
+        for index in 0..job.shards() {
+            let Some(id) = job.chunk(index) else { continue };
+            let have = job.have.get(usize::from(index)).copied().unwrap_or(0);
+            let unknown = self.chunks.get(&id).is_some_and(|chunk| {
+                chunk.lookup.rounds == 0 && chunk.calls.is_empty() && !chunk.holders.values().any(|h| h.announced)
+            });
+            if unknown && job.open & !have != 0 {
+                self.locate_one(now, job, id, locate);
+            }
+        }
+    }
+
+    fn locate_one(&mut self, now: Instant, job: &Job, id: ChunkId, locate: &mut Locates) -> bool {
         let timeout = self.config.locate_timeout;
-        let Some(chunk) = self.chunks.get_mut(&id) else { return };
+        let Some(chunk) = self.chunks.get_mut(&id) else { return false };
         if let Some(since) = chunk.lookup.running {
             if now < since.after(timeout) {
                 self.wake_at(since.after(timeout));
-                return;
+                return false;
             }
             chunk.located(now);
         }
         let next_at = chunk.lookup.next_at;
         if now < next_at {
             self.wake_at(next_at);
-            return;
+            return false;
         }
         chunk.lookup.running = Some(now);
         self.stats.locates += 1;
         locate.insert(id, (job.want.urgency, job.likely.clone()));
         self.wake_at(now.after(timeout));
+        true
     }
 
     fn flush_locates(&mut self, locate: Locates) {

@@ -18,9 +18,12 @@ const SAMPLE_US: u64 = 20_000;
 /// ...or brought this many bytes.
 const SAMPLE_BYTES: u64 = 1 << 20;
 /// Fewer bytes than these tell of delay, not of rate.
-const SAMPLE_BYTES_MIN: u64 = 128 << 10;
+const SAMPLE_BYTES_MIN: u64 = 64 << 10;
 /// A turn of the shells that carry requests and answers: no peer is faster than this (microseconds).
 const SLACK_US: u64 = 5_000;
+
+/// A peer that stalled is not asked for so long, the first time and at most.
+const STALL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// A peer as the scheduler sees it.
 #[derive(Debug)]
@@ -35,8 +38,13 @@ pub(super) struct Peer {
     pub(super) in_flight: u64,
     /// Calls whose end was not reported yet, given up ones among them.
     pub(super) calls: BTreeSet<CallId>,
-    sample_since: Instant,
+    /// Since when bytes flow without a break, and how many came after the first; asked for when, and how many in all.
+    sample_since: Option<Instant>,
     sample_bytes: u64,
+    busy_since: Instant,
+    busy_bytes: u64,
+    /// Calls on a guess that nothing came of yet.
+    pub(super) guesses: u32,
     /// When bytes or an answer last came; or the first call after idleness went out.
     pub(super) progress: Instant,
     /// Owes answers and sends nothing.
@@ -61,8 +69,11 @@ impl Peer {
             rate: None,
             in_flight: 0,
             calls: BTreeSet::new(),
-            sample_since: now,
+            sample_since: None,
             sample_bytes: 0,
+            busy_since: now,
+            busy_bytes: 0,
+            guesses: 0,
             progress: now,
             stalled: false,
             retry_at: Instant(0),
@@ -128,7 +139,8 @@ impl Peer {
     /// After how long without a byte it counts as stalled while it owes some.
     pub(super) fn stall_after(&self) -> Duration {
         let us = match self.rtt {
-            _ if !self.linked => 1_000_000,
+            // A dial and its answer take some round trips; whoever is there has answered by then.
+            _ if !self.linked => 500_000,
             Some((mean, deviation)) => 3 * mean + 6 * deviation + 50_000,
             None => 600_000,
         };
@@ -146,49 +158,67 @@ impl Peer {
     /// Slices to ask for in one piece, so that a slow peer is not given what a fast one would be waited for.
     pub(super) fn piece_slices(&self, prior: u64) -> u8 {
         let slices = self.rate.unwrap_or(prior) / 4 / crate::base::limit::SLICE_BYTES as u64;
-        slices.clamp(4, 64) as u8
+        slices.clamp(8, 64) as u8
     }
 
     /// Called before the first call after idleness.
     pub(super) fn wake(&mut self, now: Instant) {
         self.progress = now;
-        self.sample_bytes = 0;
-        self.sample_since = now.after(Duration::from_micros(self.rtt.map_or(0, |(mean, _)| mean)));
+        (self.busy_since, self.busy_bytes) = (now, 0);
+        (self.sample_since, self.sample_bytes) = (None, 0);
+    }
+
+    /// It spoke: what it failed to do before is forgotten.
+    pub(super) fn alive(&mut self, now: Instant) {
+        self.progress = now;
+        self.failures = 0;
+        if std::mem::take(&mut self.stalled) {
+            self.retry_at = Instant(0);
+        }
+    }
+
+    /// It owes bytes and sends none.
+    pub(super) fn stall(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.stalled, true) {
+            // Should what it owes be given up: not asked again at once.
+            self.failed(now, STALL_PAUSE.0, STALL_PAUSE.1);
+        }
     }
 
     /// Bytes came.
     pub(super) fn brought(&mut self, now: Instant, bytes: u64) {
-        self.progress = now;
+        self.alive(now);
         self.used = now;
-        self.stalled = false;
-        self.failures = 0;
         self.delivered = self.delivered.saturating_add(bytes);
+        self.busy_bytes += bytes;
+        // The first bytes tell of delay; those after them of rate.
+        let Some(since) = self.sample_since else {
+            self.sample_since = Some(now);
+            return;
+        };
         self.sample_bytes += bytes;
-        let took = now.since(self.sample_since).as_micros() as u64;
+        let took = now.since(since).as_micros() as u64;
         if (took >= SAMPLE_US && self.sample_bytes >= SAMPLE_BYTES_MIN) || self.sample_bytes >= SAMPLE_BYTES {
-            self.sample(now, took);
+            let rate = self.sample_bytes.saturating_mul(1_000_000) / took.max(500);
+            self.rate = Some(match self.rate {
+                None => rate,
+                // Up quickly, down slowly: a short wait for loss recovery or for the disk says little.
+                Some(old) if rate > old => old + (rate - old) / 2,
+                Some(old) => old - (old - rate) / 4,
+            });
+            (self.sample_since, self.sample_bytes) = (Some(now), 0);
         }
     }
 
-    /// Nothing is owed any more: what was counted so far is judged, if it is enough.
+    /// Nothing is owed any more.
     pub(super) fn idle(&mut self, now: Instant) {
-        let took = now.since(self.sample_since).as_micros() as u64;
-        if self.sample_bytes >= SAMPLE_BYTES_MIN {
-            self.sample(now, took);
-        }
         self.stalled = false;
-    }
-
-    fn sample(&mut self, now: Instant, took: u64) {
-        let rate = self.sample_bytes.saturating_mul(1_000_000) / took.max(500);
-        self.rate = Some(match self.rate {
-            None => rate,
-            // Up quickly, down slowly: a short wait for loss recovery or for the disk says little.
-            Some(old) if rate > old => old + (rate - old) / 2,
-            Some(old) => old - (old - rate) / 4,
-        });
-        self.sample_since = now;
-        self.sample_bytes = 0;
+        // It did at least this, the round trip included.
+        let took = now.since(self.busy_since).as_micros() as u64;
+        let rate = self.busy_bytes.saturating_mul(1_000_000) / took.max(500);
+        if self.busy_bytes >= SAMPLE_BYTES_MIN && self.rate.is_none_or(|known| rate > known) {
+            self.rate = Some(rate);
+        }
     }
 
     /// It failed: not asked for a while, longer each time.
@@ -212,6 +242,16 @@ impl Peer {
             self.misses /= 2;
         }
         if hit { self.hits += 1 } else { self.misses += 1 }
+    }
+
+    /// Whether it is known to hold most of what is guessed of it.
+    pub(super) fn proven(&self) -> bool {
+        self.hits > 0 && self.guess_percent() >= 75
+    }
+
+    /// Whether a guess at it is worth no look-up beside it.
+    pub(super) fn trusted(&self) -> bool {
+        self.misses == 0 || self.proven()
     }
 
     /// How likely it holds a chunk of a tree of which it held others, in percent.

@@ -6,7 +6,7 @@ use crate::base::peer::Contact;
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 use crate::fetch::want::{Urgency, Want, WantFailure, WantId, WantOk};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Stripes asked for ahead of the one that is read.
@@ -25,6 +25,8 @@ pub struct Reading {
     /// Next stripe to ask for; 0 is the root.
     next: usize,
     running: BTreeMap<WantId, usize>,
+    /// The stripe that the reader itself waits for was asked for with its urgency.
+    waited_for: Option<usize>,
     likely: Vec<Contact>,
     /// When it began.
     pub since: Instant,
@@ -37,7 +39,7 @@ pub struct Reading {
 impl Reading {
     pub(super) fn new(now: Instant, node: usize, tree: Tree) -> Reading {
         let (running, likely, failed) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Reading { node, tree, next: 0, running, likely, since: now, finished: None, failed }
+        Reading { node, tree, next: 0, running, waited_for: None, likely, since: now, finished: None, failed }
     }
 
     /// Whether it has ended, well or not.
@@ -66,10 +68,16 @@ impl Reading {
     /// The next want to give, if it is time for one.
     pub(super) fn next_want(&mut self, now: Instant, id: WantId, stored: impl Fn(&ChunkId) -> u64) -> Option<Want> {
         let window = if self.next <= 1 && self.running.values().any(|place| *place == 0) { 1 } else { 1 + AHEAD };
-        if self.ended() || self.running.len() >= window {
+        let head = self.running.values().min().copied();
+        if self.ended() {
             return None;
         }
-        let place = self.next;
+        // What was asked for ahead is waited for now.
+        let reached = head.filter(|head| self.waited_for != Some(*head));
+        if reached.is_none() && self.running.values().collect::<BTreeSet<_>>().len() >= window {
+            return None;
+        }
+        let place = reached.unwrap_or(self.next);
         let lone;
         let (chunks, data, chunk_len, len) = match place.checked_sub(1) {
             None => {
@@ -86,7 +94,7 @@ impl Reading {
                 (&stripe.chunks, self.tree.data, stripe.len, stripe.len)
             }
         };
-        self.next += 1;
+        self.next = self.next.max(place + 1);
         let whole = SliceRange::whole(len);
         let held: Vec<u64> = chunks.iter().map(stored).collect();
         let part = |missing: bool| {
@@ -96,7 +104,11 @@ impl Reading {
             });
             places.map(|(index, _)| (index as u8, whole)).collect::<Vec<_>>()
         };
-        let urgency = if self.running.is_empty() { Urgency::Reader } else { Urgency::Ahead };
+        let waited_for = head.is_none_or(|head| head == place);
+        if waited_for {
+            self.waited_for = Some(place);
+        }
+        let urgency = if waited_for { Urgency::Reader } else { Urgency::Ahead };
         let want = Want {
             id,
             chunks: chunks.clone(),
