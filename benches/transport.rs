@@ -1,7 +1,7 @@
 //! One connection over loopback: MB/s and CPU seconds for each GiB (both ends together) of a link, beside plain TCP, and
 //! with `--features bench-tls` beside QUIC with its standard TLS.
 //!
-//! `cargo bench --bench transport [-- MEBIBYTES [ROUNDS]]`
+//! `cargo bench --bench transport [-- MEBIBYTES [ROUNDS]]`; over a real path `-- serve ADDR` and `-- fetch MEBIBYTES ADDR...`
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tornet::net::endpoint::{Endpoint, EndpointConfig};
 use tornet::net::identity::Identity;
+use tornet::net::link::Link;
 
 const MIB: usize = 1 << 20;
 /// Chunks of 1 MiB asked for at once over a link.
@@ -76,49 +77,76 @@ async fn tcp(mebibytes: usize, rounds: usize) -> Row {
     .await
 }
 
-async fn link(name: &'static str, datagram_max: u16, mebibytes: usize, rounds: usize) -> Row {
-    let open = |seed| {
-        let config = EndpointConfig { listen: loopback(), datagram_max, ..EndpointConfig::default() };
-        Endpoint::open(Identity::from_seed(&[seed; 32]), config).unwrap()
-    };
-    let (server, client) = (open(1), open(2));
-    let (addr, peer) = (server.local_addr(), server.peer());
-    tokio::spawn(async move {
-        while let Some(link) = server.accept().await {
-            tokio::spawn(async move {
-                while let Some((_, responder)) = link.next_request().await {
-                    tokio::spawn(async move { responder.answer(b"here", body(1)).await.unwrap() });
-                }
-            });
-        }
-    });
-    let link = client.dial(&peer, addr).await.unwrap();
-    let row = measure(name, rounds, || {
-        let link = link.clone();
-        async move {
-            let left = Arc::new(AtomicUsize::new(mebibytes));
-            let mut asking = tokio::task::JoinSet::new();
-            for _ in 0..IN_FLIGHT {
-                let (link, left) = (link.clone(), left.clone());
-                asking.spawn(async move {
-                    let mut total = 0;
-                    while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
-                        let mut body = link.ask(b"chunk").await.unwrap().body;
-                        while let Some(bytes) = body.chunk(MIB).await.unwrap() {
-                            total += bytes.len();
-                        }
-                    }
-                    total
-                });
+fn open(seed: u8, listen: SocketAddr, datagram_max: u16) -> Endpoint {
+    let config = EndpointConfig { listen, datagram_max, ..EndpointConfig::default() };
+    Endpoint::open(Identity::from_seed(&[seed; 32]), config).unwrap()
+}
+
+/// Answers every request with 1 MiB.
+async fn serve(server: Endpoint, report: bool) {
+    while let Some(link) = server.accept().await {
+        tokio::spawn(async move {
+            while let Some((_, responder)) = link.next_request().await {
+                tokio::spawn(async move { responder.answer(b"here", body(1)).await });
             }
-            asking.join_all().await.into_iter().sum()
-        }
-    })
-    .await;
-    if std::env::var_os("STATS").is_some() {
-        println!("{name}: {:?}", link.stats());
+            if report {
+                println!("{link:?}: {:?}", link.stats());
+            }
+        });
     }
-    row
+}
+
+/// Asks for so many answers, some at a time from each link, and counts their bytes.
+async fn fetch(links: Vec<Link>, mebibytes: usize) -> usize {
+    let left = Arc::new(AtomicUsize::new(mebibytes));
+    let mut asking = tokio::task::JoinSet::new();
+    for link in links.iter().flat_map(|link| std::iter::repeat_n(link, IN_FLIGHT)) {
+        let (link, left) = (link.clone(), left.clone());
+        asking.spawn(async move {
+            let mut total = 0;
+            while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                let mut body = link.ask(b"chunk").await.unwrap().body;
+                while let Some(bytes) = body.chunk(MIB).await.unwrap() {
+                    total += bytes.len();
+                }
+            }
+            total
+        });
+    }
+    asking.join_all().await.into_iter().sum()
+}
+
+async fn link(name: &'static str, datagram_max: u16, mebibytes: usize, rounds: usize) -> Row {
+    let (server, client) = (open(1, loopback(), datagram_max), open(2, loopback(), datagram_max));
+    let (addr, peer) = (server.local_addr(), server.peer());
+    tokio::spawn(serve(server, false));
+    let link = client.dial(&peer, addr).await.unwrap();
+    measure(name, rounds, || fetch(vec![link.clone()], mebibytes)).await
+}
+
+/// `serve ADDR` and, elsewhere, `fetch MEBIBYTES ADDR...`: the same over a real path.
+async fn apart(words: &[String]) {
+    let peer = Identity::from_seed(&[1; 32]).peer();
+    match words {
+        [mode, addr] if mode == "serve" => serve(open(1, addr.parse().unwrap(), 8952), true).await,
+        [mode, mebibytes, addrs @ ..] if mode == "fetch" => {
+            let client = open(2, SocketAddr::from(([0, 0, 0, 0], 0)), 8952);
+            let mut links = Vec::new();
+            let start = Instant::now();
+            for addr in addrs {
+                links.push(client.dial(&peer, addr.parse().unwrap()).await.unwrap());
+            }
+            println!("dialled in {:.0?}", start.elapsed());
+            let start = Instant::now();
+            let bytes = fetch(links.clone(), mebibytes.parse().unwrap()).await as f64;
+            println!("{:.1} MB/s", bytes / start.elapsed().as_secs_f64() / 1e6);
+            for link in links {
+                println!("{link:?}: {:?}", link.stats());
+            }
+            client.close(0).await;
+        }
+        _ => println!("serve ADDR, or fetch MEBIBYTES ADDR..."),
+    }
 }
 
 #[cfg(feature = "bench-tls")]
@@ -238,10 +266,14 @@ mod tls {
 
 fn main() {
     // Cargo passes `--bench`.
-    let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse::<usize>().ok());
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if words.first().is_some_and(|word| word.parse::<usize>().is_err()) {
+        return runtime.block_on(apart(&words));
+    }
+    let mut numbers = words.iter().filter_map(|word| word.parse::<usize>().ok());
     let mebibytes = numbers.next().unwrap_or(1024);
     let rounds = numbers.next().unwrap_or(3);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
     let rows = runtime.block_on(async {
         vec![
             tcp(mebibytes, rounds).await,

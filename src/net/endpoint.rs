@@ -1,6 +1,7 @@
 //! The endpoint: one UDP socket for all links, dialled and accepted.
 
 use super::cid::CidKey;
+use super::congestion::TolerantBbr;
 use super::identity::Identity;
 use super::link::{Link, LinkError};
 use super::session::{Accepting, Dialling, VERSION};
@@ -8,7 +9,6 @@ use super::socket::{DATAGRAM_BYTES_MAX, Keyring, MaskedSocket, canonical};
 use super::token::{ResetKey, TokenKey, UsedTokens};
 use crate::base::limit::{CHUNK_BYTES_MAX, CHUNK_SLICES_MAX, LINKS_MAX, STREAMS_PER_PEER_MAX};
 use crate::base::peer::PeerId;
-use noq::congestion::Bbr3Config;
 use noq::{ClientConfig, ConnectionId, Incoming, MtuDiscoveryConfig, Runtime, ServerConfig, TokenMemoryCache};
 use noq::{TransportConfig, ValidationTokenConfig, VarInt};
 use std::io;
@@ -321,7 +321,7 @@ fn transport(config: &EndpointConfig, remote: SocketAddr) -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .allow_spin(false)
         .mtu_discovery_config(Some(discovery))
-        .congestion_controller_factory(Arc::new(Bbr3Config::default()));
+        .congestion_controller_factory(Arc::new(TolerantBbr::default()));
     if remote.ip().is_loopback() {
         // No need to find out by and by.
         transport.initial_mtu(carried);

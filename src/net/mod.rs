@@ -2,6 +2,7 @@
 
 pub mod address;
 mod cid;
+mod congestion;
 pub mod discover;
 pub mod endpoint;
 pub mod identity;
