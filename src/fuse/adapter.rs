@@ -227,7 +227,13 @@ impl Listing for Entries {
     fn add(&mut self, item: &Item<'_>) -> bool {
         let (ino, attr, kept) = match &item.entry {
             Some(entry) => (entry.node, file_attr(entry.node, &entry.attr), entry.kept),
-            None => (item.ino, FileAttr { kind: kind(item.kind), ..nothing() }, Duration::ZERO),
+            None => {
+                // The library tells the same number as node and as d_ino, and C libraries skip entries whose d_ino is 0. For
+                // these names the number is good for both; any other without an entry has just vanished.
+                let known = item.name == b"." || item.name == b".." || vfs::is_control(item.ino);
+                let ino = if known { item.ino } else { 0 };
+                (ino, FileAttr { ino: INodeNo(ino), kind: kind(item.kind), ..nothing() }, Duration::ZERO)
+            }
         };
         !self.0.add(INodeNo(ino), item.offset, OsStr::from_bytes(item.name), &kept, &attr, Generation(0))
     }

@@ -15,6 +15,12 @@ use crate::base::time::Timestamp;
 
 /// Set in the number of every node of this kind.
 pub(crate) const CONTROL: u64 = 1 << 62;
+
+/// Whether this number names a node of the mount's own. They are always there, and not counted.
+pub fn is_control(node: u64) -> bool {
+    node & CONTROL != 0
+}
+
 /// The directory in which references resolve.
 pub(crate) const REF: u64 = CONTROL | 1;
 /// The directory of control files.

@@ -21,6 +21,7 @@ mod swarm;
 mod xattr;
 
 pub use attr::{Attr, Caller, Entry, Item, KEPT, Listing, Lookup, Opened, SetAttr, SetTime, Space};
+pub use control::is_control;
 pub use engine::EngineSwarm;
 pub use error::{Error, Result};
 pub use filesystem::{Filesystem, Settings};
