@@ -111,9 +111,12 @@ pub enum Command {
         /// Files or directories
         #[arg(required = true, value_hint = ValueHint::AnyPath)]
         paths: Vec<PathBuf>,
-        /// Return only when other nodes host it and it is found by look-up
+        /// Return only when other nodes hold it and find it, as far as there are enough of them
         #[arg(long)]
         wait: bool,
+        #[command(flatten)]
+        /// How a node meets others, when none is running.
+        meet: Meet,
     },
     /// Fetch a file or directory
     ///

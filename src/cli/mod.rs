@@ -40,7 +40,7 @@ fn run(program: Program) -> anyhow::Result<()> {
     let client = || Ok::<_, anyhow::Error>(Client::connect(&data_dir(&place)?)?);
     match command {
         Command::Ref { path } => show::reference(&mut client()?, &path, json),
-        Command::Publish { paths, wait } => publish(&place, &paths, wait, json),
+        Command::Publish { paths, wait, meet } => publish(&place, &meet, &paths, wait, json),
         Command::Get { reference, dest, meet } => {
             // Before a node is started for it.
             get::check(&reference)?;
@@ -101,11 +101,11 @@ fn with_node(place: &Place, meet: &Meet, work: impl FnOnce(&mut Client) -> anyho
     result.and(ended)
 }
 
-fn publish(place: &Place, paths: &[PathBuf], wait: bool, json: bool) -> anyhow::Result<()> {
+fn publish(place: &Place, meet: &Meet, paths: &[PathBuf], wait: bool, json: bool) -> anyhow::Result<()> {
     match Client::connect(&data_dir(place)?) {
         Ok(mut client) => publish::publish(&mut client, paths, if wait { Wait::Hosted } else { Wait::No }, json),
         Err(ClientError::NotRunning { .. }) if wait => {
-            with_node(place, &Meet::default(), |client| publish::publish(client, paths, Wait::Readable, json))
+            with_node(place, meet, |client| publish::publish(client, paths, Wait::Readable, json))
         }
         Err(error @ ClientError::NotRunning { .. }) => {
             bail!("{error}; or use --wait: this command then serves by itself until others hold what it published")

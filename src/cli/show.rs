@@ -41,7 +41,7 @@ fn screen(status: &Status) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<18}{value}");
     };
-    let uptime = Span(Duration::from_secs(status.uptime));
+    let uptime = Span(Duration::from_secs(status.uptime.max(1)));
     row("node", format!("{} (tornet {}, process {}, up {uptime})", short(&status.peer), status.version, status.pid));
     row("address", status.address.clone());
     row("mounted at", status.mountpoint.as_ref().map_or("nowhere".to_string(), shown));
