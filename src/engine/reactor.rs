@@ -125,15 +125,19 @@ fn carry_out(shell: &Shell, effect: Effect) {
         Effect::Keep { chunks, owner, lease } => {
             let until = unix_now().saturating_add(u64::from(lease));
             debug!(peer = %format_args!("{owner:.8}"), chunks = chunks.len(), lease, "hosting");
+            // Also of chunks that are still to come: they are hosted from the moment they arrive. No lease: let them go.
+            let class = if lease == 0 { Class::Cached } else { Class::Hosted { until } };
             let (store, events) = (shell.store.clone(), shell.events.clone());
             tokio::task::spawn_blocking(move || {
-                // Also of those that are still to come: they are hosted from the moment they arrive.
                 let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
-                let held = store.set_class(&ids, Class::Hosted { until }).and_then(|()| store.holds_each(&ids));
+                let held = store.set_class(&ids, class).and_then(|()| store.holds_each(&ids));
                 match held {
                     Ok(held) => {
-                        let here = ids.into_iter().zip(held).filter_map(|(id, held)| held.then_some(id));
-                        let _ = events.send(Event::Input(Input::Stored { chunks: here.collect() }));
+                        let here: Vec<ChunkId> =
+                            ids.into_iter().zip(held).filter_map(|(id, held)| held.then_some(id)).collect();
+                        if lease > 0 && !here.is_empty() {
+                            let _ = events.send(Event::Input(Input::Stored { chunks: here }));
+                        }
                     }
                     Err(error) => warn!(%error, "hosted chunks could not be marked"),
                 }

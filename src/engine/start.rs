@@ -117,8 +117,12 @@ impl Engine {
         let links = Links::new(endpoint, events.clone());
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
-        let node_config =
-            NodeConfig { addrs: advertised(addr), host_bytes_max: settings.host_bytes_max, ..NodeConfig::default() };
+        let node_config = NodeConfig {
+            addrs: advertised(addr),
+            host_bytes_max: settings.host_bytes_max,
+            host_bytes_used: store.usage().hosted_bytes,
+            ..NodeConfig::default()
+        };
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
         let shell = Shell { clock, links: links.clone(), store: store.clone(), events, waiting: swarm.waiting.clone() };
         let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
