@@ -1,15 +1,16 @@
 //! From the library's calls to those of the file system, and from its outcomes to answers.
 
 use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    AccessFlags, BackingId, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
@@ -17,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::base::time::Timestamp;
 use crate::vfs::{
-    self, Attr, Caller, Entry, Error, Filesystem, Item, KEPT, Listing, Lookup, Opened, Outcome, SetAttr, SetTime,
+    self, Attr, Caller, Entry, Error, Filesystem, Item, KEPT, Lent, Listing, Lookup, Opened, Outcome, SetAttr, SetTime,
 };
 
 /// Requests that the kernel sends ahead (readahead, writeback) before it waits.
@@ -33,11 +34,19 @@ pub(super) struct Adapter {
     filesystem: Arc<Filesystem>,
     runtime: Handle,
     writeback: bool,
+    /// Files of the own tree are lent to the kernel, which then reads and writes them by itself.
+    lends: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(filesystem: Arc<Filesystem>, runtime: Handle, writeback: bool) -> Adapter {
-        Adapter { filesystem, runtime, writeback }
+    pub(super) fn new(filesystem: Arc<Filesystem>, runtime: Handle, writeback: bool, lends: bool) -> Adapter {
+        Adapter { filesystem, runtime, writeback, lends }
+    }
+
+    /// Lends a file by `register`. Where it cannot be lent (a stacked file system below, say) it is served as ever.
+    fn lend(&self, register: impl FnOnce() -> std::io::Result<BackingId>) -> Option<Lent> {
+        let lent: Lent = Arc::new(self.lends.then(register)?.ok()?);
+        Some(lent)
     }
 
     /// Works on a request. A panic drops the reply, which answers EIO, and must not end the thread.
@@ -111,6 +120,14 @@ refuse!(
     ReplyXattr
 );
 
+impl<R: Refuse> Refuse for Held<R> {
+    fn refuse(self, errno: Errno) {
+        if let Some(reply) = take(&self) {
+            reply.refuse(errno);
+        }
+    }
+}
+
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
@@ -121,6 +138,19 @@ fn moment(time: Timestamp) -> SystemTime {
     start.and_then(|start| start.checked_add(Duration::from_nanos(u64::from(time.nanos)))).unwrap_or(UNIX_EPOCH)
 }
 
+/// A moment that the kernel asked for. Before 1970 the library (0.18) takes the nanoseconds, which count forward, for
+/// ones that count backward; so does this.
+fn asked(time: SystemTime) -> Timestamp {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() },
+        Err(before) => {
+            let before = before.duration();
+            Timestamp { seconds: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+        }
+    }
+}
+
+#[cfg(test)]
 fn timestamp(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() },
@@ -194,16 +224,28 @@ fn send_entry(reply: ReplyEntry, entry: Entry) {
     reply.entry(&entry.kept, &file_attr(entry.node, &entry.attr), Generation(0));
 }
 
+fn lent(opened: &Opened) -> Option<&BackingId> {
+    opened.lent.as_ref()?.downcast_ref()
+}
+
 fn open_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    // There is no cache of this mount's to keep where the kernel serves the file below, and it refuses to be told so.
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache && opened.lent.is_none());
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct);
     flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
     flags
 }
 
+/// A listing's reply, which is taken out to be refused when the listing fails.
+type Held<R> = Arc<Mutex<Option<R>>>;
+
+fn take<R>(held: &Held<R>) -> Option<R> {
+    held.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
 /// A listing of names.
-struct Names(ReplyDirectory);
+struct Names(Held<ReplyDirectory>);
 
 impl Listing for Names {
     fn wants_attributes(&self) -> bool {
@@ -212,12 +254,14 @@ impl Listing for Names {
 
     fn add(&mut self, item: &Item<'_>) -> bool {
         let ino = item.entry.map_or(item.ino, |entry| entry.node);
-        !self.0.add(INodeNo(ino), item.offset, kind(item.kind), OsStr::from_bytes(item.name))
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = OsStr::from_bytes(item.name);
+        held.as_mut().is_some_and(|reply| !reply.add(INodeNo(ino), item.offset, kind(item.kind), name))
     }
 }
 
 /// A listing of names with attributes.
-struct Entries(ReplyDirectoryPlus);
+struct Entries(Held<ReplyDirectoryPlus>);
 
 impl Listing for Entries {
     fn wants_attributes(&self) -> bool {
@@ -235,14 +279,16 @@ impl Listing for Entries {
                 (ino, FileAttr { ino: INodeNo(ino), kind: kind(item.kind), ..nothing() }, Duration::ZERO)
             }
         };
-        !self.0.add(INodeNo(ino), item.offset, OsStr::from_bytes(item.name), &kept, &attr, Generation(0))
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = OsStr::from_bytes(item.name);
+        held.as_mut().is_some_and(|reply| !reply.add(INodeNo(ino), item.offset, name, &kept, &attr, Generation(0)))
     }
 }
 
 fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
     time.map(|time| match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(timestamp(time)),
+        TimeOrNow::SpecificTime(time) => SetTime::At(asked(time)),
     })
 }
 
@@ -269,9 +315,15 @@ impl fuser::Filesystem for Adapter {
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ];
+        // The kernel does one or the other, and lends to root alone.
         if self.writeback {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
+        self.lends = self.lends
+            && !self.writeback
+            && rustix::process::geteuid().is_root()
+            && config.set_max_stack_depth(1).is_ok()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
         for flag in wanted {
             // What this kernel lacks we do without.
             let _ = config.add_capabilities(flag);
@@ -386,8 +438,13 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.work("open", |fs| {
-            self.finish(fs.open_file(ino.0, flags.0 as u32), reply, |reply, opened| {
-                reply.opened(FileHandle(opened.handle), open_flags(&opened));
+            let opened = fs.open_file(ino.0, flags.0 as u32, &|file| self.lend(|| reply.open_backing(file)));
+            self.finish(opened, reply, |reply, opened| {
+                let (handle, flags) = (FileHandle(opened.handle), open_flags(&opened));
+                match lent(&opened) {
+                    Some(file) => reply.opened_passthrough(handle, flags, file),
+                    None => reply.opened(handle, flags),
+                }
             });
         });
     }
@@ -476,23 +533,25 @@ impl fuser::Filesystem for Adapter {
 
     fn readdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.work("readdir", |fs| {
-            match fs.list(ino.0, fh.0, offset, Names(reply)) {
-                Outcome::Now(result) => listed(result, |names| names.0.ok()),
-                Outcome::Later(work) => {
-                    self.runtime.spawn(async move { listed(work.await, |names| names.0.ok()) });
+            let held = Held::new(Mutex::new(Some(reply)));
+            let listed = fs.list(ino.0, fh.0, offset, Names(held.clone()));
+            self.finish(listed, held, |held, _| {
+                if let Some(reply) = take(&held) {
+                    reply.ok();
                 }
-            };
+            });
         });
     }
 
     fn readdirplus(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         self.work("readdirplus", |fs| {
-            match fs.list(ino.0, fh.0, offset, Entries(reply)) {
-                Outcome::Now(result) => listed(result, |entries| entries.0.ok()),
-                Outcome::Later(work) => {
-                    self.runtime.spawn(async move { listed(work.await, |entries| entries.0.ok()) });
+            let held = Held::new(Mutex::new(Some(reply)));
+            let listed = fs.list(ino.0, fh.0, offset, Entries(held.clone()));
+            self.finish(listed, held, |held, _| {
+                if let Some(reply) = take(&held) {
+                    reply.ok();
                 }
-            };
+            });
         });
     }
 
@@ -553,10 +612,15 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.work("create", |fs| {
-            let made = fs.create(parent.0, name, flags as u32, mode, caller(request));
+            let lend = |file: BorrowedFd<'_>| self.lend(|| reply.open_backing(file));
+            let made = fs.create(parent.0, name, flags as u32, mode, caller(request), &lend);
             self.finish(made, reply, |reply, (entry, opened)| {
                 let attr = file_attr(entry.node, &entry.attr);
-                reply.created(&entry.kept, &attr, Generation(0), FileHandle(opened.handle), open_flags(&opened));
+                let (handle, flags) = (FileHandle(opened.handle), open_flags(&opened));
+                match lent(&opened) {
+                    Some(file) => reply.created_passthrough(&entry.kept, &attr, Generation(0), handle, flags, file),
+                    None => reply.created(&entry.kept, &attr, Generation(0), handle, flags),
+                }
             });
         });
     }
@@ -600,14 +664,6 @@ impl fuser::Filesystem for Adapter {
             let copied = fs.copy_range((ino_in.0, fh_in.0, offset_in), (ino_out.0, fh_out.0, offset_out), len);
             self.finish(copied, reply, |reply, len| reply.written(len as u32));
         });
-    }
-}
-
-/// A refused listing drops its reply, which answers EIO; that it is a listing's own error the log tells.
-fn listed<L>(result: Result<L, Error>, send: impl FnOnce(L)) {
-    match result {
-        Ok(listing) => send(listing),
-        Err(error) => tracing::debug!(%error, "a directory cannot be listed"),
     }
 }
 

@@ -63,7 +63,7 @@ pub fn mount_swarm(
     let threads = options.threads.unwrap_or(processors.clamp(2, 8));
     let runtime = Handle::current();
     runtime.spawn(Filesystem::watch(Arc::downgrade(&filesystem)));
-    session::start(filesystem, served, threads, options.writeback, runtime, sender).map_err(MountError::Protocol)?;
+    session::start(filesystem, served, threads, options, runtime, sender).map_err(MountError::Protocol)?;
     Ok(mount)
 }
 

@@ -17,6 +17,8 @@ pub struct MountOptions {
     pub non_empty: bool,
     /// The kernel gathers small writes and writes them later.
     pub writeback: bool,
+    /// Every byte of the own tree passes through this process, also where the kernel could do without.
+    pub no_passthrough: bool,
     /// Threads that take requests; by default as many as suit the machine.
     pub threads: Option<usize>,
 }
@@ -26,7 +28,7 @@ pub struct MountOptions {
 pub enum OptionError {
     /// Not an option at all.
     #[error(
-        "unknown mount option '{0}'; known are ro, rw, allow_other, noexec, exec, noatime, nonempty, writeback, threads=N"
+        "unknown mount option '{0}'; known are ro, rw, allow_other, noexec, exec, noatime, nonempty, writeback, nopassthrough, threads=N"
     )]
     Unknown(String),
     /// An option whose value makes no sense.
@@ -51,6 +53,7 @@ impl MountOptions {
                 "atime" | "relatime" => self.no_atime = false,
                 "nonempty" => self.non_empty = true,
                 "writeback" => self.writeback = true,
+                "nopassthrough" => self.no_passthrough = true,
                 // Always so; and words for mount(8) and systemd, not for us.
                 "nosuid"
                 | "nodev"

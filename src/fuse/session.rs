@@ -1,6 +1,7 @@
 //! The library's session over a device that we mounted: its threads, and their end.
 
 use super::adapter::Adapter;
+use super::options::MountOptions;
 use crate::vfs::Filesystem;
 use fuser::{Config, Session, SessionACL};
 use std::os::fd::OwnedFd;
@@ -13,14 +14,14 @@ pub(super) fn start(
     filesystem: Arc<Filesystem>,
     device: OwnedFd,
     threads: usize,
-    writeback: bool,
+    options: &MountOptions,
     runtime: Handle,
     ended: watch::Sender<()>,
 ) -> std::io::Result<()> {
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
-    let adapter = Adapter::new(filesystem, runtime, writeback);
+    let adapter = Adapter::new(filesystem, runtime, options.writeback, !options.no_passthrough);
     // Who may use the mount was told to the kernel when it was mounted: the library needs no rule of its own.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
     std::thread::Builder::new().name("fuse".to_string()).spawn(move || {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, Stat};
 
+use super::backing::Lent;
 use crate::base::time::Timestamp;
 
 /// How long the kernel may keep what only we change: in effect for ever, as every change passes the kernel first.
@@ -130,7 +131,7 @@ pub struct SetAttr {
 }
 
 /// A file that was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Opened {
     /// The handle for later operations.
     pub handle: u64,
@@ -140,6 +141,8 @@ pub struct Opened {
     pub direct: bool,
     /// Closing needs no word to us.
     pub no_flush: bool,
+    /// The kernel reads and writes the file by itself, by this registration.
+    pub lent: Option<Lent>,
 }
 
 /// Space of the file system, in the terms of `statvfs`.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Entry, Listing, Lookup, Opened, SetAttr, Space};
+use super::backing::Lend;
 use super::control::{CONTROL, Control, Owner, REF, TOP};
 use super::error::{Error, Result};
 use super::foreign::{FOREIGN, Foreign};
@@ -225,11 +226,11 @@ impl Filesystem {
         Ok(self.own.rename(from, to, flags)?)
     }
 
-    /// Opens a file with the flags of `open`.
-    pub fn open_file(&self, node: u64, flags: u32) -> Outcome<Opened> {
+    /// Opens a file with the flags of `open`; a file of the own tree is lent to the kernel by `lend`, which may decline.
+    pub fn open_file(&self, node: u64, flags: u32, lend: Lend<'_>) -> Outcome<Opened> {
         let writing = flags & 0o3 != 0;
         match Family::of(node) {
-            Family::Own => self.own.open_file(node, flags).into(),
+            Family::Own => self.own.open_file(node, flags, lend).into(),
             Family::Control => self.control.open(node, writing),
             Family::Foreign if writing => Outcome::Now(self.writable(node).map(|()| Opened::default())),
             Family::Foreign => self.foreign.open_file(node),
@@ -237,15 +238,30 @@ impl Filesystem {
     }
 
     /// Makes a file and opens it.
-    pub fn create(&self, parent: u64, name: &OsStr, flags: u32, mode: u32, caller: Caller) -> Result<(Entry, Opened)> {
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        flags: u32,
+        mode: u32,
+        caller: Caller,
+        lend: Lend<'_>,
+    ) -> Result<(Entry, Opened)> {
         self.writable(parent)?;
-        Ok(self.own.create(parent, name, flags, mode, caller)?)
+        Ok(self.own.create(parent, name, flags, mode, caller, lend)?)
     }
 
     /// Makes a file without a name and opens it.
-    pub fn create_nameless(&self, parent: u64, flags: u32, mode: u32, caller: Caller) -> Result<(Entry, Opened)> {
+    pub fn create_nameless(
+        &self,
+        parent: u64,
+        flags: u32,
+        mode: u32,
+        caller: Caller,
+        lend: Lend<'_>,
+    ) -> Result<(Entry, Opened)> {
         self.writable(parent)?;
-        Ok(self.own.create_nameless(parent, flags, mode, caller)?)
+        Ok(self.own.create_nameless(parent, flags, mode, caller, lend)?)
     }
 
     /// Reads a file of the own tree into `buffer`; `None` when the file is of another kind and wants [`Filesystem::read`].
@@ -343,7 +359,7 @@ impl Filesystem {
 
     /// Opens a directory.
     pub fn open_directory(&self, node: u64) -> Outcome<Opened> {
-        let opened = |handle| Opened { handle, keep_cache: true, direct: false, no_flush: true };
+        let opened = |handle| Opened { handle, keep_cache: true, direct: false, no_flush: true, lent: None };
         match Family::of(node) {
             Family::Own => self.own.open_directory(node).map(opened).into(),
             Family::Control => Outcome::Now(Ok(opened(0))),

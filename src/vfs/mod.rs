@@ -3,6 +3,7 @@
 //! Nothing here knows a kernel's interface: the floor above turns its requests into calls of [`Filesystem`].
 
 mod attr;
+mod backing;
 mod control;
 mod engine;
 mod error;
@@ -21,6 +22,7 @@ mod swarm;
 mod xattr;
 
 pub use attr::{Attr, Caller, Entry, Item, KEPT, Listing, Lookup, Opened, SetAttr, SetTime, Space};
+pub use backing::{Lend, Lent};
 pub use control::is_control;
 pub use engine::EngineSwarm;
 pub use error::{Error, Result};

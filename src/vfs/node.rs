@@ -15,8 +15,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::backing::Openings;
+
 /// The root's number towards the kernel.
 pub(crate) const ROOT: u64 = 1;
+
+/// Numbers from here on are for files whose inode number cannot serve.
+const STRANGE: u64 = 1 << 61;
 
 /// Names remembered of one node; a file with more hard links than this is reported by the root of the tree.
 const PLACES_MAX: usize = 16;
@@ -74,6 +79,7 @@ pub(crate) struct Node {
     pub(crate) key: Key,
     pub(crate) kind: FileType,
     pub(crate) stamp: Mutex<Option<Stamp>>,
+    pub(super) openings: Openings,
     places: Mutex<Vec<Place>>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
@@ -88,6 +94,7 @@ impl Node {
             key,
             kind,
             stamp: Mutex::default(),
+            openings: Openings::default(),
             places: Mutex::default(),
             fd: Mutex::default(),
             used: AtomicBool::new(false),
@@ -163,7 +170,7 @@ impl Nodes {
         table.by_id.insert(ROOT, (node.clone(), 1));
         Nodes {
             root: node,
-            next: AtomicU64::new(ROOT + 1),
+            next: AtomicU64::new(STRANGE),
             table: Mutex::new(table),
             open: Mutex::default(),
             open_max: open_max.max(16),
@@ -183,6 +190,15 @@ impl Nodes {
         table.by_key.get(&key).and_then(|id| table.by_id.get(id)).map(|(node, _)| node.clone())
     }
 
+    /// A new node's number: the inode number, which programs are shown and may remember; another where that one is taken or of another disk.
+    fn number(&self, table: &Table, key: Key) -> u64 {
+        let fits = key.dev == self.root.key.dev && key.ino > ROOT && key.ino < STRANGE;
+        if fits && !table.by_id.contains_key(&key.ino) {
+            return key.ino;
+        }
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The node of the file `stat` found as `name` in `parent`, counting one look-up.
     pub(crate) fn intern(&self, parent: &Arc<Node>, name: &[u8], stat: &Stat) -> Arc<Node> {
         let (key, kind) = (Key::from(stat), FileType::from_raw_mode(stat.st_mode));
@@ -195,7 +211,7 @@ impl Nodes {
                     node.clone()
                 }
                 _ => {
-                    let id = self.next.fetch_add(1, Ordering::Relaxed);
+                    let id = self.number(&table, key);
                     let node = Arc::new(Node::new(id, key, kind));
                     table.by_key.insert(key, id);
                     table.by_id.insert(id, (node.clone(), 1));
@@ -210,11 +226,11 @@ impl Nodes {
     /// The node of a file that has no name, counting one look-up.
     pub(crate) fn intern_nameless(&self, fd: OwnedFd, stat: &Stat) -> Arc<Node> {
         let (key, kind) = (Key::from(stat), FileType::from_raw_mode(stat.st_mode));
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut table = lock(&self.table);
+        let id = self.number(&table, key);
         let node = Arc::new(Node::new(id, key, kind));
         *lock(&node.fd) = Some(Arc::new(fd));
         node.pinned.store(true, Ordering::Relaxed);
-        let mut table = lock(&self.table);
         table.by_key.insert(key, id);
         table.by_id.insert(id, (node.clone(), 1));
         node

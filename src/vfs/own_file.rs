@@ -10,11 +10,11 @@ use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Entry, KEPT, Opened, PERMISSIONS};
+use super::backing::{Lend, Lent};
 use super::node::{Node, Stamp, lock};
 use super::own::{OwnTree, number};
 
 /// A file that a program has open.
-#[derive(Debug)]
 pub(crate) struct OpenFile {
     pub(super) node: Arc<Node>,
     pub(super) fd: OwnedFd,
@@ -23,9 +23,25 @@ pub(crate) struct OpenFile {
     dirty: AtomicBool,
     /// The first failure of a write, to be told once more on closing.
     failure: AtomicI32,
+    /// Set when the kernel serves this file: writes then pass us by.
+    lent: Option<Lent>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.lent = None;
+        self.node.openings.close();
+    }
 }
 
 impl OpenFile {
+    /// A file that the kernel may have written is told of when it is closed, however coarse the times of its file system.
+    fn assume_dirty(&self) {
+        if self.lent.is_some() {
+            self.dirty.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn failed(&self, error: Errno) -> Errno {
         if matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::IO) {
             self.failure.store(error.raw_os_error(), Ordering::Relaxed);
@@ -56,13 +72,24 @@ impl OwnTree {
         flags | OFlags::CLOEXEC
     }
 
-    fn opened(&self, node: Arc<Node>, fd: OwnedFd, flags: OFlags, dirty: bool) -> (u64, bool) {
+    fn opened(
+        &self,
+        node: Arc<Node>,
+        fd: OwnedFd,
+        flags: OFlags,
+        dirty: bool,
+        keep_cache: bool,
+        lend: Lend<'_>,
+    ) -> Opened {
         let writable = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
-        let file = OpenFile { node, fd, writable, dirty: AtomicBool::new(dirty), failure: AtomicI32::new(0) };
-        (self.files.insert(file), writable)
+        let lent = node.openings.open(lend, fd.as_fd());
+        let shown = lent.clone();
+        let (dirty, failure) = (AtomicBool::new(dirty), AtomicI32::new(0));
+        let handle = self.files.insert(OpenFile { node, fd, writable, dirty, failure, lent });
+        Opened { handle, keep_cache, direct: false, no_flush: !writable, lent: shown }
     }
 
-    pub(crate) fn open_file(&self, id: u64, flags: u32) -> Result<Opened, Errno> {
+    pub(crate) fn open_file(&self, id: u64, flags: u32, lend: Lend<'_>) -> Result<Opened, Errno> {
         let node = self.nodes.find(id)?;
         if node.kind != FileType::RegularFile {
             return Err(Errno::INVAL);
@@ -79,8 +106,7 @@ impl OwnTree {
         let stamp = Stamp::from(&rustix::fs::fstat(&fd)?);
         let before = lock(&node.stamp).replace(stamp);
         let keep_cache = before.is_none_or(|before| before == stamp);
-        let (handle, writable) = self.opened(node, fd, flags, false);
-        Ok(Opened { handle, keep_cache, direct: false, no_flush: !writable })
+        Ok(self.opened(node, fd, flags, false, keep_cache, lend))
     }
 
     pub(crate) fn create(
@@ -90,6 +116,7 @@ impl OwnTree {
         flags: u32,
         mode: u32,
         caller: Caller,
+        lend: Lend<'_>,
     ) -> Result<(Entry, Opened), Errno> {
         self.check_name(parent, name)?;
         let parent = self.nodes.find(parent)?;
@@ -112,11 +139,11 @@ impl OwnTree {
         let node = self.nodes.intern(&parent, name.as_bytes(), &stat);
         *lock(&node.stamp) = Some((&stat).into());
         let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT };
-        let (handle, writable) = self.opened(node, fd, own, true);
-        if !writable {
+        let opened = self.opened(node, fd, own, true, new, lend);
+        if opened.no_flush {
             self.changed_in(&parent, name);
         }
-        Ok((entry, Opened { handle, keep_cache: new, direct: false, no_flush: !writable }))
+        Ok((entry, opened))
     }
 
     /// Makes a file without a name (`O_TMPFILE`), which a later link may give it.
@@ -126,6 +153,7 @@ impl OwnTree {
         flags: u32,
         mode: u32,
         caller: Caller,
+        lend: Lend<'_>,
     ) -> Result<(Entry, Opened), Errno> {
         let parent = self.nodes.find(parent)?;
         let dir = self.nodes.fd(&parent)?;
@@ -138,8 +166,7 @@ impl OwnTree {
         let path = rustix::fs::openat(&self.descriptors, number(&fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let node = self.nodes.intern_nameless(path, &stat);
         let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT };
-        let (handle, writable) = self.opened(node, fd, own, false);
-        Ok((entry, Opened { handle, keep_cache: true, direct: false, no_flush: !writable }))
+        Ok((entry, self.opened(node, fd, own, false, true, lend)))
     }
 
     /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
@@ -186,6 +213,7 @@ impl OwnTree {
     /// A descriptor of the open file was closed: tells what a write before it failed of.
     pub(crate) fn flush(&self, handle: u64) -> Result<(), Errno> {
         let file = self.files.find(handle)?;
+        file.assume_dirty();
         self.tell(&file);
         match file.failure.swap(0, Ordering::Relaxed) {
             0 => Ok(()),
@@ -202,17 +230,21 @@ impl OwnTree {
 
     pub(crate) fn close_file(&self, handle: u64) {
         if let Some(file) = self.files.remove(handle) {
+            file.assume_dirty();
             self.tell(&file);
         }
     }
 
     /// Says that the file changed, if it did since the last time.
     fn tell(&self, file: &OpenFile) {
-        if file.writable
-            && file.dirty.swap(false, Ordering::Relaxed)
-            && let Ok(stat) = rustix::fs::fstat(&file.fd)
-        {
-            *lock(&file.node.stamp) = Some((&stat).into());
+        let written = file.writable && file.dirty.swap(false, Ordering::Relaxed);
+        if !written && !(file.writable && file.lent.is_some()) {
+            return;
+        }
+        let Ok(stat) = rustix::fs::fstat(&file.fd) else { return };
+        let before = lock(&file.node.stamp).replace((&stat).into());
+        // What the kernel wrote by itself shows in the file's times alone.
+        if written || before != Some((&stat).into()) {
             self.changed_node(&file.node, stat.st_nlink);
         }
     }

@@ -63,7 +63,7 @@ impl World {
     /// A new file with this content; its node.
     fn file(&self, parent: u64, name: &str, content: &str) -> u64 {
         let flags = rustix::fs::OFlags::WRONLY.bits();
-        let (entry, opened) = self.fs.create(parent, OsStr::new(name), flags, 0o644, caller()).unwrap();
+        let (entry, opened) = self.fs.create(parent, OsStr::new(name), flags, 0o644, caller(), &|_| None).unwrap();
         self.fs.write(entry.node, opened.handle, 0, content.as_bytes(), false).unwrap();
         self.fs.flush(entry.node, opened.handle).unwrap();
         self.fs.close_file(entry.node, opened.handle);
@@ -75,7 +75,7 @@ impl World {
     }
 
     fn content(&self, node: u64) -> String {
-        let opened = now(self.fs.open_file(node, 0)).unwrap();
+        let opened = now(self.fs.open_file(node, 0, &|_| None)).unwrap();
         let bytes = now(self.fs.read(node, opened.handle, 0, 1 << 20)).unwrap();
         self.fs.close_file(node, opened.handle);
         String::from_utf8(bytes.to_vec()).unwrap()

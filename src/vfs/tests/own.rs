@@ -41,7 +41,7 @@ fn a_renamed_directory_carries_its_files_along() {
 fn an_unlinked_file_lives_on_while_it_is_open() {
     let world = world();
     let node = world.file(ROOT, "doomed", "still here");
-    let opened = now(world.fs.open_file(node, 2)).unwrap();
+    let opened = now(world.fs.open_file(node, 2, &|_| None)).unwrap();
     world.fs.unlink(ROOT, OsStr::new("doomed")).unwrap();
     let other = world.file(ROOT, "doomed", "another");
     assert_ne!(other, node);
@@ -62,7 +62,7 @@ fn an_unlinked_file_lives_on_while_it_is_open() {
 fn renaming_over_an_open_file_leaves_it_to_its_reader() {
     let world = world();
     let old = world.file(ROOT, "config", "old");
-    let opened = now(world.fs.open_file(old, 0)).unwrap();
+    let opened = now(world.fs.open_file(old, 0, &|_| None)).unwrap();
     let new = world.file(ROOT, "config.tmp", "new");
     world.fs.rename((ROOT, OsStr::new("config.tmp")), (ROOT, OsStr::new("config")), 0).unwrap();
     assert_eq!(world.find("config"), Some(new));
@@ -111,7 +111,7 @@ fn reserved_names_are_refused_at_the_top_only() {
         assert_eq!(errno(world.fs.rmdir(ROOT, name)), Errno::PERM);
         assert_eq!(errno(world.fs.unlink(ROOT, name)), Errno::PERM);
         assert_eq!(errno(world.fs.symlink(ROOT, name, OsStr::new("x"), caller())), Errno::PERM);
-        assert_eq!(errno(world.fs.create(ROOT, name, 1, 0o644, caller())), Errno::PERM);
+        assert_eq!(errno(world.fs.create(ROOT, name, 1, 0o644, caller(), &|_| None)), Errno::PERM);
         world.file(ROOT, "x", "");
         assert_eq!(errno(world.fs.rename((ROOT, OsStr::new("x")), (ROOT, name), 0)), Errno::PERM);
         assert_eq!(errno(world.fs.rename((ROOT, name), (ROOT, OsStr::new("y")), 0)), Errno::PERM);
@@ -196,7 +196,7 @@ fn a_write_by_an_ordinary_user_drops_set_user_id() {
     let node = world.file(ROOT, "tool", "x");
     let path = world.dir.path().join("tool");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o6755)).unwrap();
-    let opened = now(world.fs.open_file(node, 1)).unwrap();
+    let opened = now(world.fs.open_file(node, 1, &|_| None)).unwrap();
     world.fs.write(node, opened.handle, 0, b"y", true).unwrap();
     assert_eq!(now(world.fs.attr(node, None)).unwrap().mode & 0o7777, 0o755);
 }
@@ -216,7 +216,7 @@ fn pipes_and_sockets_are_made_but_devices_refused() {
 fn new_files_have_exactly_the_mode_asked_for_and_their_callers_as_owners() {
     let world = world();
     let other = Caller { uid: 4321, gid: 8765, pid: 0 };
-    let (entry, _) = world.fs.create(ROOT, OsStr::new("file"), 2, 0o666, other).unwrap();
+    let (entry, _) = world.fs.create(ROOT, OsStr::new("file"), 2, 0o666, other, &|_| None).unwrap();
     assert_eq!(entry.attr.mode & 0o7777, 0o666);
     if rustix::process::geteuid().is_root() {
         let attr = now(world.fs.attr(entry.node, None)).unwrap();
@@ -226,7 +226,7 @@ fn new_files_have_exactly_the_mode_asked_for_and_their_callers_as_owners() {
         let third = Caller { uid: 1, gid: 1, pid: 0 };
         let set = SetAttr { mode: Some(0o2777), ..SetAttr::default() };
         now(world.fs.set_attr(dir.node, &set)).unwrap();
-        let (entry, _) = world.fs.create(dir.node, OsStr::new("file"), 2, 0o644, third).unwrap();
+        let (entry, _) = world.fs.create(dir.node, OsStr::new("file"), 2, 0o644, third, &|_| None).unwrap();
         let attr = now(world.fs.attr(entry.node, None)).unwrap();
         assert_eq!((attr.uid, attr.gid), (1, 8765), "the directory hands its group down");
     }
@@ -236,7 +236,7 @@ fn new_files_have_exactly_the_mode_asked_for_and_their_callers_as_owners() {
 fn a_file_without_a_name_gets_one_by_a_link() {
     let world = world();
     let flags = rustix::fs::OFlags::RDWR.bits();
-    let (entry, opened) = world.fs.create_nameless(ROOT, flags, 0o600, caller()).unwrap();
+    let (entry, opened) = world.fs.create_nameless(ROOT, flags, 0o600, caller(), &|_| None).unwrap();
     world.fs.write(entry.node, opened.handle, 0, b"secret", false).unwrap();
     assert_eq!(world.told(), paths(&[]));
     assert_eq!(world.fs.link(entry.node, ROOT, OsStr::new("named")).unwrap().node, entry.node);
@@ -270,7 +270,8 @@ fn sizes_holes_and_copies_work_as_on_disk() {
     let world = world();
     let node = world.file(ROOT, "file", &"x".repeat(10_000));
     let to = world.file(ROOT, "copy", "");
-    let (from, into) = (now(world.fs.open_file(node, 2)).unwrap(), now(world.fs.open_file(to, 2)).unwrap());
+    let (from, into) =
+        (now(world.fs.open_file(node, 2, &|_| None)).unwrap(), now(world.fs.open_file(to, 2, &|_| None)).unwrap());
     let copied = now(world.fs.copy_range((node, from.handle, 0), (to, into.handle, 0), 10_000)).unwrap();
     assert_eq!(copied, 10_000);
     now(world.fs.allocate(to, into.handle, 0, 1 << 20, 0)).unwrap();
@@ -284,7 +285,7 @@ fn sizes_holes_and_copies_work_as_on_disk() {
 fn a_write_beyond_the_largest_file_is_refused_at_once_and_not_again_on_closing() {
     let world = world();
     let node = world.file(ROOT, "file", "x");
-    let opened = now(world.fs.open_file(node, 1)).unwrap();
+    let opened = now(world.fs.open_file(node, 1, &|_| None)).unwrap();
     // 2^63 is beyond every file system's largest file: EFBIG or EINVAL, which no closing repeats.
     assert!(world.fs.write(node, opened.handle, 1 << 62, b"x", false).is_err());
     world.fs.flush(node, opened.handle).unwrap();
@@ -294,10 +295,10 @@ fn a_write_beyond_the_largest_file_is_refused_at_once_and_not_again_on_closing()
 fn changes_behind_our_back_end_the_kernels_cache() {
     let world = world();
     let node = world.file(ROOT, "file", "one");
-    assert!(now(world.fs.open_file(node, 0)).unwrap().keep_cache);
+    assert!(now(world.fs.open_file(node, 0, &|_| None)).unwrap().keep_cache);
     std::fs::write(world.dir.path().join("file"), "three").unwrap();
-    assert!(!now(world.fs.open_file(node, 0)).unwrap().keep_cache);
-    assert!(now(world.fs.open_file(node, 0)).unwrap().keep_cache);
+    assert!(!now(world.fs.open_file(node, 0, &|_| None)).unwrap().keep_cache);
+    assert!(now(world.fs.open_file(node, 0, &|_| None)).unwrap().keep_cache);
 }
 
 #[test]

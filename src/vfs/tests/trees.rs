@@ -80,7 +80,7 @@ fn no_change_of_a_published_tree_is_possible() {
     let name = OsStr::new("file");
     let fs = &world.fs;
     assert_eq!(errno(fs.mkdir(top, name, 0o755, caller())), Errno::ROFS);
-    assert_eq!(errno(fs.create(top, name, 1, 0o644, caller())), Errno::ROFS);
+    assert_eq!(errno(fs.create(top, name, 1, 0o644, caller(), &|_| None)), Errno::ROFS);
     assert_eq!(errno(fs.unlink(top, name)), Errno::ROFS);
     assert_eq!(errno(fs.rename((top, name), (ROOT, name), 0)), Errno::ROFS);
     assert_eq!(errno(fs.rename((ROOT, OsStr::new("own")), (top, name), 0)), Errno::ROFS);
@@ -88,7 +88,7 @@ fn no_change_of_a_published_tree_is_possible() {
     assert_eq!(errno(fs.link(own, top, OsStr::new("x"))), Errno::ROFS);
     assert_eq!(errno(fs.set_xattr(file, OsStr::new("user.x"), b"", 0)), Errno::ROFS);
     assert_eq!(errno(now(fs.set_attr(file, &SetAttr { mode: Some(0o600), ..SetAttr::default() }))), Errno::ROFS);
-    assert_eq!(errno(now(fs.open_file(file, 1))), Errno::ROFS);
+    assert_eq!(errno(now(fs.open_file(file, 1, &|_| None))), Errno::ROFS);
     assert_eq!(errno(fs.mkdir(REF, name, 0o755, caller())), Errno::ROFS);
     assert_eq!(errno(fs.mkdir(TORNET, name, 0o755, caller())), Errno::ROFS);
     let (path, why) = fs.refusals().why("ref/tornet1example/file".as_ref()).unwrap();
@@ -109,7 +109,7 @@ fn silence_of_the_swarm_is_a_timeout_and_not_remembered_for_long() {
     let world = published();
     let top = world.find("ref/tornet1example").unwrap();
     let file = world.find_in(top, "file").unwrap();
-    let opened = now(world.fs.open_file(file, 0)).unwrap();
+    let opened = now(world.fs.open_file(file, 0, &|_| None)).unwrap();
     world.swarm.silent.store(true, Ordering::Relaxed);
     assert_eq!(errno(now(world.fs.lookup(top, OsStr::new("many")))), Errno::TIMEDOUT);
     assert_eq!(errno(now(world.fs.read(file, opened.handle, 0, 5))), Errno::TIMEDOUT);
@@ -127,10 +127,10 @@ fn control_files_are_read_whole_though_they_have_no_size() {
     let world = world();
     let status = world.find(".tornet/status").unwrap();
     assert_eq!(now(world.fs.attr(status, None)).unwrap().size, 0);
-    let opened = now(world.fs.open_file(status, 0)).unwrap();
+    let opened = now(world.fs.open_file(status, 0, &|_| None)).unwrap();
     assert!(opened.direct);
     assert_eq!(&now(world.fs.read(status, opened.handle, 4, 100)).unwrap()[..], b"status\n");
-    assert_eq!(errno(now(world.fs.open_file(status, 1))), Errno::ROFS);
+    assert_eq!(errno(now(world.fs.open_file(status, 1, &|_| None))), Errno::ROFS);
     let names: Vec<String> = world.names(TORNET, 2, true).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, [".", "..", "status", "peers"]);
     assert_eq!(world.names(REF, 10, true).len(), 2);
