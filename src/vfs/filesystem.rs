@@ -370,7 +370,12 @@ impl Filesystem {
     /// Lists a directory from a position on.
     pub fn list<L: Listing>(&self, node: u64, handle: u64, offset: u64, mut listing: L) -> Outcome<L> {
         let listed = match Family::of(node) {
-            Family::Own => self.own.list(handle, offset, if node == ROOT { &TOP } else { &[] }, &mut listing),
+            Family::Own => {
+                let top = TOP.iter().filter(|_| node == ROOT);
+                let top: Vec<_> =
+                    top.filter_map(|(name, node)| Some((*name, self.control.entry(*node).ok()?))).collect();
+                self.own.list(handle, offset, &top, &mut listing)
+            }
             Family::Control => self.control.list(node, offset, &mut listing),
             Family::Foreign => return self.foreign.list(handle, offset, listing),
         };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
-use super::attr::{Item, Listing};
+use super::attr::{Entry, Item, Listing};
 use super::node::{Node, ROOT, lock};
 use super::own::{OwnTree, RESERVED, number};
 
@@ -102,7 +102,7 @@ impl OwnTree {
         &self,
         handle: u64,
         offset: u64,
-        first: &[(&[u8], u64)],
+        first: &[(&[u8], Entry)],
         listing: &mut dyn Listing,
     ) -> Result<(), Errno> {
         let directory = self.directories.find(handle)?;
@@ -110,7 +110,7 @@ impl OwnTree {
         if offset == 0 {
             *names = Names::default();
             rustix::fs::seek(&directory.fd, SeekFrom::Start(0))?;
-            first.iter().for_each(|(name, ino)| names.push(name, FileType::Directory, *ino));
+            first.iter().for_each(|(name, entry)| names.push(name, FileType::Directory, entry.node));
         }
         let mut index = usize::try_from(offset).map_err(|_| Errno::INVAL)?;
         loop {
@@ -122,8 +122,11 @@ impl OwnTree {
             }
             let Some((name, kind, ino)) = names.get(index) else { return Ok(()) };
             let offset = index as u64 + 1;
-            let plain = name == b"." || name == b".." || index < first.len() && directory.node.id == ROOT;
-            let entry = if listing.wants_attributes() && !plain { self.item(&directory, name) } else { None };
+            let entry = match first.get(index) {
+                _ if !listing.wants_attributes() || name == b"." || name == b".." => None,
+                Some((_, entry)) => Some(*entry),
+                None => self.item(&directory, name),
+            };
             let item = Item {
                 ino: entry.map_or(ino, |entry| entry.attr.ino),
                 offset,
@@ -142,7 +145,7 @@ impl OwnTree {
     }
 
     /// The attributes of a name in a listing; `None` for one that is gone by now, which is then listed as it was.
-    fn item(&self, directory: &OpenDirectory, name: &[u8]) -> Option<super::attr::Entry> {
+    fn item(&self, directory: &OpenDirectory, name: &[u8]) -> Option<Entry> {
         let name = OsStr::from_bytes(name);
         let stat = rustix::fs::statat(&directory.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some(self.entry(&directory.node, name, &stat))
