@@ -238,7 +238,8 @@ impl OwnTree {
     /// Says that the file changed, if it did since the last time.
     fn tell(&self, file: &OpenFile) {
         let written = file.writable && file.dirty.swap(false, Ordering::Relaxed);
-        if !written && !(file.writable && file.lent.is_some()) {
+        let lent = file.writable && file.lent.is_some();
+        if !written && !lent {
             return;
         }
         let Ok(stat) = rustix::fs::fstat(&file.fd) else { return };
