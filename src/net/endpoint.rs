@@ -3,7 +3,7 @@
 use super::cid::CidKey;
 use super::congestion::TolerantBbr;
 use super::identity::Identity;
-use super::link::{Link, LinkError};
+use super::link::{Link, LinkError, PeerPlaces};
 use super::session::{Accepting, Dialling, VERSION};
 use super::socket::{DATAGRAM_BYTES_MAX, Keyring, MaskedSocket, canonical};
 use super::token::{ResetKey, TokenKey, UsedTokens};
@@ -189,6 +189,7 @@ impl Endpoint {
             config: config.clone(),
             template: server_config(&identity, Arc::default()),
             handshakes: Arc::default(),
+            places: Arc::default(),
             retries: retries.clone(),
             sender,
         };
@@ -248,7 +249,7 @@ impl Endpoint {
             Ok(Err(noq::ConnectionError::LocallyClosed)) => return Err(DialError::Closed),
             Ok(Err(error)) => return Err(DialError::Refused(error.into())),
         };
-        Link::new(connection, Some(keys)).map_err(DialError::Refused)
+        Link::dialled_with(connection, keys).map_err(DialError::Refused)
     }
 
     /// The next link that a peer opened to us; `None` once the endpoint is closed.
@@ -410,6 +411,7 @@ struct Acceptor {
     /// What links are accepted with, but for what depends on the path.
     template: ServerConfig,
     handshakes: Arc<Handshakes>,
+    places: Arc<PeerPlaces>,
     retries: Arc<AtomicU64>,
     sender: mpsc::Sender<Link>,
 }
@@ -435,9 +437,9 @@ impl Acceptor {
         };
         let mut server = self.template.clone();
         server.transport_config(Arc::new(transport(&self.config, remote)));
-        let (sender, time_max) = (self.sender.clone(), self.config.dial_max);
+        let (sender, places, time_max) = (self.sender.clone(), self.places.clone(), self.config.dial_max);
         tokio::spawn(async move {
-            let link = tokio::time::timeout(time_max, shake(incoming, Arc::new(server))).await.ok().flatten();
+            let link = tokio::time::timeout(time_max, shake(incoming, Arc::new(server), places)).await.ok().flatten();
             drop(place);
             if let Some(link) = link {
                 let _ = sender.send(link).await;
@@ -446,10 +448,10 @@ impl Acceptor {
     }
 }
 
-async fn shake(incoming: Incoming, server: Arc<ServerConfig>) -> Option<Link> {
+async fn shake(incoming: Incoming, server: Arc<ServerConfig>, places: Arc<PeerPlaces>) -> Option<Link> {
     let connection = incoming.accept_with(server).ok()?.await;
     match connection {
-        Ok(connection) => Link::new(connection, None).ok(),
+        Ok(connection) => Link::accepted(connection, &places).ok(),
         Err(error) => {
             tracing::debug!(%error, "incoming link failed");
             None

@@ -3,8 +3,10 @@
 use super::socket::DialGuard;
 use crate::base::limit::MESSAGE_BYTES_MAX;
 use crate::base::peer::PeerId;
+use crate::wire::close::CloseReason;
 use bytes::{Bytes, BytesMut};
 use noq::{Connection, ConnectionError, PathId, ReadError, ReadToEndError, RecvStream, SendStream, VarInt, WriteError};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
+/// Links that one peer may have opened to us: a few, since one lost without a word is noticed late.
+const ACCEPTED_PER_PEER_MAX: usize = 8;
 /// Requests that have arrived whole and wait to be taken.
 const WAITING_MAX: usize = 64;
 /// A request is short: a peer that takes longer to send one is not waited for.
@@ -114,11 +118,51 @@ struct Inner {
     since: Instant,
     requests: Mutex<mpsc::Receiver<(Vec<u8>, Responder)>>,
     _keys: Option<DialGuard>,
+    _place: Option<PeerPlace>,
+}
+
+/// Counts the links that each peer has opened to us.
+#[derive(Default)]
+pub(super) struct PeerPlaces(std::sync::Mutex<BTreeMap<PeerId, usize>>);
+
+/// One of them.
+pub(super) struct PeerPlace {
+    places: Arc<PeerPlaces>,
+    peer: PeerId,
+}
+
+impl PeerPlaces {
+    fn counts(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, usize>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// `None` when the peer has too many already.
+    fn enter(self: &Arc<Self>, peer: PeerId) -> Option<PeerPlace> {
+        let mut counts = self.counts();
+        let count = counts.entry(peer).or_default();
+        if *count >= ACCEPTED_PER_PEER_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(PeerPlace { places: self.clone(), peer })
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut counts = self.places.counts();
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.connection.close(VarInt::from_u32(0), b"");
+        self.connection.close(VarInt::from_u32(CloseReason::Idle.code()), b"");
     }
 }
 
@@ -129,9 +173,23 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(connection: Connection, keys: Option<DialGuard>) -> Result<Link, LinkError> {
-        let identity = connection.peer_identity().and_then(|identity| identity.downcast::<PeerId>().ok());
-        let peer = *identity.ok_or(LinkError::Malformed("handshake proved no identity"))?;
+    /// A link that we dialled.
+    pub(super) fn dialled_with(connection: Connection, keys: DialGuard) -> Result<Link, LinkError> {
+        let peer = proved(&connection)?;
+        Ok(Link::new(connection, peer, Some(keys), None))
+    }
+
+    /// A link that a peer opened, if it has not too many.
+    pub(super) fn accepted(connection: Connection, places: &Arc<PeerPlaces>) -> Result<Link, LinkError> {
+        let peer = proved(&connection)?;
+        let Some(place) = places.enter(peer) else {
+            connection.close(VarInt::from_u32(CloseReason::Crowded.code()), b"");
+            return Err(LinkError::Closed);
+        };
+        Ok(Link::new(connection, peer, None, Some(place)))
+    }
+
+    fn new(connection: Connection, peer: PeerId, keys: Option<DialGuard>, place: Option<PeerPlace>) -> Link {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         tokio::spawn(take_requests(connection.clone(), sender));
         let inner = Inner {
@@ -140,9 +198,10 @@ impl Link {
             since: Instant::now(),
             requests: Mutex::new(receiver),
             _keys: keys,
+            _place: place,
             connection,
         };
-        Ok(Link { inner: Arc::new(inner) })
+        Link { inner: Arc::new(inner) }
     }
 
     /// Who is at the other end, proved.
@@ -229,6 +288,12 @@ impl Link {
     pub fn close(&self, code: u32) {
         self.inner.connection.close(VarInt::from_u32(code), b"");
     }
+}
+
+/// Whom the handshake proved.
+fn proved(connection: &Connection) -> Result<PeerId, LinkError> {
+    let identity = connection.peer_identity().and_then(|identity| identity.downcast::<PeerId>().ok());
+    Ok(*identity.ok_or(LinkError::Malformed("handshake proved no identity"))?)
 }
 
 /// Reads requests off new streams until the connection ends.

@@ -410,6 +410,21 @@ async fn lost_peer_is_noticed() {
     assert!(accepted.next_request().await.is_none());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_peer_gets_only_so_many_links_and_places_come_back() {
+    let (alice, bob) = (open(1), open(2));
+    let mut links = Vec::new();
+    for _ in 0..8 {
+        links.push(connect(&alice, &bob, bob.local_addr()).await);
+    }
+    let extra = alice.dial(&bob.peer(), bob.local_addr()).await.unwrap();
+    assert_eq!(extra.closed().await, LinkError::ClosedByPeer(3));
+    links.clear();
+    let carol = open(3);
+    connect(&carol, &bob, bob.local_addr()).await;
+    connect(&alice, &bob, bob.local_addr()).await;
+}
+
 /// Pearson's chi-square of byte counts against the uniform distribution, in standard deviations from its mean (255 degrees).
 fn deviation(counts: &[u32; 256]) -> f64 {
     let expected = counts.iter().sum::<u32>() as f64 / 256.0;
