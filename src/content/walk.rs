@@ -110,27 +110,40 @@ impl DirectoryClaim {
 
     /// Opens the node whose chunk is `bytes`, and checks that it is what was said.
     pub fn open(&self, key: &ReadKey, bytes: &[u8]) -> Result<DirectoryNode, NodeError> {
-        let (node, level, entries, size, first, last) = match Node::open(key, bytes)? {
-            Node::File(_) => return Err(NodeError::Kind { expected: "a directory", found: "a file" }),
-            Node::Leaf(leaf) => {
-                let (first, last) = (leaf.entries.first(), leaf.entries.last());
-                let ends = (first.map(|entry| entry.name.clone()), last.map(|entry| entry.name.clone()));
-                let (entries, size) = (leaf.entries.len() as u64, leaf.bytes());
-                (DirectoryNode::Leaf(leaf), 0, entries, size, ends.0, ends.1)
-            }
-            Node::Inner(inner) => {
-                let (first, last) = (inner.children.first(), inner.children.last());
-                let ends = (first.map(|child| child.first.clone()), last.map(|child| child.first.clone()));
-                let (level, entries, size) = (inner.level, inner.entries(), inner.bytes());
-                (DirectoryNode::Inner(inner), level, entries, size, ends.0, ends.1)
-            }
-        };
+        match Node::open(key, bytes)? {
+            Node::File(_) => Err(NodeError::Kind { expected: "a directory", found: "a file" }),
+            Node::Leaf(leaf) => self.check_leaf(&leaf).map(|()| DirectoryNode::Leaf(leaf)),
+            Node::Inner(inner) => self.check_inner(&inner).map(|()| DirectoryNode::Inner(inner)),
+        }
+    }
+
+    /// Checks that an opened leaf is what was said.
+    pub fn check_leaf(&self, leaf: &Leaf) -> Result<(), NodeError> {
+        let name = |entry: Option<&'_ Entry>| entry.map(|entry| entry.name.clone());
+        let ends = (name(leaf.entries.first()), name(leaf.entries.last()));
+        self.check(0, leaf.entries.len() as u64, leaf.bytes(), ends)
+    }
+
+    /// Checks that an opened inner node is what was said.
+    pub fn check_inner(&self, inner: &Inner) -> Result<(), NodeError> {
+        let name = |child: Option<&'_ DirectoryChild>| child.map(|child| child.first.clone());
+        let ends = (name(inner.children.first()), name(inner.children.last()));
+        self.check(inner.level, inner.entries(), inner.bytes(), ends)
+    }
+
+    fn check(
+        &self,
+        level: u8,
+        entries: u64,
+        size: u64,
+        (first, last): (Option<Vec<u8>>, Option<Vec<u8>>),
+    ) -> Result<(), NodeError> {
         claim("level", u64::from(self.level.unwrap_or(level)), u64::from(level))?;
         claim("number of entries", self.entries.unwrap_or(entries), entries)?;
         claim("content in bytes", self.bytes.unwrap_or(size), size)?;
         let first_fits = self.first.is_none() || self.first == first;
         let last_fits = self.below.as_ref().is_none_or(|below| last.is_none_or(|last| last < *below));
-        if first_fits && last_fits { Ok(node) } else { Err(NodeError::Range) }
+        if first_fits && last_fits { Ok(()) } else { Err(NodeError::Range) }
     }
 
     /// What this node's inner node `inner` says of its `index`-th child.

@@ -124,13 +124,13 @@ impl Reader {
         deadline: Duration,
         add: &AddGroup<'_>,
     ) -> Result<(), ReadError> {
-        let mut stack = vec![(directory.node, 0)];
-        while let Some((node, depth)) = stack.pop() {
+        let mut stack = vec![(directory.node, directory.claim.clone(), 0)];
+        while let Some((node, claim, depth)) = stack.pop() {
             if depth >= MANIFEST_DEPTH_MAX {
                 return Err(ReadError::manifest("a directory deeper than the limit"));
             }
             add(vec![node.id], 1);
-            match self.directory_node(&directory.tree, &node, Instant::now() + deadline).await? {
+            match self.claimed_node(&directory.tree, &node, &claim, Instant::now() + deadline).await? {
                 CachedNode::Leaf { leaf, pack } => {
                     for entry in &leaf.entries {
                         if let EntryBody::File(node) = &entry.body {
@@ -142,7 +142,10 @@ impl Reader {
                         add(ids, needed);
                     }
                 }
-                CachedNode::Inner(inner) => stack.extend(inner.children.iter().map(|child| (child.node, depth + 1))),
+                CachedNode::Inner(inner) => stack.extend(
+                    (inner.children.iter().enumerate())
+                        .map(|(place, child)| (child.node, claim.of_child(&inner, place), depth + 1)),
+                ),
                 CachedNode::File(_) => return Err(ReadError::manifest("a file stands where a directory should")),
             }
         }

@@ -6,6 +6,8 @@ use super::reader::{Child, FileHandle};
 use super::start::Engine;
 use super::survey::{Counter, Visit, os_name};
 use super::swarm::lock;
+use crate::base::digest::ChunkId;
+use crate::base::limit::NAME_BYTES_MAX;
 use crate::base::time::Timestamp;
 use crate::content::reference::RootRef;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
@@ -41,8 +43,10 @@ impl Engine {
             let target = if path.as_os_str().is_empty() { dest.to_path_buf() } else { dest.join(path) };
             match visit {
                 Visit::Directory(_, child) => {
-                    make_dir(&target)?;
-                    lock(&directories).push((target, child.cloned()));
+                    let made = make_dir(&target)?;
+                    if made || child.is_some() {
+                        lock(&directories).push((target, child.cloned()));
+                    }
                     Ok(())
                 }
                 Visit::Symlink(link, child) => make_link(&target, &link, child),
@@ -70,9 +74,12 @@ impl Engine {
         }
         // Attributes of directories last, the deepest first: filling a directory changes its time.
         for (path, child) in lock(&directories).iter().rev() {
-            if let Some(child) = child {
-                set_attributes(path, child).map_err(|error| local(path, error))?;
+            match child {
+                Some(child) => set_attributes(path, child),
+                // A reference says nothing of its top's permissions: like those of a file.
+                None => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)),
             }
+            .map_err(|error| local(path, error))?;
         }
         Ok(())
     }
@@ -165,9 +172,14 @@ async fn kept(output: &Arc<File>, unit: &Unit) -> bool {
 }
 
 fn part_name(target: &Path) -> PathBuf {
+    let whole = target.file_name().unwrap_or_default();
     let mut name = std::ffi::OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
+    name.push(whole);
     name.push(".tornet-part");
+    if name.len() > NAME_BYTES_MAX {
+        // The same on every run, or an interrupted copy would not be found again.
+        name = format!(".{:.32}.tornet-part", ChunkId::of(whole.as_encoded_bytes())).into();
+    }
     target.with_file_name(name)
 }
 
@@ -177,13 +189,14 @@ fn open_part(path: &Path) -> std::io::Result<File> {
     Ok(File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?))
 }
 
-fn make_dir(path: &Path) -> Result<(), ReadError> {
+/// Whether it had to be made.
+fn make_dir(path: &Path) -> Result<bool, ReadError> {
     match std::fs::create_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let there = std::fs::symlink_metadata(path).map_err(|error| local(path, error))?;
-            if there.is_dir() { Ok(()) } else { Err(local(path, "something that is no directory is in the way")) }
+            if there.is_dir() { Ok(false) } else { Err(local(path, "something that is no directory is in the way")) }
         }
-        other => other.map_err(|error| local(path, error)),
+        other => other.map(|()| true).map_err(|error| local(path, error)),
     }
 }
 

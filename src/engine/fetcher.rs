@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 /// Stored slices may be evicted, or found damaged, between fetching and reading: then they are fetched again.
-const TRIES: usize = 3;
+const TRIES: usize = 5;
 
 pub(super) struct Fetcher {
     pub(super) store: Arc<Store>,
@@ -285,6 +285,11 @@ fn rebuild_blocking(
         if let Some(bytes) = store.read(id, all).map_err(ReadError::store)? {
             shards.push((*index, bytes));
         }
+    }
+    if shards.len() < stripe.data.len() {
+        // Found damaged, and dropped, by this very reading. What is asked for now is known to be missing.
+        debug!(here = shards.len(), needed = stripe.data.len(), "shards vanished before they were used");
+        return Ok(());
     }
     let views: Vec<(u8, &[u8])> = shards.iter().map(|(index, bytes)| (*index, bytes.as_ref())).collect();
     let rebuilt = erasure::rebuild(stripe.scheme(), &views, lost).map_err(|error| {

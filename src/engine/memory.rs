@@ -8,11 +8,13 @@ use tracing::warn;
 /// One record: the contacts, the best first.
 const TABLE: Table = Table("contacts.1");
 const KEY: &[u8] = b"best";
+/// Contacts kept.
+const CONTACTS_MAX: usize = 200;
 
 /// Writes the list down; losing it costs a slower start, nothing else.
 pub(super) fn remember(store: &Store, contacts: Vec<Contact>) {
     let kept: Vec<(String, Vec<SocketAddr>)> =
-        contacts.iter().map(|c| (format!("{}", c.peer), c.addrs.clone())).collect();
+        contacts.iter().take(CONTACTS_MAX).map(|c| (format!("{}", c.peer), c.addrs.clone())).collect();
     let written = serde_json::to_vec(&kept).map_err(|e| e.to_string()).and_then(|bytes| {
         let written: Result<(), StoreError> = store.state().write(false, |tx| tx.put(TABLE, KEY, &bytes));
         written.map_err(|e| e.to_string())

@@ -81,7 +81,14 @@ pub(super) async fn run(mut node: Node, shell: Shell, mut events: mpsc::Unbounde
                     }
                 }
                 Event::Inspect(look) => look(&node),
-                Event::Stop => return,
+                Event::Stop => {
+                    // Whom a short life met, too; the machine itself asks for this only now and then.
+                    let contacts = node.contacts();
+                    if !contacts.is_empty() {
+                        super::memory::remember(&shell.store, contacts);
+                    }
+                    return;
+                }
             }
             budget -= 1;
             event = if budget > 0 { events.try_recv().ok() } else { None };

@@ -12,6 +12,7 @@ use crate::content::manifest::{FileBody, FileNode};
 use crate::content::node::Node;
 use crate::content::reference::{Kind, NodeRef, RootRef};
 use crate::content::section::Stripe;
+use crate::content::walk::DirectoryClaim;
 use crate::node::input::Urgency;
 use bytes::{Bytes, BytesMut};
 use std::ops::{Deref, Range};
@@ -62,6 +63,8 @@ pub enum TreeNode {
 pub struct DirectoryHandle {
     pub(super) tree: Arc<Tree>,
     pub(super) node: NodeRef,
+    /// What was said of it where it was named.
+    pub(super) claim: DirectoryClaim,
     depth: usize,
 }
 
@@ -131,7 +134,12 @@ impl Reader {
         match reference.kind {
             Kind::Directory => {
                 self.directory_node(&tree, &reference.node, until).await?;
-                Ok(TreeNode::Directory(Arc::new(DirectoryHandle { tree, node: reference.node, depth: 0 })))
+                Ok(TreeNode::Directory(Arc::new(DirectoryHandle {
+                    tree,
+                    node: reference.node,
+                    claim: DirectoryClaim::of_reference(),
+                    depth: 0,
+                })))
             }
             Kind::File => Ok(TreeNode::File(Arc::new(self.file(tree, &reference.node, None, until).await?))),
         }
@@ -145,16 +153,17 @@ impl Reader {
         deadline: Duration,
     ) -> Result<Option<Child>, ReadError> {
         let until = Instant::now() + deadline;
-        let mut node = directory.node;
+        let (mut node, mut claim) = (directory.node, directory.claim.clone());
         for _ in 0..MANIFEST_DEPTH_MAX {
-            match self.directory_node(&directory.tree, &node, until).await? {
+            match self.claimed_node(&directory.tree, &node, &claim, until).await? {
                 CachedNode::Leaf { leaf, pack } => {
                     return Ok(find(&leaf, name).map(|entry| Child { entry: entry.clone(), pack: pack.clone() }));
                 }
-                CachedNode::Inner(inner) => match inner.children.get(position(&inner, name)) {
-                    Some(child) => node = child.node,
-                    None => return Ok(None),
-                },
+                CachedNode::Inner(inner) => {
+                    let place = position(&inner, name);
+                    let Some(child) = inner.children.get(place) else { return Ok(None) };
+                    (node, claim) = (child.node, claim.of_child(&inner, place));
+                }
                 CachedNode::File(_) => return Err(ReadError::manifest("a file stands where a directory should")),
             }
         }
@@ -172,12 +181,12 @@ impl Reader {
         let until = Instant::now() + deadline;
         let mut found = Vec::new();
         // Nodes still to visit, the next one last; each level adds at most one node's children.
-        let mut stack = vec![(directory.node, 0usize)];
-        while let Some((node, depth)) = stack.pop() {
+        let mut stack = vec![(directory.node, directory.claim.clone(), 0usize)];
+        while let Some((node, claim, depth)) = stack.pop() {
             if depth >= MANIFEST_DEPTH_MAX {
                 return Err(ReadError::manifest("a directory deeper than the limit"));
             }
-            match self.directory_node(&directory.tree, &node, until).await? {
+            match self.claimed_node(&directory.tree, &node, &claim, until).await? {
                 CachedNode::Leaf { leaf, pack } => {
                     for entry in &leaf.entries {
                         if after.is_none_or(|after| entry.name.as_slice() > after) {
@@ -192,7 +201,10 @@ impl Reader {
                     let from = after.map_or(0, |after| position(&inner, after));
                     let rest = inner.children.get(from..).unwrap_or_default();
                     self.warm_nodes(&directory.tree, rest);
-                    stack.extend(rest.iter().rev().map(|child| (child.node, depth + 1)));
+                    let below = rest.iter().enumerate().rev();
+                    stack.extend(
+                        below.map(|(place, child)| (child.node, claim.of_child(&inner, from + place), depth + 1)),
+                    );
                 }
                 CachedNode::File(_) => return Err(ReadError::manifest("a file stands where a directory should")),
             }
@@ -216,7 +228,8 @@ impl Reader {
                     return Err(ReadError::manifest("directories nested deeper than the limit"));
                 }
                 let depth = directory.depth + 1;
-                return Ok(TreeNode::Directory(Arc::new(DirectoryHandle { tree, node: *node, depth })));
+                let claim = DirectoryClaim::of_entry(child);
+                return Ok(TreeNode::Directory(Arc::new(DirectoryHandle { tree, node: *node, claim, depth })));
             }
             EntryBody::Symlink(target) => return Ok(TreeNode::Symlink(target.clone())),
             EntryBody::File(node) => {
@@ -400,12 +413,24 @@ impl Reader {
         Ok(decoded)
     }
 
-    pub(super) async fn directory_node(
+    /// A node of a directory, checked against what was said of it.
+    pub(super) async fn claimed_node(
         &self,
         tree: &Arc<Tree>,
         node: &NodeRef,
+        claim: &DirectoryClaim,
         until: Instant,
     ) -> Result<CachedNode, ReadError> {
+        let found = self.directory_node(tree, node, until).await?;
+        let checked = match &found {
+            CachedNode::Leaf { leaf, .. } => claim.check_leaf(leaf),
+            CachedNode::Inner(inner) => claim.check_inner(inner),
+            CachedNode::File(_) => Ok(()),
+        };
+        checked.map_err(ReadError::manifest).map(|()| found)
+    }
+
+    async fn directory_node(&self, tree: &Arc<Tree>, node: &NodeRef, until: Instant) -> Result<CachedNode, ReadError> {
         if let Some(found) = self.nodes.find(&node.id) {
             return Ok(found);
         }

@@ -39,6 +39,8 @@ impl Engine {
             TreeNode::Symlink(_) => return Err(ReadError::manifest("a reference to a symbolic link")),
             TreeNode::Directory(root) => root,
         };
+        // Before anything is made of it: that it can be opened, and is a directory.
+        reader.list(&root, None, PAGE, deadline).await?;
         visit(std::path::Path::new(""), Visit::Directory(&root, None)).await?;
         let mut stack = vec![(PathBuf::new(), root, None::<Vec<u8>>)];
         while let Some((path, directory, after)) = stack.pop() {

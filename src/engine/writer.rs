@@ -146,7 +146,8 @@ impl Writer {
         Writer { inner: Arc::new(inner) }
     }
 
-    /// Something at this path of the own tree changed: its bytes, its attributes, or whether it is there.
+    /// Something at this path of the own tree changed: its bytes, its attributes, or whether it is there. What changed
+    /// below a directory is told by its own path.
     /// The empty path is the tree's root.
     pub fn changed(&self, path: &Path) {
         let now = Instant::now();

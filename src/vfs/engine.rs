@@ -41,7 +41,7 @@ impl From<TextError> for Error {
     fn from(error: TextError) -> Error {
         let errno = match error {
             TextError::Newer(_) | TextError::UnknownKind(_) => Errno::PROTONOSUPPORT,
-            _ => Errno::INVAL,
+            _ => Errno::NOENT,
         };
         Error::because(errno, format!("the reference is {error}"))
     }

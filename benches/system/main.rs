@@ -1,0 +1,473 @@
+//! The whole system through real processes and mounts, beside its peers where they are installed.
+//!
+//! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little and once,
+//! for CI. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, read, tree, start). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
+
+#[path = "../../fs-tests/harness/mod.rs"]
+mod harness;
+mod measure;
+mod peers;
+mod table;
+
+use harness::Lab;
+use harness::node::{Node, Plan, READER};
+use harness::tree::{self, Dice};
+use measure::{cpu_of, drop_caches, median, memory_of, run, seconds};
+use peers::{Over, Ssh, Torrent};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use table::{Better, Table};
+
+const GIB: f64 = (1u64 << 30) as f64;
+const MB: f64 = 1e6;
+
+/// Most resident memory that a node may need, MiB.
+const MEMORY_MAX: f64 = 200.0;
+
+struct Bench {
+    lab: Lab,
+    file: PathBuf,
+    file_bytes: u64,
+    tree: PathBuf,
+    tree_files: usize,
+    rounds: usize,
+    ssh: Option<Ssh>,
+    table: Table,
+}
+
+fn main() {
+    // `cargo test --benches` calls us with this: nothing to do then.
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    let short = std::env::var_os("TORNET_BENCH_SHORT").is_some();
+    if std::env::var_os("TMPDIR").is_none() && room("/dev/shm") > 10 << 30 {
+        harness::set_base(Path::new("/dev/shm"));
+    }
+    harness::require_fuse();
+    let lab = Lab::new();
+    let file_bytes: u64 = if short { 64 << 20 } else { 1 << 30 };
+    let tree_files = if short { 500 } else { 10_000 };
+    let file = lab.make_dir("source").join("film");
+    make_file(&file, file_bytes);
+    let tree = lab.make_dir("tree");
+    tree::make_many(&tree, tree_files, 10_240);
+    let ssh = Ssh::new(lab.dir());
+    let rounds = if short { 1 } else { 3 };
+    let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, ssh, table: Table::default() };
+    let only = std::env::var("TORNET_BENCH_ONLY").unwrap_or_default();
+    let parts: [(&str, fn(&mut Bench)); 5] = [
+        ("publish", Bench::publish),
+        ("fetch", Bench::fetch),
+        ("read", Bench::read),
+        ("tree", Bench::tree),
+        ("start", Bench::start),
+    ];
+    for (name, part) in parts {
+        if only.is_empty() || only.split(',').any(|word| word == name) {
+            part(&mut bench);
+        }
+    }
+    println!();
+    println!(
+        "tornet, encrypted, verified and coded 8+4, through real processes on loopback; file of {} MiB, tree of {tree_files} files",
+        file_bytes >> 20
+    );
+    println!();
+    bench.table.print();
+}
+
+/// A node that hosts nothing, so that only what is measured goes over the line.
+fn reader() -> Plan {
+    Plan::new("reader").config(READER)
+}
+
+fn room(dir: &str) -> u64 {
+    rustix::fs::statvfs(dir).map_or(0, |info| info.f_bavail * info.f_frsize)
+}
+
+fn make_file(path: &Path, bytes: u64) {
+    let mut file = fs::File::create(path).unwrap();
+    for part in 0..bytes >> 20 {
+        file.write_all(&tree::noise(part, 1 << 20)).unwrap();
+    }
+}
+
+#[track_caller]
+fn same(a: &Path, b: &Path) {
+    assert!(Command::new("cmp").arg("-s").arg(a).arg(b).status().unwrap().success(), "{} differs", b.display());
+}
+
+impl Bench {
+    /// A node with an empty data directory.
+    fn fresh(&self, plan: Plan) -> Node {
+        plan.start(&self.lab)
+    }
+
+    fn forget(&self, node: Node) {
+        let home = node.home.clone();
+        drop(node);
+        let _ = fs::remove_dir_all(home);
+    }
+
+    fn rounds(&self, mut one: impl FnMut(&Bench) -> f64) -> f64 {
+        let mut all: Vec<f64> = (0..self.rounds).map(|_| one(self)).collect();
+        median(&mut all)
+    }
+
+    fn over(&self) -> Vec<(Over, bool)> {
+        Over::ALL.into_iter().map(|over| (over, self.ssh.as_ref().is_some_and(|ssh| ssh.has(over)))).collect()
+    }
+
+    fn publish(&mut self) {
+        let bytes = self.file_bytes as f64;
+        let (mut cpu, mut memory) = (Vec::new(), Vec::new());
+        let rate = self.rounds(|bench| {
+            let node = bench.fresh(Plan::new("publisher"));
+            let took = run(node.command(&["publish"]).arg(&bench.file)).0;
+            cpu.push(cpu_of(node.pid()) / bytes * GIB);
+            memory.push(memory_of(node.pid()));
+            bench.forget(node);
+            bytes / MB / took
+        });
+        self.table.row("publish file", "MB/s", Better::More, rate, None);
+        let torrent = self.lab.path("made.torrent");
+        let libtorrent = peers::torrent_make(&self.file, &torrent, "").map(|took| bytes / MB / took);
+        self.table.peer("publish file", "MB/s", "libtorrent", libtorrent);
+        for (over, there) in self.over() {
+            let figure = there.then(|| bytes / MB / self.ssh.as_ref().unwrap().publish(over, &self.file));
+            self.table.peer("publish file", "MB/s", over.name(), figure);
+        }
+        self.table.row("publish file: CPU", "s/GiB", Better::Less, median(&mut cpu), None);
+        self.table.row("publish file: memory", "MiB", Better::Less, median(&mut memory), Some(MEMORY_MAX));
+
+        let rate = self.rounds(|bench| {
+            let node = bench.fresh(Plan::new("publisher").mounted());
+            let copy = node.path("film");
+            let took = seconds(|| {
+                run(Command::new("cp").arg(&bench.file).arg(&copy));
+                node.stored(&copy);
+            });
+            bench.forget(node);
+            bytes / MB / took
+        });
+        self.table.row("publish file by cp to the mount", "MB/s", Better::More, rate, None);
+
+        let files = self.tree_files as f64;
+        let rate = self.rounds(|bench| {
+            let node = bench.fresh(Plan::new("publisher"));
+            let took = run(node.command(&["publish"]).arg(&bench.tree)).0;
+            bench.forget(node);
+            files / took
+        });
+        self.table.row("publish tree of 10 KiB files", "files/s", Better::More, rate, Some(5000.0));
+        let libtorrent = peers::torrent_make(&self.tree, &torrent, "").map(|took| files / took);
+        self.table.peer("publish tree of 10 KiB files", "files/s", "libtorrent", libtorrent);
+        for (over, there) in self.over() {
+            let figure = there.then(|| files / self.ssh.as_ref().unwrap().publish(over, &self.tree));
+            self.table.peer("publish tree of 10 KiB files", "files/s", over.name(), figure);
+        }
+        let took = self.rounds(|bench| {
+            let node = bench.fresh(Plan::new("publisher").mounted());
+            let took = seconds(|| {
+                run(Command::new("cp").arg("-r").arg(&bench.tree).arg(node.path("tree")));
+                node.stored(&node.path("tree"));
+            });
+            bench.forget(node);
+            files / took
+        });
+        self.table.row("publish tree by cp to the mount", "files/s", Better::More, took, None);
+    }
+
+    fn fetch(&mut self) {
+        let bytes = self.file_bytes as f64;
+        let first = self.fresh(Plan::new("s0"));
+        let reference = first.publish(&self.file);
+        let mut sources = vec![first];
+        for count in [1usize, 4] {
+            while sources.len() < count {
+                let more = self.fresh(Plan::new(&format!("s{}", sources.len())).config(READER).knows(&sources[0]));
+                more.tornet(&["pin", &reference]);
+                sources.push(more);
+            }
+            let work = format!("fetch file from {count}");
+            let (mut cpu, mut memory, mut server) = (Vec::new(), Vec::new(), Vec::new());
+            let rate = self.rounds(|bench| {
+                let plan = sources.iter().fold(reader(), |plan, source| plan.knows(source));
+                let reader = bench.fresh(plan);
+                let dest = bench.lab.path("got");
+                let all = || sources.iter().map(|node| cpu_of(node.pid())).sum::<f64>() + cpu_of(reader.pid());
+                let before = all();
+                let (took, own) = run(reader.command(&["get", &reference]).arg(&dest));
+                cpu.push((all() - before + own) / bytes * GIB);
+                memory.push(memory_of(reader.pid()));
+                server.push(sources.iter().map(|node| memory_of(node.pid())).fold(0.0, f64::max));
+                same(&bench.file, &dest);
+                fs::remove_file(dest).unwrap();
+                bench.forget(reader);
+                bytes / MB / took
+            });
+            let figures = [
+                (work.clone(), "MB/s", Better::More, rate, None),
+                (format!("{work}: CPU"), "s/GiB", Better::Less, median(&mut cpu), None),
+                (format!("{work}: memory, reader"), "MiB", Better::Less, median(&mut memory), Some(MEMORY_MAX)),
+                (format!("{work}: memory, server"), "MiB", Better::Less, median(&mut server), Some(MEMORY_MAX)),
+            ];
+            for (work, unit, better, figure, aim) in figures {
+                self.table.row(work, unit, better, figure, aim);
+            }
+            let dest = self.lab.make_dir("got-peer");
+            let torrent = Torrent::new(&self.file, self.lab.dir(), count as u8);
+            for name in ["aria2", "libtorrent"] {
+                let mut fetched = Vec::new();
+                for _ in 0..self.rounds {
+                    let one = torrent.as_ref().and_then(|torrent| match name {
+                        "aria2" => torrent.fetch_aria2(&dest),
+                        _ => Some(torrent.fetch(&dest)),
+                    });
+                    if let Some(one) = one {
+                        same(&self.file, &dest.join("film"));
+                        fetched.push(one);
+                    }
+                    let _ = fs::remove_dir_all(&dest);
+                    fs::create_dir_all(&dest).unwrap();
+                }
+                self.fetched(&work, name, &fetched);
+            }
+            drop(torrent);
+            if count == 1 {
+                for (over, there) in self.over() {
+                    let mut fetched = Vec::new();
+                    for _ in 0..if there { self.rounds } else { 0 } {
+                        fetched.push(self.ssh.as_ref().unwrap().fetch(over, &self.file, &dest));
+                        same(&self.file, &dest.join("film"));
+                        fs::remove_file(dest.join("film")).unwrap();
+                    }
+                    self.fetched(&work, over.name(), &fetched);
+                }
+            }
+        }
+        for source in sources {
+            self.forget(source);
+        }
+    }
+
+    fn fetched(&mut self, work: &str, name: &'static str, all: &[peers::Fetched]) {
+        let bytes = self.file_bytes as f64;
+        let middle = |value: fn(&peers::Fetched) -> f64| {
+            let mut values: Vec<f64> = all.iter().map(value).collect();
+            (!values.is_empty()).then(|| median(&mut values))
+        };
+        self.table.peer(work, "MB/s", name, middle(|one| one.seconds).map(|took| bytes / MB / took));
+        self.table.peer(&format!("{work}: CPU"), "s/GiB", name, middle(|one| one.cpu).map(|cpu| cpu / bytes * GIB));
+        self.table.peer(&format!("{work}: memory, reader"), "MiB", name, middle(|one| one.memory));
+        self.table.peer(&format!("{work}: memory, server"), "MiB", name, middle(|one| one.memory_server));
+    }
+
+    fn read(&mut self) {
+        let source = self.fresh(Plan::new("source"));
+        let reference = source.publish(&self.file);
+        let cold = |bench: &Bench| {
+            let reader = bench.fresh(reader().mounted().knows(&source));
+            drop_caches();
+            let path = reader.reference(&reference);
+            (reader, path)
+        };
+        let mut seek = Vec::new();
+        let first = self.rounds(|bench| {
+            let (reader, path) = cold(bench);
+            let took = first_bytes(&path, 0);
+            seek.push(first_bytes(&path, bench.file_bytes * 7 / 10) * 1e3);
+            bench.forget(reader);
+            took * 1e3
+        });
+        self.table.row("first 64 KiB of a cold file", "ms", Better::Less, first, None);
+        self.table.row("64 KiB at another place then", "ms", Better::Less, median(&mut seek), None);
+        for (name, size) in [("random 4 KiB, cold, median", 4096), ("random 64 KiB, cold, median", 65_536)] {
+            let figure = self.rounds(|bench| {
+                let (reader, path) = cold(bench);
+                let figure = random_reads(&path, bench.file_bytes, size) * 1e3;
+                bench.forget(reader);
+                figure
+            });
+            self.table.row(name, "ms", Better::Less, figure, None);
+        }
+        let mut warm = Vec::new();
+        let sequential = self.rounds(|bench| {
+            let (reader, path) = cold(bench);
+            let figure = whole(&path);
+            warm.push(whole(&path));
+            bench.forget(reader);
+            figure
+        });
+        self.table.row("sequential read, cold", "MB/s", Better::More, sequential, None);
+        self.table.row("sequential read, warm", "MB/s", Better::More, median(&mut warm), None);
+        self.forget(source);
+
+        for (over, there) in self.over() {
+            let name = over.name();
+            if !there {
+                for (work, unit) in [
+                    ("first 64 KiB of a cold file", "ms"),
+                    ("64 KiB at another place then", "ms"),
+                    ("random 4 KiB, cold, median", "ms"),
+                    ("random 64 KiB, cold, median", "ms"),
+                    ("sequential read, cold", "MB/s"),
+                    ("sequential read, warm", "MB/s"),
+                ] {
+                    self.table.peer(work, unit, name, None);
+                }
+                continue;
+            }
+            let mount = |bench: &Bench| {
+                drop_caches();
+                let mount = bench.ssh.as_ref().unwrap().mount(over, bench.file.parent().unwrap());
+                let path = mount.point.join("film");
+                (mount, path)
+            };
+            let mut seek = Vec::new();
+            let first = self.rounds(|bench| {
+                let (_mount, path) = mount(bench);
+                let took = first_bytes(&path, 0);
+                seek.push(first_bytes(&path, bench.file_bytes * 7 / 10) * 1e3);
+                took * 1e3
+            });
+            self.table.peer("first 64 KiB of a cold file", "ms", name, Some(first));
+            self.table.peer("64 KiB at another place then", "ms", name, Some(median(&mut seek)));
+            for (work, size) in [("random 4 KiB, cold, median", 4096), ("random 64 KiB, cold, median", 65_536)] {
+                let figure = self.rounds(|bench| {
+                    let (_mount, path) = mount(bench);
+                    random_reads(&path, bench.file_bytes, size) * 1e3
+                });
+                self.table.peer(work, "ms", name, Some(figure));
+            }
+            let mut warm = Vec::new();
+            let sequential = self.rounds(|bench| {
+                let (_mount, path) = mount(bench);
+                let figure = whole(&path);
+                warm.push(whole(&path));
+                figure
+            });
+            self.table.peer("sequential read, cold", "MB/s", name, Some(sequential));
+            self.table.peer("sequential read, warm", "MB/s", name, Some(median(&mut warm)));
+        }
+    }
+
+    fn tree(&mut self) {
+        let source = self.fresh(Plan::new("source"));
+        let reference = source.publish(&self.tree);
+        let works = [
+            ("find in the tree, cold", "find . | wc -l"),
+            ("ls -lR of the tree, cold", "ls -lR . | tail -1"),
+            ("tar of the tree, cold", "tar c . | cat > /dev/null"),
+        ];
+        for (name, line) in works {
+            let aim = name.starts_with("tar").then_some(2.0);
+            let figure = self.rounds(|bench| {
+                let reader = bench.fresh(reader().mounted().knows(&source));
+                drop_caches();
+                let took = in_directory(&reader.reference(&reference), line);
+                bench.forget(reader);
+                took
+            });
+            self.table.row(name, "s", Better::Less, figure, aim);
+        }
+        self.forget(source);
+        for (over, there) in self.over() {
+            for (name, line) in works {
+                let figure = there.then(|| {
+                    self.rounds(|bench| {
+                        drop_caches();
+                        let mount = bench.ssh.as_ref().unwrap().mount(over, &bench.tree);
+                        in_directory(&mount.point, line)
+                    })
+                });
+                self.table.peer(name, "s", over.name(), figure);
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        let once = |bench: &Bench| {
+            let point = bench.lab.make_dir("reader/net");
+            let took = run(&mut reader().mounted().background(&bench.lab)).0;
+            assert_eq!(harness::mounts_below(&point).len(), 1);
+            let mut umount = Command::new(harness::TORNET);
+            umount.arg("--data-dir").arg(bench.lab.path("reader/data")).arg("umount").arg(&point);
+            run(umount.env("HOME", bench.lab.path("reader")));
+            harness::until("the node has ended", || {
+                harness::processes_naming(&bench.lab.path("reader")).is_empty().then_some(())
+            });
+            took * 1e3
+        };
+        let empty = self.rounds(|bench| {
+            let _ = fs::remove_dir_all(bench.lab.path("reader"));
+            once(bench)
+        });
+        let work = "start to a served mount, empty";
+        self.table.row(work, "ms", Better::Less, empty, Some(300.0));
+        for (over, there) in self.over() {
+            let figure = there.then(|| {
+                self.rounds(|bench| bench.ssh.as_ref().unwrap().mount(over, bench.file.parent().unwrap()).seconds * 1e3)
+            });
+            self.table.peer(work, "ms", over.name(), figure);
+        }
+        let _ = fs::remove_dir_all(self.lab.path("reader"));
+        let mut reader = self.fresh(reader());
+        reader.publish(&self.file);
+        reader.publish(&self.tree);
+        reader.stop();
+        let full = self.rounds(once);
+        self.table.row("start to a served mount, full store", "ms", Better::Less, full, Some(300.0));
+        self.forget(reader);
+    }
+}
+
+/// Seconds from the open to the first 64 KiB at an offset.
+fn first_bytes(path: &Path, offset: u64) -> f64 {
+    seconds(|| {
+        let mut bytes = vec![0; 65_536];
+        fs::File::open(path).unwrap().read_exact_at(&mut bytes, offset).unwrap();
+    })
+}
+
+/// Median seconds of 200 reads of `size` bytes at random places.
+fn random_reads(path: &Path, length: u64, size: usize) -> f64 {
+    let file = fs::File::open(path).unwrap();
+    // Programs that read at random say so, or the kernel reads ahead for them; the same for every peer.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
+    let mut bytes = vec![0; size];
+    let mut dice = Dice(7);
+    let mut all: Vec<f64> = (0..200)
+        .map(|_| {
+            let offset = dice.below((length - size as u64) / 4096) * 4096;
+            seconds(|| file.read_exact_at(&mut bytes, offset).unwrap())
+        })
+        .collect();
+    median(&mut all)
+}
+
+/// MB/s of reading a file from front to end in pieces of 1 MiB.
+fn whole(path: &Path) -> f64 {
+    let mut file = fs::File::open(path).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    let mut total = 0;
+    let took = seconds(|| {
+        loop {
+            match file.read(&mut bytes).unwrap() {
+                0 => break,
+                count => total += count,
+            }
+        }
+    });
+    total as f64 / MB / took
+}
+
+fn in_directory(dir: &Path, line: &str) -> f64 {
+    run(Command::new("sh").args(["-euc", line]).current_dir(dir)).0
+}

@@ -1,0 +1,270 @@
+//! The commands as scripts use them: output, JSON, exit codes, progress, resumption.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+mod harness;
+
+use harness::node::Plan;
+use harness::tree::{self, noise};
+use harness::{Lab, TORNET, TORNET_MOUNT, printed, processes_naming, require_fuse, shell, until};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+const COMMANDS: [&str; 13] =
+    ["ref", "get", "publish", "pin", "unpin", "verify", "status", "peers", "why", "node", "umount", "swarm", "help"];
+
+#[test]
+fn every_command_has_help_and_a_wrong_use_ends_with_2() {
+    let help = Command::new(TORNET).arg("--help").output().unwrap();
+    assert!(help.status.success());
+    let text = String::from_utf8(help.stdout).unwrap();
+    for command in COMMANDS {
+        assert!(text.contains(command), "`tornet --help` does not name {command}");
+        if command != "help" {
+            let output = Command::new(TORNET).args([command, "--help"]).output().unwrap();
+            assert!(output.status.success() && output.stdout.len() > 100, "{command}: {}", printed(&output));
+        }
+    }
+    for wrong in [&["frobnicate"][..], &["get"], &["status", "--no-such-flag"], &["swarm", "many"]] {
+        let output = Command::new(TORNET).args(wrong).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", printed(&output));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{wrong:?}: {}", printed(&output));
+    }
+    for program in [TORNET, TORNET_MOUNT] {
+        let output = Command::new(program).arg("--version").output().unwrap();
+        assert!(String::from_utf8(output.stdout).unwrap().contains(env!("CARGO_PKG_VERSION")));
+    }
+    let output = Command::new(TORNET_MOUNT).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", printed(&output));
+}
+
+#[test]
+fn command_without_a_node_says_how_to_start_one() {
+    let lab = Lab::new();
+    let data = lab.path("none");
+    for command in [&["status"][..], &["peers"], &["publish", "/etc/hostname"]] {
+        let output =
+            Command::new(TORNET).arg("--data-dir").arg(&data).args(command).env("HOME", lab.dir()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {}", printed(&output));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("tornet-mount") || said.contains("tornet node"), "{said:?}");
+        assert!(said.contains(data.to_str().unwrap()), "it names the data directory: {said:?}");
+    }
+}
+
+#[test]
+fn published_tree_is_got_back_whole_with_modes_times_and_links() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let b = Plan::new("b").knows(&a).start(&lab);
+    let source = lab.path("source");
+    tree::make_varied(&source);
+    let reference = a.publish(&source);
+    let dest = lab.path("dest");
+    b.tornet(&["get", &reference, dest.to_str().unwrap()]);
+    tree::assert_same(&source, &dest);
+    // Once more over what is there: nothing to do, nothing harmed.
+    b.tornet(&["get", &reference, dest.to_str().unwrap()]);
+    tree::assert_same(&source, &dest);
+    // Publishing again makes nothing new.
+    assert_eq!(a.publish(&source), reference);
+    // A single file.
+    let file = a.publish(&source.join("size-3000000"));
+    b.tornet(&["get", &file, lab.path("file").to_str().unwrap()]);
+    assert_eq!(fs::read(lab.path("file")).unwrap(), fs::read(source.join("size-3000000")).unwrap());
+}
+
+#[test]
+fn interrupted_get_is_resumed_and_never_leaves_half_a_file_under_its_name() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let b = Plan::new("b").knows(&a).start(&lab);
+    let bytes = noise(21, 64 << 20);
+    fs::write(lab.path("film"), &bytes).unwrap();
+    let reference = a.publish(&lab.path("film"));
+    let dest = lab.path("dest");
+    for delay in [30, 80, 200] {
+        let mut get = b.command(&["get", &reference, dest.to_str().unwrap()]);
+        let mut get = get.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        let _ = get.kill();
+        let _ = get.wait();
+        if let Ok(got) = fs::read(&dest) {
+            assert!(got == bytes, "half a file stands under its name");
+        }
+    }
+    b.tornet(&["get", &reference, dest.to_str().unwrap()]);
+    assert!(fs::read(&dest).unwrap() == bytes);
+}
+
+#[test]
+fn json_is_one_value_with_the_fields_that_scripts_read() {
+    let lab = Lab::new();
+    require_fuse();
+    let a = Plan::new("a").mounted().start(&lab);
+    let b = Plan::new("b").knows(&a).start(&lab);
+    fs::write(lab.path("file"), noise(22, 400_000)).unwrap();
+    let published = b.json(&["--json", "publish", lab.path("file").to_str().unwrap()]);
+    let reference = published["reference"].as_str().unwrap().to_string();
+    assert!(reference.starts_with("tornet1"), "{published}");
+
+    let status = a.json(&["--json", "status"]);
+    assert_eq!(status["pid"].as_u64().unwrap(), u64::from(a.pid()));
+    assert_eq!(status["address"].as_str().unwrap(), a.address);
+    assert_eq!(status["mountpoint"].as_str().unwrap(), a.mount().to_str().unwrap());
+    assert_eq!(status["version"].as_str().unwrap(), env!("CARGO_PKG_VERSION"));
+    assert!(b.json(&["--json", "status"])["mountpoint"].is_null());
+    let peers = until("the nodes are linked", || {
+        let peers = a.json(&["--json", "peers"]);
+        (peers.as_array().unwrap().len() == 1).then_some(peers)
+    });
+    assert_eq!(peers[0]["peer"], b.json(&["--json", "status"])["peer"], "{peers}");
+
+    fs::write(a.path("own"), noise(23, 100_000)).unwrap();
+    let own = a.stored(&a.path("own"));
+    assert_eq!(a.json(&["--json", "ref", a.path("own").to_str().unwrap()])["reference"].as_str().unwrap(), own);
+    let why = a.json(&["--json", "why", a.path("own").to_str().unwrap()]);
+    assert!(why["state"].is_string() && why["detail"].is_string(), "{why}");
+
+    let pinned = a.json(&["--json", "pin", &reference]);
+    assert!(pinned["chunks"].as_u64().unwrap() > 0 && pinned["bytes"].as_u64().unwrap() >= 400_000, "{pinned}");
+    let verified = a.json(&["--json", "verify", &reference]);
+    assert_eq!(verified["lost"].as_u64().unwrap(), 0, "{verified}");
+    a.json(&["--json", "unpin", &reference]);
+    let dest = lab.path("dest");
+    a.json(&["--json", "get", &reference, dest.to_str().unwrap()]);
+    assert_eq!(fs::read(dest).unwrap(), noise(22, 400_000));
+}
+
+#[test]
+fn pinned_tree_stays_readable_when_everybody_else_is_gone() {
+    let lab = Lab::new();
+    require_fuse();
+    let mut a = Plan::new("a").start(&lab);
+    let b = Plan::new("b").mounted().knows(&a).start(&lab);
+    let source = lab.path("source");
+    tree::make_many(&source, 50, 4000);
+    fs::write(source.join("film"), noise(24, 3 << 20)).unwrap();
+    let reference = a.publish(&source);
+    b.tornet(&["pin", &reference]);
+    a.stop();
+    tree::assert_same(&source, &b.reference(&reference));
+    b.tornet(&["unpin", &reference]);
+    // Once more changes nothing.
+    b.tornet(&["unpin", &reference]);
+}
+
+#[test]
+fn publish_with_wait_returns_when_another_node_finds_it() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let b = Plan::new("b").knows(&a).start(&lab);
+    let c = Plan::new("c").knows(&b).start(&lab);
+    fs::write(lab.path("file"), noise(25, 2 << 20)).unwrap();
+    let reference = a.tornet(&["publish", "--wait", lab.path("file").to_str().unwrap()]);
+    c.tornet(&["get", &reference, lab.path("dest").to_str().unwrap()]);
+    assert_eq!(fs::read(lab.path("dest")).unwrap(), noise(25, 2 << 20));
+}
+
+#[test]
+fn peers_are_remembered_across_restarts() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let mut b = Plan::new("b").knows(&a).start(&lab);
+    until("they are linked", || (!b.json(&["--json", "peers"]).as_array().unwrap().is_empty()).then_some(()));
+    let name = b.json(&["--json", "status"])["peer"].clone();
+    b.stop();
+    // Without being told of anybody.
+    let b = Plan::new("b").start(&lab);
+    until("it found its peer again", || (!b.json(&["--json", "peers"]).as_array().unwrap().is_empty()).then_some(()));
+    assert_eq!(b.json(&["--json", "status"])["peer"], name, "it is the same node");
+}
+
+#[test]
+fn swarm_of_nodes_starts_with_one_command_and_ends_with_ctrl_c() {
+    let lab = Lab::new();
+    let mut swarm = Command::new(TORNET);
+    swarm.args(["--json", "swarm", "5"]).env("HOME", lab.dir()).env("TMPDIR", lab.dir()).current_dir(lab.dir());
+    swarm.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = swarm.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // One JSON value, on one line or over several, then nothing until the end.
+    let mut text = String::new();
+    let listed: serde_json::Value = loop {
+        text.push_str(&lines.next().unwrap_or_else(|| panic!("the swarm ended: {text}")).unwrap());
+        text.push('\n');
+        if let Ok(value) = serde_json::from_str(&text) {
+            break value;
+        }
+    };
+    let nodes = listed.as_array().or_else(|| listed["nodes"].as_array()).unwrap_or_else(|| panic!("{listed}")).clone();
+    assert_eq!(nodes.len(), 5, "{listed}");
+    fs::write(lab.path("file"), noise(26, 500_000)).unwrap();
+    let on = |place: usize, args: &[&str]| {
+        let data = nodes[place]["data-dir"].as_str().unwrap();
+        let output =
+            Command::new(TORNET).args(["--data-dir", data]).args(args).env("HOME", lab.dir()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", printed(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    let reference = on(0, &["publish", lab.path("file").to_str().unwrap()]);
+    on(4, &["get", &reference, lab.path("dest").to_str().unwrap()]);
+    assert_eq!(fs::read(lab.path("dest")).unwrap(), noise(26, 500_000));
+    let pids: Vec<u64> = nodes.iter().map(|node| node["pid"].as_u64().unwrap()).collect();
+    for pid in &pids {
+        assert!(fs::exists(format!("/proc/{pid}")).unwrap(), "node {pid} runs");
+    }
+    harness::signal(child.id(), rustix::process::Signal::INT);
+    let status = child.wait().unwrap();
+    assert!(status.code().is_none_or(|code| code == 0 || code == 130), "{status}");
+    for pid in pids {
+        until("every node ended", || (!fs::exists(format!("/proc/{pid}")).unwrap()).then_some(()));
+    }
+    assert!(processes_naming(lab.dir()).is_empty());
+}
+
+#[test]
+fn verify_counts_what_the_swarm_holds() {
+    let lab = Lab::new();
+    require_fuse();
+    let a = Plan::new("a").mounted().start(&lab);
+    let hosts: Vec<_> = (0..5).map(|place| Plan::new(&format!("h{place}")).knows(&a).start(&lab)).collect();
+    fs::write(a.path("file"), noise(27, 50_000)).unwrap();
+    let reference = a.stored(&a.path("file"));
+    let verified = until("all of it is found on other nodes", || {
+        let verified = a.json(&["--json", "verify", &reference]);
+        (verified["found"] == verified["chunks"] && verified["lost"] == 0).then_some(verified)
+    });
+    assert!(verified["groups"].as_u64().unwrap() > 0, "{verified}");
+    drop(hosts);
+}
+
+#[test]
+fn man_pages_and_completions_come_from_the_same_definitions_as_help() {
+    let man = shell(&format!("ls '{}/man'", env!("CARGO_MANIFEST_DIR")));
+    assert!(man.contains("tornet.1") && man.contains("tornet-mount.1") && man.contains("tornet.7"), "{man}");
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/tornet.1")).unwrap();
+    for command in COMMANDS {
+        assert!(page.contains(command), "man/tornet.1 does not name {command}");
+    }
+}
+
+#[test]
+fn every_promise_of_the_manual_names_a_test() {
+    let manual = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/tornet.7")).unwrap();
+    let promises = manual.split(".SH PROMISES").nth(1).and_then(|rest| rest.split(".SH ").next()).unwrap();
+    let numbers: Vec<u32> =
+        promises.lines().filter_map(|line| line.strip_prefix(".IP ")?.split('.').next()?.parse().ok()).collect();
+    assert!(numbers.len() > 10, "{numbers:?}");
+    let mut tests = String::new();
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fs-tests")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "rs") {
+            tests.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+    for number in numbers {
+        assert!(tests.contains(&format!("// Promise {number} of tornet(7).\n#[test]")), "no test for promise {number}");
+    }
+}

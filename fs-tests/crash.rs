@@ -1,0 +1,346 @@
+//! kill -9 at random moments, power cuts' leftovers, flipped bits: nothing fsynced is lost and no wrong byte is served.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+mod harness;
+
+use harness::node::{Node, Plan};
+use harness::tree::{self, Dice, noise};
+use harness::{Lab, mounts_below, processes_naming, require_fuse, shell, until};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+const ROUNDS: u64 = 50;
+const SAVES: u64 = 4;
+
+/// A file's content that proves itself: number, length, noise made of both.
+fn saved(number: u64) -> Vec<u8> {
+    let length = 1 + (number * 7919) % 200_000;
+    let mut bytes = number.to_le_bytes().to_vec();
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(noise(number, length as usize));
+    bytes
+}
+
+/// The number that a saved file proves to hold.
+#[track_caller]
+fn proved(path: &Path) -> u64 {
+    let bytes = fs::read(path).unwrap();
+    let number = u64::from_le_bytes(bytes[..8].try_into().unwrap_or_else(|_| panic!("{} is torn", path.display())));
+    assert!(bytes == saved(number), "{} is torn: {} bytes, says number {number}", path.display(), bytes.len());
+    number
+}
+
+/// What was acknowledged by fsync, and so must be found again.
+#[derive(Default)]
+struct Promised {
+    saves: [AtomicU64; SAVES as usize],
+    log: AtomicU64,
+}
+
+/// Saves by rename and appends to a log, each with fsync, until an operation fails because the node is gone.
+fn write_until_killed(mount: &Path, promised: &Promised, next: &mut u64, stop: &AtomicBool) -> std::io::Result<()> {
+    let directory = fs::File::open(mount)?;
+    let mut log = fs::OpenOptions::new().create(true).append(true).open(mount.join("log"))?;
+    while !stop.load(Ordering::Relaxed) {
+        let number = *next;
+        *next += 1;
+        let place = number % SAVES;
+        let (new, name) = (mount.join(format!("save{place}.new")), mount.join(format!("save{place}")));
+        let mut file = fs::File::create(&new)?;
+        file.write_all(&saved(number))?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&new, &name)?;
+        directory.sync_all()?;
+        promised.saves[place as usize].store(number, Ordering::SeqCst);
+        log.write_all(&number.to_le_bytes())?;
+        log.sync_data()?;
+        promised.log.store(number, Ordering::SeqCst);
+        // Traffic that is not fsynced, so that publishing has work, too.
+        fs::write(mount.join(format!("loose{}", number % 7)), noise(number, 30_000))?;
+    }
+    Ok(())
+}
+
+#[track_caller]
+fn check(mount: &Path, promised: &Promised) {
+    for (place, number) in promised.saves.iter().enumerate() {
+        let want = number.load(Ordering::SeqCst);
+        let path = mount.join(format!("save{place}"));
+        if want > 0 || path.exists() {
+            let got = proved(&path);
+            assert!(got >= want, "save{place} is back at number {got}, but {want} was fsynced");
+        }
+    }
+    let want = promised.log.load(Ordering::SeqCst);
+    let log = fs::read(mount.join("log")).unwrap_or_default();
+    let numbers: Vec<u64> = log.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert!(numbers.is_sorted(), "the log is out of order");
+    assert!(want == 0 || numbers.contains(&want), "the log ends at {:?}, but {want} was fsynced", numbers.last());
+}
+
+// Promise 11 of tornet(7).
+#[test]
+fn what_was_fsynced_survives_fifty_kills_at_random_moments() {
+    require_fuse();
+    let lab = Lab::new();
+    let promised = Arc::new(Promised::default());
+    let mut next = 1;
+    let seed = u64::from(std::process::id()) ^ 0x5eed;
+    println!("seed {seed}");
+    let mut dice = Dice(seed);
+    for _ in 0..ROUNDS {
+        let mut node = Plan::new("writer").mounted().start(&lab);
+        check(node.mount(), &promised);
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = {
+            let (mount, promised, stop) = (node.mount().to_path_buf(), promised.clone(), stop.clone());
+            let mut from = next;
+            thread::spawn(move || {
+                let _ = write_until_killed(&mount, &promised, &mut from, &stop);
+                from
+            })
+        };
+        thread::sleep(Duration::from_micros(dice.below(400_000)));
+        // The dead mount stays: the next start has to replace it.
+        node.kill_leaving_mount();
+        stop.store(true, Ordering::Relaxed);
+        next = writer.join().unwrap();
+    }
+    let writer = Plan::new("writer").mounted().start(&lab);
+    check(writer.mount(), &promised);
+    assert!(next > ROUNDS, "the writer got to do something: {next}");
+    // And what survived is published as it is.
+    let reader = Plan::new("reader").mounted().knows(&writer).start(&lab);
+    let reference = writer.stored(writer.mount());
+    let want = own_files(writer.mount());
+    let got = own_files(&reader.reference(&reference));
+    assert_eq!(want, got);
+}
+
+fn own_files(dir: &Path) -> BTreeMap<PathBuf, blake3::Hash> {
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_file())
+        .map(|entry| (PathBuf::from(entry.file_name()), blake3::hash(&fs::read(entry.path()).unwrap())))
+        .collect()
+}
+
+// Promise 12 of tornet(7).
+#[test]
+fn mount_left_by_a_kill_is_replaced_at_the_next_start() {
+    require_fuse();
+    let lab = Lab::new();
+    let mut node = Plan::new("a").mounted().start(&lab);
+    fs::write(node.path("file"), b"text").unwrap();
+    fs::File::open(node.path("file")).unwrap().sync_all().unwrap();
+    let mount = node.mount().to_path_buf();
+    node.kill_leaving_mount();
+    assert!(fs::read_dir(&mount).is_err(), "the mount is dead");
+    assert_eq!(mounts_below(&mount).len(), 1, "and still in the table");
+    let mut again = Plan::new("a").mounted().start(&lab);
+    assert_eq!(fs::read(again.path("file")).unwrap(), b"text");
+    assert_eq!(mounts_below(&mount).len(), 1, "replaced, not covered");
+    again.stop();
+    drop(node);
+}
+
+#[test]
+fn reader_that_is_killed_while_fetching_goes_on_where_it_was() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let bytes = noise(11, 40 << 20);
+    fs::write(lab.path("film"), &bytes).unwrap();
+    let reference = a.publish(&lab.path("film"));
+    let dest = lab.path("got");
+    let mut dice = Dice(u64::from(std::process::id()));
+    for _ in 0..8 {
+        let mut b = Plan::new("b").knows(&a).start(&lab);
+        let mut get = b.command(&["get", &reference, dest.to_str().unwrap()]);
+        let mut get = get.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_micros(dice.below(300_000)));
+        b.kill();
+        let _ = get.wait();
+    }
+    let b = Plan::new("b").knows(&a).start(&lab);
+    b.tornet(&["get", &reference, dest.to_str().unwrap()]);
+    assert!(fs::read(&dest).unwrap() == bytes);
+}
+
+#[test]
+fn publisher_that_is_killed_while_publishing_publishes_the_same_after_all() {
+    let lab = Lab::new();
+    require_fuse();
+    let source = lab.path("source");
+    tree::make_varied(&source);
+    fs::write(source.join("film"), noise(12, 20 << 20)).unwrap();
+    let mut dice = Dice(3);
+    for round in 0..6 {
+        let mut a = Plan::new("a").mounted().start(&lab);
+        if round == 0 {
+            shell(&format!(
+                "cp -a '{}' '{}' && sync -f '{}'",
+                source.display(),
+                a.path("copy").display(),
+                a.mount().display()
+            ));
+        }
+        thread::sleep(Duration::from_millis(dice.below(250)));
+        a.kill();
+    }
+    let a = Plan::new("a").mounted().start(&lab);
+    let b = Plan::new("b").mounted().knows(&a).start(&lab);
+    let reference = a.stored(&a.path("copy"));
+    tree::assert_same(&source, &b.reference(&reference));
+}
+
+/// Files of a node's store that hold payloads: the large ones, whatever their names.
+fn payload_files(node: &Node) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![node.data.clone()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                if path.file_name().unwrap() != "tree" {
+                    open.push(path);
+                }
+            } else if entry.metadata().unwrap().len() > 1 << 20 && path.extension().is_none_or(|end| end != "redb") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+// Promise 11 of tornet(7).
+#[test]
+fn flipped_bit_in_the_store_is_found_and_fetched_anew_or_reported_and_never_served() {
+    require_fuse();
+    let lab = Lab::new();
+    let mut a = Plan::new("a").start(&lab);
+    let bytes = noise(13, 6 << 20);
+    fs::write(lab.path("film"), &bytes).unwrap();
+    let reference = a.publish(&lab.path("film"));
+    let mut b = Plan::new("b").mounted().knows(&a).start(&lab);
+    assert!(fs::read(b.reference(&reference)).unwrap() == bytes);
+    b.stop();
+    let payloads = payload_files(&b);
+    assert!(!payloads.is_empty(), "the store of the reader has payloads on disk");
+    for path in &payloads {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let length = file.metadata().unwrap().len();
+        // One bit in every 200 kB, past the first page.
+        for offset in (5000..length).step_by(200_000) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, offset).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
+        }
+    }
+    let mut b = Plan::new("b").mounted().knows(&a).start(&lab);
+    assert!(fs::read(b.reference(&reference)).unwrap() == bytes, "fetched anew from the publisher");
+    b.stop();
+    for path in &payloads {
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        for offset in (5000..file.metadata().unwrap().len()).step_by(200_000) {
+            file.write_all_at(&[0x55; 64], offset).unwrap();
+        }
+    }
+    a.stop();
+    let b = Plan::new("b").mounted().start(&lab);
+    match fs::read(b.reference(&reference)) {
+        Ok(got) => assert!(got == bytes, "wrong bytes were served"),
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap();
+            assert!(errno == 5 || errno == harness::node::timed_out(), "{error}");
+        }
+    }
+}
+
+// Promise 12 of tornet(7).
+#[test]
+fn unmounting_ends_every_process_in_all_four_ways() {
+    require_fuse();
+    let lab = Lab::new();
+    type Way = (&'static str, fn(&Node));
+    let ways: [Way; 5] = [
+        ("tornet umount", |node| {
+            node.tornet(&["umount", node.mount().to_str().unwrap()]);
+        }),
+        ("umount", |node| {
+            if rustix::process::geteuid().is_root() {
+                shell(&format!("umount '{}'", node.mount().display()));
+            } else {
+                node.tornet(&["umount", node.mount().to_str().unwrap()]);
+            }
+        }),
+        ("fusermount3 -u", |node| {
+            if harness::installed("fusermount3") {
+                shell(&format!("fusermount3 -u '{}'", node.mount().display()));
+            } else {
+                // What fusermount3 does as root, where fuse3 is not installed.
+                rustix::mount::unmount(node.mount(), rustix::mount::UnmountFlags::empty()).unwrap();
+            }
+        }),
+        ("SIGTERM", |node| node.signal(rustix::process::Signal::TERM)),
+        ("SIGINT", |node| node.signal(rustix::process::Signal::INT)),
+    ];
+    for (place, (way, unmount)) in ways.into_iter().enumerate() {
+        let mut node = Plan::new(&format!("n{place}")).mounted().start(&lab);
+        fs::write(node.path("file"), way).unwrap();
+        unmount(&node);
+        let status = node.wait_end();
+        node.assert_gone();
+        assert!(status.code().is_none_or(|code| code == 0), "after {way} it ended with {status}: {}", node.log());
+        // The next start finds everything.
+        let again = Plan::new(&format!("n{place}")).mounted().start(&lab);
+        assert_eq!(fs::read_to_string(again.path("file")).unwrap(), way);
+    }
+}
+
+#[test]
+fn mount_in_the_background_returns_once_it_serves_and_ends_with_its_mount() {
+    require_fuse();
+    let lab = Lab::new();
+    let mut command = Plan::new("a").mounted().background(&lab);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", harness::printed(&output));
+    let net = lab.path("a/net");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains(net.to_str().unwrap()), "it says where it is mounted: {shown:?}");
+    assert_eq!(mounts_below(&net), std::slice::from_ref(&net));
+    fs::write(net.join("file"), b"serves at once").unwrap();
+    assert!(!processes_naming(&lab.path("a")).is_empty());
+    let umount = std::process::Command::new(harness::TORNET)
+        .args(["--data-dir", lab.path("a/data").to_str().unwrap(), "umount", net.to_str().unwrap()])
+        .env("HOME", lab.path("a"))
+        .output()
+        .unwrap();
+    assert!(umount.status.success(), "{}", harness::printed(&umount));
+    until("its process is gone", || processes_naming(&lab.path("a")).is_empty().then_some(()));
+    assert!(mounts_below(&net).is_empty());
+}
+
+#[test]
+fn unmounting_a_busy_mount_names_who_holds_it() {
+    require_fuse();
+    let lab = Lab::new();
+    let node = Plan::new("a").mounted().start(&lab);
+    fs::create_dir(node.path("dir")).unwrap();
+    let mut holder = std::process::Command::new("sleep").arg("600").current_dir(node.path("dir")).spawn().unwrap();
+    let said = node.tornet_fails(&["umount", node.mount().to_str().unwrap()]);
+    let _ = holder.kill();
+    let _ = holder.wait();
+    assert!(said.contains("sleep") && said.contains(&holder.id().to_string()), "{said:?}");
+    assert_eq!(mounts_below(node.mount()).len(), 1, "it stays");
+    fs::write(node.path("dir/x"), b"and serves").unwrap();
+}
