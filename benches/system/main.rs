@@ -29,6 +29,9 @@ const MB: f64 = 1e6;
 /// Most resident memory that a node may need, MiB.
 const MEMORY_MAX: f64 = 200.0;
 
+/// A part of the bench by its name.
+type Part = (&'static str, fn(&mut Bench));
+
 struct Bench {
     lab: Lab,
     file: PathBuf,
@@ -61,7 +64,7 @@ fn main() {
     let rounds = if short { 1 } else { 3 };
     let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, ssh, table: Table::default() };
     let only = std::env::var("TORNET_BENCH_ONLY").unwrap_or_default();
-    let parts: [(&str, fn(&mut Bench)); 5] = [
+    let parts: [Part; 5] = [
         ("publish", Bench::publish),
         ("fetch", Bench::fetch),
         ("read", Bench::read),

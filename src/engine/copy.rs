@@ -102,6 +102,17 @@ impl Engine {
             progress.done.fetch_add(file.size(), Ordering::Relaxed);
             return Ok(());
         }
+        if let Ok(there) = std::fs::symlink_metadata(&target)
+            && !there.is_file()
+            && !there.is_symlink()
+        {
+            let what = if there.is_dir() {
+                "it is a directory; name a file in it"
+            } else {
+                "it is a device, pipe or socket, which is not replaced by a file"
+            };
+            return Err(local(&target, what));
+        }
         let part = part_name(&target);
         let output = open_part(&part).map_err(|error| local(&part, error))?;
         let had = output.metadata().map_err(|error| local(&part, error))?.len();

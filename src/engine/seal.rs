@@ -326,7 +326,7 @@ impl Run<'_> {
         Ok(Some(node))
     }
 
-    /// The body of a large file, a batch of stripes at a time. `None`: it became shorter.
+    /// The body of a large file, a batch of stripes at a time. `None`: it was deleted or changed its length.
     fn body(
         &self,
         path: &Path,
@@ -345,6 +345,11 @@ impl Run<'_> {
             }
             let seal = |extent: &ExtentPlan| -> Result<Option<Stripe>, SealError> {
                 self.sealer.go_on()?;
+                // A file that was deleted, or is being written again, is not worth the rest of the work.
+                let now = file.metadata().map_err(|source| SealError::read(path, source))?;
+                if now.nlink() == 0 || now.size() != size {
+                    return Ok(None);
+                }
                 let mut plain = vec![0; extent.len as usize];
                 match file.read_exact_at(&mut plain, extent.offset) {
                     Ok(()) => {}
