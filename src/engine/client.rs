@@ -1,6 +1,7 @@
 //! Calls to peers: dial, ask, and for slices verify each one before it is stored.
 
 use super::reactor::{Event, Shell};
+use super::swarm::Waiting;
 use crate::base::digest::ChunkId;
 use crate::base::limit::{CHUNK_BYTES_MAX, SLICE_BYTES};
 use crate::base::peer::Contact;
@@ -28,7 +29,7 @@ pub(super) fn call(
     deadline: tokio::time::Instant,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (links, events) = (shell.links.clone(), shell.events.clone());
-    let sink = Sink { store: shell.store.clone(), events: events.clone(), call };
+    let sink = Sink { store: shell.store.clone(), events: events.clone(), call, waiting: shell.waiting.clone() };
     async move {
         let work = async {
             let link = links.link(&to).await?;
@@ -73,6 +74,7 @@ struct Sink {
     store: Arc<Store>,
     events: mpsc::UnboundedSender<Event>,
     call: CallId,
+    waiting: Arc<Waiting>,
 }
 
 impl Sink {
@@ -84,6 +86,9 @@ impl Sink {
         let asked = SliceRange { first: fetch.slices.first.min(end), count: end - fetch.slices.first.min(end) };
         if chunk_len as usize > CHUNK_BYTES_MAX || slices != asked || outlined != fetch.outline || chunk_len == 0 {
             return Err(CallFailure::False("slices that were not asked for"));
+        }
+        if !self.waiting.lengths.allow(&fetch.chunk, chunk_len) {
+            return Err(CallFailure::False("a chunk of another length than its manifest says"));
         }
         let outline = self.outline(&fetch.chunk, chunk_len, outlined, body).await?;
         let mut bytes = outline.to_bytes().len() as u64;

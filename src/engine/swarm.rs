@@ -15,9 +15,41 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 type Located = Vec<(ChunkId, Vec<Contact>)>;
 
+/// Lengths of chunks as their manifests say, while they are wanted. An outline proves the slices of a chunk but not its
+/// length: what a peer says of that is believed only when it agrees.
+#[derive(Default)]
+pub(super) struct Lengths(Mutex<HashMap<ChunkId, (u32, usize)>>);
+
+impl Lengths {
+    fn add(&self, chunks: &[ChunkId], len: u32) {
+        let mut known = lock(&self.0);
+        for id in chunks {
+            known.entry(*id).or_insert((len, 0)).1 += 1;
+        }
+    }
+
+    fn remove(&self, chunks: &[ChunkId]) {
+        let mut known = lock(&self.0);
+        for id in chunks {
+            if let Some((_, wants)) = known.get_mut(id) {
+                *wants -= 1;
+                if *wants == 0 {
+                    known.remove(id);
+                }
+            }
+        }
+    }
+
+    /// Whether a chunk may have this length.
+    pub(super) fn allow(&self, chunk: &ChunkId, len: u32) -> bool {
+        lock(&self.0).get(chunk).is_none_or(|(known, _)| *known == len)
+    }
+}
+
 /// Who waits for which answer of the machine.
 #[derive(Default)]
 pub(super) struct Waiting {
+    pub(super) lengths: Lengths,
     wants: Mutex<HashMap<WantId, oneshot::Sender<Result<WantOk, WantFailure>>>>,
     locates: Mutex<HashMap<WantId, oneshot::Sender<Located>>>,
     jobs: Mutex<HashMap<JobId, watch::Sender<Progress>>>,
@@ -73,10 +105,13 @@ struct Unwant<'a> {
     swarm: &'a Swarm,
     id: WantId,
     done: bool,
+    /// Wanted with their lengths.
+    chunks: Vec<ChunkId>,
 }
 
 impl Drop for Unwant<'_> {
     fn drop(&mut self) {
+        self.swarm.waiting.lengths.remove(&self.chunks);
         if !self.done {
             lock(&self.swarm.waiting.wants).remove(&self.id);
             lock(&self.swarm.waiting.locates).remove(&self.id);
@@ -108,8 +143,9 @@ impl Swarm {
         let id = WantId(self.id());
         let (sender, receiver) = oneshot::channel();
         lock(&self.waiting.wants).insert(id, sender);
-        let mut guard = Unwant { swarm: self, id, done: false };
         let WantSlices { chunks, data, chunk_len, needs, have, urgency, likely } = want;
+        self.waiting.lengths.add(&chunks, chunk_len);
+        let mut guard = Unwant { swarm: self, id, done: false, chunks: chunks.clone() };
         let deadline = self.clock.now().after(deadline);
         self.command(Command::Want(Want { id, chunks, data, chunk_len, needs, have, urgency, deadline, likely }));
         let result = receiver.await.ok();
@@ -122,7 +158,7 @@ impl Swarm {
         let id = WantId(self.id());
         let (sender, receiver) = oneshot::channel();
         lock(&self.waiting.locates).insert(id, sender);
-        let mut guard = Unwant { swarm: self, id, done: false };
+        let mut guard = Unwant { swarm: self, id, done: false, chunks: Vec::new() };
         let until = self.clock.now().after(deadline);
         self.command(Command::Locate { want: id, chunks, deadline: until });
         let slack = Duration::from_secs(1);
