@@ -16,11 +16,15 @@ use crate::store::{Class, Store};
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 /// Stored slices may be evicted, or found damaged, between fetching and reading: then they are fetched again.
 const TRIES: usize = 5;
+
+/// A shard for rebuilding that takes longer than this has another one asked for beside it.
+const SHARD_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Fetcher {
     pub(super) store: Arc<Store>,
@@ -230,6 +234,20 @@ impl Fetcher {
         have
     }
 
+    fn spawn_lone(
+        &self,
+        wants: &mut tokio::task::JoinSet<Result<WantOk, ReadError>>,
+        tree: &Arc<Tree>,
+        id: ChunkId,
+        len: u32,
+        urgency: Urgency,
+        until: Instant,
+    ) {
+        let fetcher = Fetcher { store: self.store.clone(), swarm: self.swarm.clone() };
+        let tree = tree.clone();
+        wants.spawn(async move { fetcher.want_lone(&tree, id, len, urgency, until).await });
+    }
+
     /// Rebuilds whole data chunks from whole shards. Only a whole chunk can be checked against its id, so parity that
     /// does not match its stripe is found here and never served.
     #[allow(clippy::too_many_arguments)]
@@ -244,27 +262,38 @@ impl Fetcher {
         urgency: Urgency,
     ) -> Result<(), ReadError> {
         let needed = stripe.data.len();
-        let mut sources: Vec<u8> = (0..chunks.len() as u8)
-            .filter(|index| chunks.get(usize::from(*index)).is_some_and(|id| self.store.holds(id).unwrap_or(false)))
-            .collect();
-        for (index, _) in &ok.have {
-            if sources.len() < needed && !sources.contains(index) {
-                sources.push(*index);
-            }
-        }
-        sources.truncate(needed);
+        let whole = |fetcher: &Fetcher| -> Vec<u8> {
+            let here = |id: &ChunkId| fetcher.store.holds(id).unwrap_or(false);
+            (0u8..).zip(chunks).filter(|(_, id)| here(id)).map(|(index, _)| index).take(needed).collect()
+        };
+        let mut sources = whole(self);
+        // Those of which most came already; but a peer that gave a part may never give the rest, so there are others behind them.
+        let mut others: Vec<u8> = (0..chunks.len() as u8).filter(|index| !sources.contains(index)).collect();
+        let came = |index: &u8| ok.have.iter().filter(|(have, _)| have == index).map(|(_, slices)| slices.count).max();
+        others.sort_by_key(|index| std::cmp::Reverse(came(index)));
+        let mut others = others.into_iter();
         let mut wants = tokio::task::JoinSet::new();
-        for index in &sources {
-            let Some(id) = chunks.get(usize::from(*index)).copied() else { continue };
-            if !self.store.holds(&id).unwrap_or(false) {
-                let (fetcher, tree, len) =
-                    (Fetcher { store: self.store.clone(), swarm: self.swarm.clone() }, tree.clone(), stripe.chunk_len);
-                wants.spawn(async move { fetcher.want_lone(&tree, id, len, urgency, until).await });
+        let mut failure = None;
+        while sources.len() < needed {
+            let running = wants.len();
+            let more = if running < needed - sources.len() { needed - sources.len() - running } else { 0 };
+            for id in others.by_ref().take(more).filter_map(|index| chunks.get(usize::from(index)).copied()) {
+                self.spawn_lone(&mut wants, tree, id, stripe.chunk_len, urgency, until);
             }
+            match tokio::time::timeout(SHARD_PATIENCE, wants.join_next()).await {
+                Ok(None) => return Err(failure.unwrap_or_else(ReadError::stopped)),
+                Ok(Some(done)) => failure = done.map_err(|_| ReadError::stopped())?.err().or(failure),
+                Err(_) => {
+                    // As many again as are still missing: any of them will do.
+                    let late = needed.saturating_sub(whole(self).len());
+                    for id in others.by_ref().take(late).filter_map(|index| chunks.get(usize::from(index)).copied()) {
+                        self.spawn_lone(&mut wants, tree, id, stripe.chunk_len, urgency, until);
+                    }
+                }
+            }
+            sources = whole(self);
         }
-        while let Some(done) = wants.join_next().await {
-            done.map_err(|_| ReadError::stopped())??;
-        }
+        drop(wants);
         let (store, of, ids) = (self.store.clone(), stripe.clone(), chunks.to_vec());
         let work = move || rebuild_blocking(&store, &of, &ids, &sources, &lost);
         tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::stopped())?
