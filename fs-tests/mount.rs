@@ -427,3 +427,39 @@ fn directory_of_thousands_lists_and_reads_on_another_node() {
         (0..3000u64).map(|place| (place % 200) * 10).sum::<u64>() / 100_000,
     );
 }
+
+// Promise 10 of tornet(7).
+#[test]
+fn reader_that_is_killed_or_interrupted_while_nothing_comes_is_gone_at_once() {
+    let lab = Lab::new();
+    let (a, b) = pair(&lab);
+    fs::write(a.path("film"), noise(3, 3 << 20)).unwrap();
+    let path = b.reference(&a.stored(&a.path("film")));
+    // It is linked and says nothing any more: the look-up of the name waits, which the kernel cannot end by itself.
+    a.signal(rustix::process::Signal::STOP);
+    for signal in [rustix::process::Signal::KILL, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let mut reader =
+            std::process::Command::new("stat").arg(&path).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&reader);
+        let status = format!("/proc/{}/status", reader.id());
+        // Nothing else takes it so long: asleep for half a second it waits for the reference.
+        let asleep = || {
+            fs::read_to_string(&status)
+                .unwrap()
+                .lines()
+                .any(|line| line == "State:\tD (disk sleep)" || line == "State:\tS (sleeping)")
+        };
+        let mut in_a_row = 0;
+        until("the reader waits", || {
+            in_a_row = if asleep() { in_a_row + 1 } else { 0 };
+            (in_a_row >= 25).then_some(())
+        });
+        rustix::process::kill_process(pid, signal).unwrap();
+        // A read's deadline is thirty seconds.
+        let (ended, took) = within(Duration::from_secs(15), "a killed reader", move || reader.wait().unwrap());
+        println!("{signal:?}: gone after {took:?}");
+        assert!(!ended.success());
+    }
+    a.signal(rustix::process::Signal::CONT);
+    assert!(fs::read(&path).unwrap() == noise(3, 3 << 20), "and the next reader is served");
+}

@@ -16,6 +16,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use super::interrupt;
 use crate::base::time::Timestamp;
 use crate::vfs::{
     self, Attr, Caller, Entry, Error, Filesystem, Item, KEPT, Lent, Listing, Lookup, Opened, Outcome, SetAttr, SetTime,
@@ -57,9 +58,10 @@ impl Adapter {
         }
     }
 
-    /// Answers with what `outcome` comes to, now or when it is there.
+    /// Answers with what `outcome` comes to, now or when it is there, unless whoever asked does not wait for it any more.
     fn finish<T: Send + 'static, R: Refuse>(
         &self,
+        request: &Request,
         outcome: impl Into<Outcome<T>>,
         reply: R,
         send: impl FnOnce(R, T) + Send + 'static,
@@ -67,7 +69,14 @@ impl Adapter {
         match outcome.into() {
             Outcome::Now(result) => settle(result, reply, send),
             Outcome::Later(work) => {
-                self.runtime.spawn(async move { settle(work.await, reply, send) });
+                let pid = request.pid();
+                self.runtime.spawn(async move {
+                    let result = tokio::select! {
+                        result = work => result,
+                        () = interrupt::given_up(pid) => Err(rustix::io::Errno::INTR.into()),
+                    };
+                    settle(result, reply, send);
+                });
             }
         }
     }
@@ -335,9 +344,9 @@ impl fuser::Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.work("lookup", |fs| {
-            self.finish(fs.lookup(parent.0, name), reply, |reply, found| match found {
+            self.finish(request, fs.lookup(parent.0, name), reply, |reply, found| match found {
                 Lookup::Found(entry) => send_entry(reply, entry),
                 Lookup::Missing(kept) => reply.entry(&kept, &nothing(), Generation(0)),
             });
@@ -348,10 +357,10 @@ impl fuser::Filesystem for Adapter {
         self.work("forget", |fs| fs.forget(ino.0, nlookup));
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.work("getattr", |fs| {
             let attr = fs.attr(ino.0, fh.map(|fh| fh.0));
-            self.finish(attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
+            self.finish(request, attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
         });
     }
 
@@ -386,39 +395,45 @@ impl fuser::Filesystem for Adapter {
                 kill_privileges: size.is_some() && request.uid() != 0,
             };
             let attr = fs.set_attr(ino.0, &set);
-            self.finish(attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
+            self.finish(request, attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
         });
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.work("readlink", |fs| self.finish(fs.readlink(ino.0), reply, |reply, target| reply.data(&target)));
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.work("readlink", |fs| {
+            self.finish(request, fs.readlink(ino.0), reply, |reply, target| reply.data(&target))
+        });
     }
 
     fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
-        self.work("mknod", |fs| self.finish(fs.mknod(parent.0, name, mode, caller(request)), reply, send_entry));
+        self.work("mknod", |fs| {
+            self.finish(request, fs.mknod(parent.0, name, mode, caller(request)), reply, send_entry)
+        });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
-        self.work("mkdir", |fs| self.finish(fs.mkdir(parent.0, name, mode, caller(request)), reply, send_entry));
+        self.work("mkdir", |fs| {
+            self.finish(request, fs.mkdir(parent.0, name, mode, caller(request)), reply, send_entry)
+        });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.work("unlink", |fs| self.finish(fs.unlink(parent.0, name), reply, |reply, ()| reply.ok()));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.work("unlink", |fs| self.finish(request, fs.unlink(parent.0, name), reply, |reply, ()| reply.ok()));
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.work("rmdir", |fs| self.finish(fs.rmdir(parent.0, name), reply, |reply, ()| reply.ok()));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.work("rmdir", |fs| self.finish(request, fs.rmdir(parent.0, name), reply, |reply, ()| reply.ok()));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.work("symlink", |fs| {
-            self.finish(fs.symlink(parent.0, name, target.as_os_str(), caller(request)), reply, send_entry);
+            self.finish(request, fs.symlink(parent.0, name, target.as_os_str(), caller(request)), reply, send_entry);
         });
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -428,18 +443,18 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.work("rename", |fs| {
             let done = fs.rename((parent.0, name), (newparent.0, newname), flags.bits());
-            self.finish(done, reply, |reply, ()| reply.ok());
+            self.finish(request, done, reply, |reply, ()| reply.ok());
         });
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.work("link", |fs| self.finish(fs.link(ino.0, newparent.0, newname), reply, send_entry));
+    fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.work("link", |fs| self.finish(request, fs.link(ino.0, newparent.0, newname), reply, send_entry));
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.work("open", |fs| {
             let opened = fs.open_file(ino.0, flags.0 as u32, &|file| self.lend(|| reply.open_backing(file)));
-            self.finish(opened, reply, |reply, opened| {
+            self.finish(request, opened, reply, |reply, opened| {
                 let (handle, flags) = (FileHandle(opened.handle), open_flags(&opened));
                 match lent(&opened) {
                     Some(file) => reply.opened_passthrough(handle, flags, file),
@@ -451,7 +466,7 @@ impl fuser::Filesystem for Adapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -473,7 +488,7 @@ impl fuser::Filesystem for Adapter {
                     Some(Err(error)) => reply.error(Errno::from_i32(error.errno.raw_os_error())),
                     None => {
                         let read = fs.read(ino.0, fh.0, offset, size);
-                        self.finish(read, reply, |reply, bytes| reply.data(&bytes));
+                        self.finish(request, read, reply, |reply, bytes| reply.data(&bytes));
                     }
                 }
             });
@@ -482,7 +497,7 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -494,12 +509,12 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.work("write", |fs| {
             let written = fs.write(ino.0, fh.0, offset, data, write_flags.contains(WRITE_KILL_SUIDGID));
-            self.finish(written, reply, |reply, len| reply.written(len as u32));
+            self.finish(request, written, reply, |reply, len| reply.written(len as u32));
         });
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.work("flush", |fs| self.finish(fs.flush(ino.0, fh.0), reply, |reply, ()| reply.ok()));
+    fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.work("flush", |fs| self.finish(request, fs.flush(ino.0, fh.0), reply, |reply, ()| reply.ok()));
     }
 
     fn release(
@@ -518,24 +533,26 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.work("fsync", |fs| self.finish(fs.sync_file(ino.0, fh.0, datasync), reply, |reply, ()| reply.ok()));
+    fn fsync(&self, request: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.work("fsync", |fs| {
+            self.finish(request, fs.sync_file(ino.0, fh.0, datasync), reply, |reply, ()| reply.ok())
+        });
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         self.work("opendir", |fs| {
-            self.finish(fs.open_directory(ino.0), reply, |reply, opened| {
+            self.finish(request, fs.open_directory(ino.0), reply, |reply, opened| {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
                 reply.opened(FileHandle(opened.handle), flags);
             });
         });
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.work("readdir", |fs| {
             let held = Held::new(Mutex::new(Some(reply)));
             let listed = fs.list(ino.0, fh.0, offset, Names(held.clone()));
-            self.finish(listed, held, |held, _| {
+            self.finish(request, listed, held, |held, _| {
                 if let Some(reply) = take(&held) {
                     reply.ok();
                 }
@@ -543,11 +560,11 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         self.work("readdirplus", |fs| {
             let held = Held::new(Mutex::new(Some(reply)));
             let listed = fs.list(ino.0, fh.0, offset, Entries(held.clone()));
-            self.finish(listed, held, |held, _| {
+            self.finish(request, listed, held, |held, _| {
                 if let Some(reply) = take(&held) {
                     reply.ok();
                 }
@@ -562,13 +579,13 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn fsyncdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.work("fsyncdir", |fs| self.finish(fs.sync_directory(ino.0, fh.0), reply, |reply, ()| reply.ok()));
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.work("fsyncdir", |fs| self.finish(request, fs.sync_directory(ino.0, fh.0), reply, |reply, ()| reply.ok()));
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, _: INodeNo, reply: ReplyStatfs) {
         self.work("statfs", |fs| {
-            self.finish(fs.space(), reply, |reply, space| {
+            self.finish(request, fs.space(), reply, |reply, space| {
                 let (size, name) = (space.block_bytes, space.name_bytes_max);
                 let (blocks, free, available) = (space.blocks, space.free, space.available);
                 reply.statfs(blocks, free, available, space.files, space.files_free, size, name, size);
@@ -576,23 +593,32 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
         self.work("setxattr", |fs| {
-            self.finish(fs.set_xattr(ino.0, name, value, flags as u32), reply, |reply, ()| reply.ok());
+            self.finish(request, fs.set_xattr(ino.0, name, value, flags as u32), reply, |reply, ()| reply.ok());
         });
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.work("getxattr", |fs| self.finish(fs.xattr(ino.0, name), reply, send_xattr(size)));
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.work("getxattr", |fs| self.finish(request, fs.xattr(ino.0, name), reply, send_xattr(size)));
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.work("listxattr", |fs| self.finish(fs.xattrs(ino.0), reply, send_xattr(size)));
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.work("listxattr", |fs| self.finish(request, fs.xattrs(ino.0), reply, send_xattr(size)));
     }
 
-    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.work("removexattr", |fs| {
-            self.finish(fs.remove_xattr(ino.0, name), reply, |reply, ()| reply.ok());
+            self.finish(request, fs.remove_xattr(ino.0, name), reply, |reply, ()| reply.ok());
         });
     }
 
@@ -614,7 +640,7 @@ impl fuser::Filesystem for Adapter {
         self.work("create", |fs| {
             let lend = |file: BorrowedFd<'_>| self.lend(|| reply.open_backing(file));
             let made = fs.create(parent.0, name, flags as u32, mode, caller(request), &lend);
-            self.finish(made, reply, |reply, (entry, opened)| {
+            self.finish(request, made, reply, |reply, (entry, opened)| {
                 let attr = file_attr(entry.node, &entry.attr);
                 let (handle, flags) = (FileHandle(opened.handle), open_flags(&opened));
                 match lent(&opened) {
@@ -627,7 +653,7 @@ impl fuser::Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -636,20 +662,20 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.work("fallocate", |fs| {
-            self.finish(fs.allocate(ino.0, fh.0, offset, length, mode as u32), reply, |reply, ()| reply.ok());
+            self.finish(request, fs.allocate(ino.0, fh.0, offset, length, mode as u32), reply, |reply, ()| reply.ok());
         });
     }
 
-    fn lseek(&self, _: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.work("lseek", |fs| {
             let found = fs.seek(ino.0, fh.0, offset as u64, whence as u32);
-            self.finish(found, reply, |reply, offset| reply.offset(offset as i64));
+            self.finish(request, found, reply, |reply, offset| reply.offset(offset as i64));
         });
     }
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        request: &Request,
         ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -662,7 +688,7 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.work("copy_file_range", |fs| {
             let copied = fs.copy_range((ino_in.0, fh_in.0, offset_in), (ino_out.0, fh_out.0, offset_out), len);
-            self.finish(copied, reply, |reply, len| reply.written(len as u32));
+            self.finish(request, copied, reply, |reply, len| reply.written(len as u32));
         });
     }
 }

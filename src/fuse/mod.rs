@@ -4,6 +4,7 @@
 //! file system's type in the mount table, and passes no option of a name's making.
 
 mod adapter;
+mod interrupt;
 mod mount;
 mod options;
 mod session;
