@@ -1,16 +1,18 @@
 //! The whole system through real processes and mounts, beside its peers where they are installed.
 //!
 //! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little and once,
-//! for CI. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, read, tree, start). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
+//! for CI. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, start). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
+mod coded;
 #[path = "../../fs-tests/harness/mod.rs"]
 mod harness;
 mod measure;
 mod peers;
 mod table;
 
+use coded::{Sendme, Tahoe};
 use harness::Lab;
 use harness::node::{Node, Plan, READER};
 use harness::tree::{self, Dice};
@@ -64,9 +66,10 @@ fn main() {
     let rounds = if short { 1 } else { 3 };
     let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, ssh, table: Table::default() };
     let only = std::env::var("TORNET_BENCH_ONLY").unwrap_or_default();
-    let parts: [Part; 5] = [
+    let parts: [Part; 6] = [
         ("publish", Bench::publish),
         ("fetch", Bench::fetch),
+        ("tahoe", Bench::tahoe),
         ("read", Bench::read),
         ("tree", Bench::tree),
         ("start", Bench::start),
@@ -123,6 +126,17 @@ impl Bench {
         median(&mut all)
     }
 
+    /// The same for a peer with a directory of its own each time; `None` where it is not installed.
+    fn rounds_of(&self, mut one: impl FnMut(&Bench, &Path) -> Option<f64>) -> Option<f64> {
+        let mut all = Vec::new();
+        for _ in 0..self.rounds {
+            let dir = self.lab.path("peer");
+            all.push(one(self, &dir)?);
+            let _ = fs::remove_dir_all(dir);
+        }
+        Some(median(&mut all))
+    }
+
     fn over(&self) -> Vec<(Over, bool)> {
         Over::ALL.into_iter().map(|over| (over, self.ssh.as_ref().is_some_and(|ssh| ssh.has(over)))).collect()
     }
@@ -146,6 +160,8 @@ impl Bench {
             let figure = there.then(|| bytes / MB / self.ssh.as_ref().unwrap().publish(over, &self.file));
             self.table.peer("publish file", "MB/s", over.name(), figure);
         }
+        let sendme = self.rounds_of(|bench, dir| Some(bytes / MB / Sendme::new(&bench.file, dir)?.seconds));
+        self.table.peer("publish file", "MB/s", "sendme", sendme);
         self.table.row("publish file: CPU", "s/GiB", Better::Less, median(&mut cpu), None);
         self.table.row("publish file: memory", "MiB", Better::Less, median(&mut memory), Some(MEMORY_MAX));
 
@@ -175,6 +191,8 @@ impl Bench {
             let figure = there.then(|| files / self.ssh.as_ref().unwrap().publish(over, &self.tree));
             self.table.peer("publish tree of 10 KiB files", "files/s", over.name(), figure);
         }
+        let sendme = self.rounds_of(|bench, dir| Some(files / Sendme::new(&bench.tree, dir)?.seconds));
+        self.table.peer("publish tree of 10 KiB files", "files/s", "sendme", sendme);
         let took = self.rounds(|bench| {
             let node = bench.fresh(Plan::new("publisher").mounted());
             let took = seconds(|| {
@@ -244,6 +262,17 @@ impl Bench {
             }
             drop(torrent);
             if count == 1 {
+                let mut fetched = Vec::new();
+                if let Some(sendme) = Sendme::new(&self.file, &self.lab.path("sendme")) {
+                    for _ in 0..self.rounds {
+                        fetched.push(sendme.fetch(&dest));
+                        same(&self.file, &dest.join("film"));
+                        let _ = fs::remove_dir_all(&dest);
+                        fs::create_dir_all(&dest).unwrap();
+                    }
+                }
+                let _ = fs::remove_dir_all(self.lab.path("sendme"));
+                self.fetched(&work, "sendme", &fetched);
                 for (over, there) in self.over() {
                     let mut fetched = Vec::new();
                     for _ in 0..if there { self.rounds } else { 0 } {
@@ -270,6 +299,37 @@ impl Bench {
         self.table.peer(&format!("{work}: CPU"), "s/GiB", name, middle(|one| one.cpu).map(|cpu| cpu / bytes * GIB));
         self.table.peer(&format!("{work}: memory, reader"), "MiB", name, middle(|one| one.memory));
         self.table.peer(&format!("{work}: memory, server"), "MiB", name, middle(|one| one.memory_server));
+    }
+
+    /// The peer that is coded, too, beside the rows that are there already.
+    fn tahoe(&mut self) {
+        let dir = self.lab.path("tahoe");
+        let Some(grid) = Tahoe::new(&dir) else { return };
+        let part = self.lab.path("part");
+        let bytes = self.file_bytes.min(128 << 20);
+        make_file(&part, bytes);
+        let (rate, gib) = (bytes as f64 / MB, GIB / bytes as f64);
+        let (seconds, cpu, cap) = grid.publish(&part);
+        self.table.peer("publish file", "MB/s", "tahoe", Some(rate / seconds));
+        self.table.peer("publish file: CPU", "s/GiB", "tahoe", Some(cpu * gib));
+        let count = self.tree_files.min(100);
+        let seconds = grid.publish_many(&self.tree, count);
+        self.table.peer("publish tree of 10 KiB files", "files/s", "tahoe", Some(count as f64 / seconds));
+        let dest = self.lab.path("got-tahoe");
+        let fetched = grid.fetch(&cap, &dest);
+        same(&part, &dest);
+        for count in [1, 4] {
+            let work = format!("fetch file from {count}");
+            self.table.peer(&work, "MB/s", "tahoe", Some(rate / fetched.seconds));
+            self.table.peer(&format!("{work}: CPU"), "s/GiB", "tahoe", Some(fetched.cpu * gib));
+            self.table.peer(&format!("{work}: memory, reader"), "MiB", "tahoe", Some(fetched.memory));
+            self.table.peer(&format!("{work}: memory, server"), "MiB", "tahoe", Some(fetched.memory_server));
+        }
+        drop(grid);
+        for path in [part, dest] {
+            let _ = fs::remove_file(path);
+        }
+        let _ = fs::remove_dir_all(dir);
     }
 
     fn read(&mut self) {

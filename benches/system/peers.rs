@@ -25,7 +25,12 @@ pub struct Helper(Child);
 
 impl Helper {
     /// Starts it and waits for a line that contains `word` on one of its outputs.
-    fn start(command: &mut Command, word: &str) -> Helper {
+    pub fn start(command: &mut Command, word: &str) -> Helper {
+        Helper::start_saying(command, word).0
+    }
+
+    /// The same, with that line.
+    pub fn start_saying(command: &mut Command, word: &str) -> (Helper, String) {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -41,8 +46,8 @@ impl Helper {
         let helper = Helper(child);
         let mut said = String::new();
         loop {
-            match receiver.recv_timeout(std::time::Duration::from_secs(60)) {
-                Ok(line) if line.contains(word) => return helper,
+            match receiver.recv_timeout(std::time::Duration::from_secs(180)) {
+                Ok(line) if line.contains(word) => return (helper, line),
                 Ok(line) => said = said + &line + "\n",
                 Err(_) => panic!("{command:?} did not say `{word}`: {said}"),
             }
@@ -57,14 +62,20 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         signal(self.0.id(), Signal::TERM);
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        // Time to end helpers of its own.
+        for _ in 0..50 {
+            if self.0.try_wait().is_ok_and(|status| status.is_some()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Free TCP port, for now.
-fn port() -> u16 {
+/// Free port, for now.
+pub fn port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -92,7 +103,7 @@ pub fn torrent_make(path: &Path, out: &Path, tracker: &str) -> Option<f64> {
 }
 
 /// Runs a client while watching its memory.
-fn watched(command: &mut Command, servers: &[&Helper]) -> Fetched {
+pub fn watched(command: &mut Command, servers: &[&Helper]) -> Fetched {
     let before: f64 = servers.iter().map(|server| cpu_of(server.pid())).sum();
     let ended = crate::measure::cpu_of_ended();
     let start = std::time::Instant::now();
