@@ -25,6 +25,7 @@ pub struct Plan {
     listen: String,
     mount: bool,
     options: Vec<String>,
+    network: Option<PathBuf>,
 }
 
 impl Plan {
@@ -37,6 +38,7 @@ impl Plan {
             listen: "127.0.0.1:0".into(),
             mount: false,
             options: Vec::new(),
+            network: None,
         }
     }
 
@@ -70,6 +72,12 @@ impl Plan {
         self
     }
 
+    /// In this network namespace (a file, as in `/proc/PID/ns/net`), which takes root and nsenter.
+    pub fn network(mut self, namespace: PathBuf) -> Plan {
+        self.network = Some(namespace);
+        self
+    }
+
     /// `-o` for `tornet-mount`.
     pub fn option(mut self, option: &str) -> Plan {
         self.options.push(option.into());
@@ -88,7 +96,15 @@ impl Plan {
         let home = lab.make_dir(&self.name);
         let config = home.join("config.toml");
         fs::write(&config, &self.config).unwrap();
-        let mut command = if self.mount { Command::new(TORNET_MOUNT) } else { Command::new(TORNET) };
+        let program = if self.mount { TORNET_MOUNT } else { TORNET };
+        let mut command = match &self.network {
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", namespace.display())).arg("--").arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         clean(&mut command, &home);
         if !self.mount {
             command.arg("node");
