@@ -233,6 +233,37 @@ fn changes_of_the_own_tree_move_its_reference_and_leave_old_ones_readable() {
 }
 
 #[test]
+fn file_written_just_before_its_directory_was_renamed_is_published_as_written() {
+    let lab = Lab::new();
+    let (a, b) = pair(&lab);
+    fs::create_dir_all(a.path("old/sub")).unwrap();
+    fs::write(a.path("old/sub/file"), b"first").unwrap();
+    a.stored(&a.path("old"));
+    fs::write(a.path("old/sub/file"), b"second").unwrap();
+    fs::rename(a.path("old"), a.path("new")).unwrap();
+    let reference = a.stored(&a.path("new"));
+    assert_eq!(fs::read_to_string(b.reference(&reference).join("sub/file")).unwrap(), "second");
+}
+
+#[test]
+fn change_through_one_name_of_a_file_is_published_under_those_that_the_mount_never_saw() {
+    let lab = Lab::new();
+    require_fuse();
+    let mut a = Plan::new("a").mounted().start(&lab);
+    fs::create_dir_all(a.path("one/deep")).unwrap();
+    fs::create_dir_all(a.path("two/deep")).unwrap();
+    fs::write(a.path("one/deep/x"), b"first").unwrap();
+    fs::hard_link(a.path("one/deep/x"), a.path("two/deep/y")).unwrap();
+    a.stored(a.mount());
+    a.stop();
+    let a = Plan::new("a").mounted().start(&lab);
+    a.stored(a.mount());
+    fs::write(a.path("one/deep/x"), b"second").unwrap();
+    let reference = a.stored(&a.path("two"));
+    assert_eq!(fs::read_to_string(a.reference(&reference).join("deep/y")).unwrap(), "second");
+}
+
+#[test]
 fn file_behaves_as_programs_expect_while_it_is_renamed_unlinked_and_linked() {
     let lab = Lab::new();
     require_fuse();

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod bulk;
+mod change;
 mod client;
 mod clock;
 mod copy;

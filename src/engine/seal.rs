@@ -31,6 +31,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::warn;
 
 /// Stripes of a large file that are sealed before their manifest nodes are built: 1 GiB with 8 data chunks.
@@ -38,6 +39,9 @@ const BATCH: usize = 128;
 /// Records are written down at least after so many, so that a pass over a huge tree needs little memory and a crash in
 /// it costs little work.
 const RECORDS: usize = 20_000;
+
+/// Longer than the clock that stamps files takes from tick to tick (10 ms at most on Linux).
+const TICK: Duration = Duration::from_millis(20);
 
 /// Why something could not be sealed.
 #[derive(Debug, thiserror::Error)]
@@ -79,14 +83,21 @@ impl SealError {
 pub(super) enum Extent {
     All,
     /// These, relative to the root; others are taken from their record.
-    Paths(BTreeSet<PathBuf>),
+    Paths {
+        /// With all directories above them.
+        paths: BTreeSet<PathBuf>,
+        /// With everything below them.
+        below: BTreeSet<PathBuf>,
+    },
 }
 
 impl Extent {
-    fn covers(&self, path: &Path) -> bool {
+    pub(super) fn covers(&self, path: &Path) -> bool {
         match self {
             Extent::All => true,
-            Extent::Paths(paths) => paths.contains(path),
+            Extent::Paths { paths, below } => {
+                paths.contains(path) || (!below.is_empty() && path.ancestors().any(|step| below.contains(step)))
+            }
         }
     }
 }
@@ -303,10 +314,19 @@ impl Run<'_> {
             return Ok(Some(node));
         }
         let full = self.full(path);
-        let file = open(&full).map_err(|source| SealError::read(&full, source))?;
+        let stamp = Stamp::of(metadata);
+        wait_for_tick(&stamp);
+        let file = match open(&full) {
+            Ok(file) => file,
+            Err(error) if replaced(&error) => {
+                self.unstable(path);
+                return Ok(None);
+            }
+            Err(source) => return Err(SealError::read(&full, source)),
+        };
         let before = file.metadata().map_err(|source| SealError::read(&full, source))?;
-        let stamp = Stamp::of(&before);
-        if !before.is_file() || record::inode_key(&before) != key {
+        // Its directory's entry is made from `metadata`: what grew since would not fit it.
+        if !before.is_file() || record::inode_key(&before) != key || Stamp::of(&before) != stamp {
             self.unstable(path);
             return Ok(None);
         }
@@ -614,6 +634,33 @@ fn gone<T>(path: &Path, error: std::io::Error) -> Result<Option<T>, SealError> {
     }
 }
 
+/// What was a file a moment ago is gone, or something else stands there.
+fn replaced(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
+/// Waits until a change of the file would show in its stamp. File systems take times from a clock that ticks every few
+/// milliseconds: of two changes within one tick the second leaves the stamp as it is, and would be missed for ever by
+/// somebody who read the file between them.
+fn wait_for_tick(stamp: &Stamp) {
+    let left = tick_left(stamp, SystemTime::now());
+    if !left.is_zero() {
+        std::thread::sleep(left);
+    }
+}
+
+fn tick_left(stamp: &Stamp, now: SystemTime) -> Duration {
+    let (seconds, nanos) = stamp.changed;
+    let Ok(now) = now.duration_since(UNIX_EPOCH) else { return Duration::ZERO };
+    let changed = Duration::new(u64::try_from(seconds).unwrap_or(0), nanos);
+    match now.checked_sub(changed) {
+        Some(age) => TICK.saturating_sub(age),
+        // A clock that was set back; how long it takes to catch up is not known.
+        None => TICK,
+    }
+}
+
 /// The names in a directory, in the order that the format wants.
 fn list(path: &Path) -> std::io::Result<Vec<OsString>> {
     let mut names =
@@ -625,7 +672,11 @@ fn list(path: &Path) -> std::io::Result<Vec<OsString>> {
 /// A short file's bytes; `None` when it is not any more what `metadata` says.
 fn read_short(path: &Path, metadata: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
     let stamp = Stamp::of(metadata);
-    let file = open(path)?;
+    wait_for_tick(&stamp);
+    let file = match open(path) {
+        Err(error) if replaced(&error) => return Ok(None),
+        other => other?,
+    };
     let mut bytes = Vec::with_capacity(stamp.size as usize + 1);
     (&file).take(PACKED_BYTES_MAX as u64).read_to_end(&mut bytes)?;
     let after = file.metadata()?;
@@ -652,3 +703,6 @@ fn open(path: &Path) -> std::io::Result<File> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     std::fs::OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
 }
+
+#[cfg(test)]
+mod tests;

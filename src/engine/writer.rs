@@ -1,5 +1,6 @@
 //! The publisher: what changes in the own tree is sealed after a quiet moment, stored, hosted by peers and announced.
 
+use super::change::Changes;
 use super::reactor::unix_now;
 use super::record::{self, DirectoryRecord, FileRecord, JobRecord, Stamp};
 use super::seal::{Extent, Pass, SealError, Sealer};
@@ -9,9 +10,8 @@ use crate::content::reference::{Kind, RootRef};
 use crate::node::effect::Progress;
 use crate::node::input::{Input, JobId};
 use crate::store::Store;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -82,19 +82,12 @@ pub struct Published {
 
 #[derive(Default)]
 struct Dirty {
-    /// Everything is to be looked at: at start, since changes may have been missed.
-    all: bool,
-    paths: BTreeSet<PathBuf>,
+    /// Not looked at yet.
+    waiting: Changes,
     /// What the running pass works on.
-    running_all: bool,
-    running: BTreeSet<PathBuf>,
+    running: Changes,
     first: Option<Instant>,
     last: Option<Instant>,
-}
-
-fn touches(paths: &BTreeSet<PathBuf>, path: &Path) -> bool {
-    // Paths are ordered by components, so everything below `path` follows it directly.
-    paths.range::<Path, _>((Bound::Included(path), Bound::Unbounded)).next().is_some_and(|p| p.starts_with(path))
 }
 
 struct Inner {
@@ -128,7 +121,7 @@ impl Writer {
         quiet: Duration,
         lease: u32,
     ) -> Writer {
-        let dirty = Mutex::new(Dirty { all: true, ..Dirty::default() });
+        let dirty = Mutex::new(Dirty { waiting: Changes::all(), ..Dirty::default() });
         let inner = Inner {
             store,
             swarm,
@@ -150,13 +143,21 @@ impl Writer {
     /// below a directory is told by its own path.
     /// The empty path is the tree's root.
     pub fn changed(&self, path: &Path) {
+        self.note(|waiting| waiting.add(path));
+    }
+
+    /// Anything at or below this path may have changed or be new there, as after a directory was renamed: what is on
+    /// record of its subdirectories is not relied on.
+    pub fn changed_below(&self, path: &Path) {
+        self.note(|waiting| waiting.add_below(path));
+    }
+
+    fn note(&self, add: impl FnOnce(&mut Changes)) {
         let now = Instant::now();
         let mut dirty = lock(&self.inner.dirty);
         dirty.first.get_or_insert(now);
         dirty.last = Some(now);
-        if !dirty.paths.contains(path) {
-            dirty.paths.insert(path.to_path_buf());
-        }
+        add(&mut dirty.waiting);
         drop(dirty);
         self.inner.wake.notify_one();
     }
@@ -174,26 +175,21 @@ impl Writer {
             if self.inner.stopping.load(Ordering::Relaxed) {
                 return;
             }
-            let (all, paths) = {
+            let changes = {
                 let mut dirty = lock(&self.inner.dirty);
                 dirty.first = None;
-                dirty.running_all = std::mem::take(&mut dirty.all);
-                dirty.running = std::mem::take(&mut dirty.paths);
-                (dirty.running_all, dirty.running.clone())
+                dirty.running = std::mem::take(&mut dirty.waiting);
+                dirty.running.clone()
             };
-            let result = self.seal_own(all, &paths).await;
+            let result = self.seal_own(changes.extent()).await;
             let again = {
                 let mut dirty = lock(&self.inner.dirty);
-                dirty.running_all = false;
-                dirty.running = BTreeSet::new();
+                dirty.running = Changes::default();
                 match &result {
-                    Ok(pass) => dirty.paths.extend(pass.unstable.iter().cloned()),
-                    Err(_) => {
-                        dirty.all |= all;
-                        dirty.paths.extend(paths);
-                    }
+                    Ok(pass) => pass.unstable.iter().for_each(|path| dirty.waiting.add(path)),
+                    Err(_) => dirty.waiting.merge(changes),
                 }
-                let again = dirty.all || !dirty.paths.is_empty();
+                let again = !dirty.waiting.is_empty();
                 if again {
                     dirty.last = Some(Instant::now());
                 }
@@ -218,7 +214,7 @@ impl Writer {
             let wake = self.inner.wake.notified();
             let due = {
                 let dirty = lock(&self.inner.dirty);
-                match (dirty.all, dirty.paths.is_empty()) {
+                match (dirty.waiting.is_all(), dirty.waiting.is_empty()) {
                     (true, _) => Some(Instant::now()),
                     (false, true) => None,
                     (false, false) => {
@@ -240,9 +236,8 @@ impl Writer {
         }
     }
 
-    async fn seal_own(&self, all: bool, paths: &BTreeSet<PathBuf>) -> Result<Pass, SealError> {
+    async fn seal_own(&self, extent: Extent) -> Result<Pass, SealError> {
         let (sealer, tree) = (self.inner.sealer.clone(), self.inner.tree.clone());
-        let extent = if all { Extent::All } else { Extent::Paths(with_parents(paths)) };
         let job = job_id();
         let started = Instant::now();
         let pass = tokio::task::spawn_blocking(move || sealer.directory(&tree, &extent, job))
@@ -343,8 +338,7 @@ impl Writer {
     pub fn state(&self, path: &Path) -> PublishState {
         let (dirty, running) = {
             let dirty = lock(&self.inner.dirty);
-            let waiting = dirty.all || touches(&dirty.paths, path);
-            (waiting, dirty.running_all || touches(&dirty.running, path))
+            (dirty.waiting.touches(path), dirty.running.touches(path))
         };
         let full = self.inner.tree.join(path);
         let Ok(metadata) = std::fs::symlink_metadata(&full) else { return PublishState::Staged };
@@ -466,15 +460,12 @@ impl Writer {
     /// Paths that are staged or being sealed; a full look at the tree counts as one.
     pub fn staged(&self) -> u64 {
         let dirty = lock(&self.inner.dirty);
-        let all = u64::from(dirty.all) + u64::from(dirty.running_all);
-        all + (dirty.paths.len() + dirty.running.len()) as u64
+        dirty.waiting.len() + dirty.running.len()
     }
 
     /// Bytes of the running pass, done and in all.
     pub fn sealing(&self) -> Option<Work> {
-        let dirty = lock(&self.inner.dirty);
-        let running = dirty.running_all || !dirty.running.is_empty();
-        drop(dirty);
+        let running = !lock(&self.inner.dirty).running.is_empty();
         running.then(|| self.inner.sealer.progress())
     }
 
@@ -504,19 +495,6 @@ impl Writer {
     }
 }
 
-/// The changed paths and all directories above them.
-fn with_parents(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
-    let mut all = BTreeSet::new();
-    for path in paths {
-        for step in path.ancestors() {
-            if !all.insert(step.to_path_buf()) {
-                break;
-            }
-        }
-    }
-    all
-}
-
 /// Jobs are named by the moment they began, in microseconds, so that a later run does not use a name again.
 fn job_id() -> u64 {
     use std::sync::atomic::AtomicU64;
@@ -530,19 +508,7 @@ fn job_id() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_change_touches_the_path_and_everything_above_it() {
-        let paths: BTreeSet<PathBuf> = ["a/b/c", "x"].iter().map(PathBuf::from).collect();
-        for path in ["", "a", "a/b", "a/b/c", "x"] {
-            assert!(touches(&paths, Path::new(path)), "{path}");
-        }
-        for path in ["a/b/c/d", "a/bb", "b", "xx"] {
-            assert!(!touches(&paths, Path::new(path)), "{path}");
-        }
-        let all = with_parents(&paths);
-        assert_eq!(all.iter().filter_map(|p| p.to_str()).collect::<Vec<_>>(), ["", "a", "a/b", "a/b/c", "x"]);
-    }
+    use std::collections::BTreeSet;
 
     #[test]
     fn jobs_never_share_a_name() {

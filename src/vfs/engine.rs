@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use super::outcome::Waiting;
-use super::swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+use super::swarm::{Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
 use crate::base::text::TextError;
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef};
@@ -234,8 +234,11 @@ impl Swarm for EngineSwarm {
         }))
     }
 
-    fn changed(&self, path: &Path) {
-        self.engine.writer().changed(path);
+    fn changed(&self, path: &Path, reach: Reach) {
+        match reach {
+            Reach::Here => self.engine.writer().changed(path),
+            Reach::Below => self.engine.writer().changed_below(path),
+        }
     }
 
     fn state(&self, path: &Path) -> String {

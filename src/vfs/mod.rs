@@ -30,7 +30,7 @@ pub use filesystem::{Filesystem, Settings};
 pub use outcome::{Outcome, Waiting};
 pub use own::{RESERVED, enter_thread};
 pub use refusal::Refusals;
-pub use swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+pub use swarm::{Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
 
 #[cfg(test)]
 mod tests;

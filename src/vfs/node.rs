@@ -110,7 +110,9 @@ impl Node {
     /// Remembers a name; `nlink` is how many the file has.
     fn seen(&self, parent: &Arc<Node>, name: &[u8], nlink: u64) {
         let mut places = lock(&self.places);
-        if places.iter().any(|place| place.parent.id == parent.id && *place.name == *name) {
+        if let Some(place) = places.iter_mut().find(|place| place.parent.id == parent.id && *place.name == *name) {
+            // The kernel may have forgotten the directory, and learned it anew, before it forgot this.
+            place.parent = parent.clone();
             return;
         }
         if nlink <= 1 || self.kind == FileType::Directory {
@@ -364,11 +366,12 @@ pub(crate) struct Unnamed {
 
 impl Unnamed {
     /// The operation failed: the name stands as before.
-    pub(crate) fn undo(self) {
+    pub(crate) fn undo(self) -> Arc<Node> {
         if let Some(place) = self.place {
             lock(&self.node.places).push(place);
             self.node.pinned.store(false, Ordering::Relaxed);
         }
+        self.node
     }
 
     /// The node goes by a new name; its old one is gone.

@@ -12,12 +12,13 @@ use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Entry, KEPT, Lookup, PERMISSIONS, Space};
 use super::handle::Handles;
-use super::node::{Node, Nodes, ROOT};
+use super::node::{Node, Nodes, ROOT, Unnamed};
 use super::own_file::OpenFile;
 use super::own_list::OpenDirectory;
+use super::swarm::Reach;
 
-/// Told of every change, with the path below the root of the tree: something at or below it is new.
-pub(crate) type ChangeSink = Box<dyn Fn(&Path) + Send + Sync>;
+/// Told of every change, with the path below the root of the tree.
+pub(crate) type ChangeSink = Box<dyn Fn(&Path, Reach) + Send + Sync>;
 
 /// Names at the top of the tree that belong to the file system itself.
 pub const RESERVED: [&[u8]; 3] = [b"ref", b"names", b".tornet"];
@@ -82,32 +83,28 @@ impl OwnTree {
         })
     }
 
-    /// Something at or below `path` changed.
-    pub(super) fn changed(&self, path: &Path) {
-        (self.sink)(path);
-    }
-
-    pub(super) fn changed_in(&self, parent: &Node, name: &OsStr) {
-        // A directory without a path was removed: nothing in it is published.
+    pub(super) fn changed_in(&self, parent: &Node, name: &OsStr, reach: Reach) {
+        // A directory without a path was removed, and nothing in it is published; or it is being renamed, and then
+        // everything in it is looked at afterwards.
         if let Some(path) = parent.path() {
-            self.changed(&path.join(name));
+            (self.sink)(&path.join(name), reach);
         }
     }
 
-    /// The file changed under all of its `links` names; where not all are known, anything may have.
+    /// The file changed under all of its `links` names; where not all are known, any may be one of its names.
     pub(super) fn changed_node(&self, node: &Arc<Node>, links: u64) {
         if node.kind == FileType::Directory {
             if let Some(path) = node.path() {
-                self.changed(&path);
+                (self.sink)(&path, Reach::Here);
             }
             return;
         }
         let places = node.places();
         if links > places.len() as u64 {
-            self.changed(Path::new(""));
+            (self.sink)(Path::new(""), Reach::Below);
         }
         for place in places {
-            self.changed_in(&place.parent, place.name());
+            self.changed_in(&place.parent, place.name(), Reach::Here);
         }
     }
 
@@ -182,7 +179,7 @@ impl OwnTree {
         self.give(&dir, name, None, mode, caller)?;
         let stat = rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let entry = self.entry(parent, name, &stat);
-        self.changed_in(parent, name);
+        self.changed_in(parent, name, Reach::Here);
         Ok(entry)
     }
 
@@ -228,7 +225,7 @@ impl OwnTree {
         }
         let stat = rustix::fs::fstat(&*file)?;
         let entry = self.entry(&parent, name, &stat);
-        self.changed_in(&parent, name);
+        self.changed_in(&parent, name, Reach::Here);
         Ok(entry)
     }
 
@@ -247,12 +244,8 @@ impl OwnTree {
         let unnamed = self.nodes.unname(&parent, name.as_bytes());
         let done = rustix::fs::unlinkat(&*dir, name, flags);
         match done {
-            Ok(()) => self.changed_in(&parent, name),
-            Err(_) => {
-                if let Some(unnamed) = unnamed {
-                    unnamed.undo();
-                }
-            }
+            Ok(()) => self.changed_in(&parent, name, Reach::Here),
+            Err(_) => self.undo(unnamed),
         }
         done
     }
@@ -275,7 +268,8 @@ impl OwnTree {
         let same = matches!((&moved, &replaced), (Some(a), Some(b)) if a.node.id == b.node.id);
         let done = rustix::fs::renameat_with(&*dir, name, &*dir_new, name_new, flags);
         if done.is_err() || same {
-            [moved, replaced].into_iter().flatten().for_each(|unnamed| unnamed.undo());
+            self.undo(moved);
+            self.undo(replaced);
             return done;
         }
         let links = |node: &Arc<Node>| self.nodes.stat(node).map_or(1, |stat| stat.st_nlink);
@@ -289,9 +283,21 @@ impl OwnTree {
             let links = links(&replaced.node);
             replaced.moved(&parent, name.as_bytes(), links);
         }
-        self.changed_in(&parent, name);
-        self.changed_in(&parent_new, name_new);
+        // What changed in a directory under its old name, and was not looked at yet, is to be looked for under the new one.
+        let exchanged = flags.contains(RenameFlags::EXCHANGE);
+        self.changed_in(&parent, name, if exchanged { Reach::Below } else { Reach::Here });
+        self.changed_in(&parent_new, name_new, Reach::Below);
         Ok(())
+    }
+
+    /// A name is not taken from its node after all. Without it no path led there: changes told meanwhile are told now.
+    fn undo(&self, unnamed: Option<Unnamed>) {
+        if let Some(node) = unnamed.map(Unnamed::undo)
+            && node.kind == FileType::Directory
+            && let Some(path) = node.path()
+        {
+            (self.sink)(&path, Reach::Below);
+        }
     }
 
     pub(crate) fn readlink(&self, node: u64) -> Result<Vec<u8>, Errno> {

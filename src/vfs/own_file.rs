@@ -13,6 +13,7 @@ use super::attr::{Attr, Caller, Entry, KEPT, Opened, PERMISSIONS};
 use super::backing::{Lend, Lent};
 use super::node::{Node, Stamp, lock};
 use super::own::{OwnTree, number};
+use super::swarm::Reach;
 
 /// A file that a program has open.
 pub(crate) struct OpenFile {
@@ -141,7 +142,7 @@ impl OwnTree {
         let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT };
         let opened = self.opened(node, fd, own, true, new, lend);
         if opened.no_flush {
-            self.changed_in(&parent, name);
+            self.changed_in(&parent, name, Reach::Here);
         }
         Ok((entry, opened))
     }

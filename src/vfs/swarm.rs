@@ -16,8 +16,8 @@ use crate::base::time::Timestamp;
 pub trait Swarm: Send + Sync + 'static {
     /// What a reference leads to. A text that is no reference is refused at once.
     fn resolve(&self, reference: &str) -> Result<Waiting<Remote>>;
-    /// Something at or below `path` of the own tree changed.
-    fn changed(&self, path: &Path);
+    /// Something at `path` of the own tree changed, or below it, as `reach` says.
+    fn changed(&self, path: &Path, reach: Reach);
     /// How far publishing is with `path` of the own tree, in words.
     fn state(&self, path: &Path) -> String;
     /// `path` of the own tree has a reference.
@@ -30,6 +30,15 @@ pub trait Swarm: Send + Sync + 'static {
     fn control_names(&self) -> &'static [&'static str];
     /// The present content of a control file.
     fn control(&self, name: &str) -> Waiting<Vec<u8>>;
+}
+
+/// How far a change reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The bytes, attributes or presence of the path itself.
+    Here,
+    /// Anything at or below the path: it came from elsewhere, or what changed is not known.
+    Below,
 }
 
 /// A published file or directory, ready to be read.

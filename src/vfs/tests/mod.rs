@@ -89,6 +89,14 @@ impl World {
         told
     }
 
+    /// Those told since the last call with everything below them.
+    fn told_below(&self) -> Vec<PathBuf> {
+        let mut told = std::mem::take(&mut *self.swarm.below.lock().unwrap());
+        told.sort();
+        told.dedup();
+        told
+    }
+
     /// The names in a directory, read `at_once` at a time, with those attributes that came along.
     fn names(&self, node: u64, at_once: usize, attributes: bool) -> Vec<(String, Option<u64>)> {
         let opened = now(self.fs.open_directory(node)).unwrap();

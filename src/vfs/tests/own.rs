@@ -30,6 +30,7 @@ fn a_renamed_directory_carries_its_files_along() {
     world.told();
     world.fs.rename((ROOT, OsStr::new("a")), (b, OsStr::new("c")), 0).unwrap();
     assert_eq!(world.told(), paths(&["a", "b/c"]));
+    assert_eq!(world.told_below(), paths(&["b/c"]), "what changed as a/file and was not looked at yet");
     now(world.fs.set_attr(file, &SetAttr { mode: Some(0o600), ..SetAttr::default() })).unwrap();
     assert_eq!(world.told(), paths(&["b/c/file"]));
     assert_eq!(world.content(file), "1");
@@ -79,6 +80,7 @@ fn exchanged_names_stand_for_each_others_files() {
     assert_eq!((world.find("a"), world.find("b")), (Some(b), Some(a)));
     assert_eq!((world.content(a), world.content(b)), ("A".into(), "B".into()));
     assert_eq!(world.told(), paths(&["a", "b"]));
+    assert_eq!(world.told_below(), paths(&["a", "b"]));
     assert_eq!(errno(world.fs.rename((ROOT, OsStr::new("a")), (ROOT, OsStr::new("b")), 1)), Errno::EXIST);
     assert_eq!(world.content(a), "A");
 }
@@ -99,7 +101,32 @@ fn a_change_of_a_linked_file_is_told_of_all_its_names() {
     // A name that we never saw: anything may have changed.
     std::fs::hard_link(world.dir.path().join("dir/two"), world.dir.path().join("hidden")).unwrap();
     now(world.fs.set_attr(node, &SetAttr { mode: Some(0o640), ..SetAttr::default() })).unwrap();
-    assert!(world.told().contains(&PathBuf::new()));
+    assert!(world.told_below().contains(&PathBuf::new()));
+}
+
+#[test]
+fn what_changes_while_a_directory_is_not_removed_after_all_is_told() {
+    let world = world();
+    let dir = world.directory(ROOT, "dir");
+    world.file(dir, "file", "1");
+    world.told();
+    assert_eq!(errno(world.fs.rmdir(ROOT, OsStr::new("dir"))), Errno::NOTEMPTY);
+    assert_eq!(world.told_below(), paths(&["dir"]), "without its name no path led to what changed in it");
+    assert_eq!(errno(world.fs.rename((ROOT, OsStr::new("dir")), (dir, OsStr::new("in")), 0)), Errno::INVAL);
+    assert_eq!(world.told_below(), paths(&["dir"]));
+}
+
+#[test]
+fn file_is_found_in_a_directory_that_was_forgotten_and_learned_anew() {
+    let world = world();
+    let dir = world.directory(ROOT, "dir");
+    let file = world.file(dir, "file", "1");
+    // Look-ups and forgettings of different nodes may overtake each other.
+    world.fs.forget(dir, 1);
+    assert_eq!(world.find("dir"), Some(dir));
+    assert_eq!(world.find_in(dir, "file"), Some(file));
+    world.fs.forget(file, 1);
+    assert_eq!(world.content(file), "1");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::base::time::Timestamp;
 use crate::vfs::error::{Error, Result};
 use crate::vfs::outcome::Waiting;
-use crate::vfs::swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+use crate::vfs::swarm::{Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
 
 /// A published tree.
 #[derive(Clone, Debug)]
@@ -115,6 +115,8 @@ impl RemoteContent for Node {
 pub(crate) struct MemorySwarm {
     pub(crate) trees: BTreeMap<String, Tree>,
     pub(crate) changed: Mutex<Vec<PathBuf>>,
+    /// Those of them that reach below the path.
+    pub(crate) below: Mutex<Vec<PathBuf>>,
     pub(crate) silent: Arc<AtomicBool>,
 }
 
@@ -125,8 +127,11 @@ impl Swarm for MemorySwarm {
         Ok(Box::pin(async { Ok(remote) }))
     }
 
-    fn changed(&self, path: &Path) {
+    fn changed(&self, path: &Path, reach: Reach) {
         self.changed.lock().unwrap().push(path.to_path_buf());
+        if reach == Reach::Below {
+            self.below.lock().unwrap().push(path.to_path_buf());
+        }
     }
 
     fn state(&self, _path: &Path) -> String {

@@ -1,0 +1,95 @@
+//! What a pass makes of files that change around it.
+
+use super::*;
+use crate::store::StoreConfig;
+use std::fs;
+
+struct Bench {
+    sealer: Arc<Sealer>,
+    tree: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("store"), StoreConfig::default()).unwrap());
+    let sealer = Sealer::new(store, ConvergenceSecret::PUBLIC, Scheme { k: 2, m: 1 }).unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    Bench { sealer, tree, _dir: dir }
+}
+
+impl Bench {
+    fn pass(&self, extent: &Extent, job: u64) -> Pass {
+        self.sealer.directory(&self.tree, extent, job).unwrap()
+    }
+}
+
+#[test]
+fn file_that_grew_since_its_directory_was_read_waits_for_the_next_pass() {
+    let bench = bench();
+    let path = bench.tree.join("log");
+    fs::write(&path, vec![1; 100_000]).unwrap();
+    let before = fs::symlink_metadata(&path).unwrap();
+    fs::write(&path, vec![1; 200_000]).unwrap();
+    let run = bench.sealer.run(&bench.tree, &Extent::All, 1);
+    assert_eq!(run.file(Path::new("log"), &before).unwrap(), None);
+    assert_eq!(lock(&run.sink).unstable, [PathBuf::from("log")]);
+    // The same of a short one.
+    fs::write(&path, b"short").unwrap();
+    let before = fs::symlink_metadata(&path).unwrap();
+    fs::write(&path, b"longer").unwrap();
+    assert_eq!(read_short(&path, &before).unwrap(), None);
+}
+
+#[test]
+fn file_that_is_renamed_away_while_it_is_looked_at_ends_no_pass() {
+    let bench = bench();
+    let path = bench.tree.join("temporary");
+    for size in [10, 100_000] {
+        fs::write(&path, vec![1; size]).unwrap();
+        let before = fs::symlink_metadata(&path).unwrap();
+        fs::rename(&path, bench.tree.join("final")).unwrap();
+        let run = bench.sealer.run(&bench.tree, &Extent::All, 1);
+        if size > PACKED_BYTES_MAX {
+            assert_eq!(run.file(Path::new("temporary"), &before).unwrap(), None);
+        }
+        assert_eq!(read_short(&path, &before).unwrap(), None);
+        std::os::unix::fs::symlink("final", &path).unwrap();
+        assert_eq!(read_short(&path, &before).unwrap(), None);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn file_is_read_only_when_a_further_change_would_show_in_its_stamp() {
+    let stamp = |seconds, nanos| Stamp { size: 0, modified: (0, 0), changed: (seconds, nanos) };
+    let now = UNIX_EPOCH + Duration::new(1000, 5_000_000);
+    assert_eq!(tick_left(&stamp(1000, 5_000_000), now), TICK, "changed in this tick");
+    assert_eq!(tick_left(&stamp(1000, 0), now), TICK - Duration::from_millis(5));
+    assert_eq!(tick_left(&stamp(999, 980_000_000), now), Duration::ZERO);
+    assert_eq!(tick_left(&stamp(-5, 0), now), Duration::ZERO, "before 1970");
+    assert_eq!(tick_left(&stamp(5000, 0), now), TICK, "in the future");
+    let bench = bench();
+    let path = bench.tree.join("file");
+    fs::write(&path, b"text").unwrap();
+    let metadata = fs::symlink_metadata(&path).unwrap();
+    assert_eq!(read_short(&path, &metadata).unwrap().as_deref(), Some(&b"text"[..]));
+    assert_eq!(tick_left(&Stamp::of(&metadata), SystemTime::now()), Duration::ZERO);
+}
+
+#[test]
+fn directory_that_moved_is_looked_at_to_its_bottom() {
+    let bench = bench();
+    fs::create_dir_all(bench.tree.join("old/sub")).unwrap();
+    fs::write(bench.tree.join("old/sub/file"), b"first").unwrap();
+    bench.pass(&Extent::All, 1);
+    // Written and moved before anything of it was looked at again.
+    fs::write(bench.tree.join("old/sub/file"), b"second").unwrap();
+    fs::rename(bench.tree.join("old"), bench.tree.join("new")).unwrap();
+    let mut changes = super::super::change::Changes::default();
+    ["old/sub/file", "old"].iter().for_each(|path| changes.add(Path::new(path)));
+    changes.add_below(Path::new("new"));
+    let pass = bench.pass(&changes.extent(), 2);
+    assert_eq!(pass.root, bench.pass(&Extent::All, 3).root);
+}
