@@ -21,9 +21,9 @@ use crate::node::input::{Command, Input};
 use crate::node::{Node, NodeConfig};
 use crate::store::{Store, StoreConfig, StoreError};
 use crate::wire::close::CloseReason;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -94,6 +94,11 @@ impl Engine {
         let tree = settings.data_dir.join("tree");
         if !tree.is_dir() {
             make_dir(&tree, 0o755)?;
+            // Whatever the program's file mode mask: the mount's top is a directory like any other, and who may enter the data
+            // directory is decided above it.
+            let open = Permissions::from_mode(0o755);
+            std::fs::set_permissions(&tree, open)
+                .map_err(|source| StartError::DataDir { path: tree.clone(), source })?;
         }
         let identity = Identity::load_or_create(&settings.data_dir.join("identity"))?;
         let secret = match settings.convergence {

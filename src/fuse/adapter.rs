@@ -405,9 +405,9 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
+    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, rdev: u32, reply: ReplyEntry) {
         self.work("mknod", |fs| {
-            self.finish(request, fs.mknod(parent.0, name, mode, caller(request)), reply, send_entry)
+            self.finish(request, fs.mknod(parent.0, name, mode, rdev, caller(request)), reply, send_entry)
         });
     }
 

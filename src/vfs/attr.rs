@@ -47,7 +47,7 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Device number; 0 here.
+    /// Number of a device, as the kernel's interface has it: 12 bits major, 20 bits minor, the minor's low 8 bits lowest.
     pub rdev: u32,
     /// Preferred size of requests.
     pub blksize: u32,
@@ -74,10 +74,21 @@ impl From<&Stat> for Attr {
             nlink: stat.st_nlink.min(u64::from(u32::MAX)) as u32,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            rdev: 0,
+            rdev: narrow_device(stat.st_rdev),
             blksize: stat.st_blksize.clamp(512, 1 << 20) as u32,
         }
     }
+}
+
+/// A device number in the 32 bits of the kernel's interface.
+fn narrow_device(device: u64) -> u32 {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    minor & 0xff | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
+}
+
+/// The way back.
+pub(super) fn wide_device(device: u32) -> u64 {
+    rustix::fs::makedev(device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00)
 }
 
 /// A name found: its node and attributes, and how long the kernel may keep both.

@@ -186,10 +186,11 @@ impl Filesystem {
         Ok(self.own.mkdir(parent, name, mode, caller)?)
     }
 
-    /// Makes a file, named pipe or socket.
-    pub fn mknod(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
+    /// Makes a file, named pipe, socket, or device (`device` as the kernel encodes it in 32 bits). Only files are published;
+    /// a device is inert in a mount, which is always `nodev`.
+    pub fn mknod(&self, parent: u64, name: &OsStr, mode: u32, device: u32, caller: Caller) -> Result<Entry> {
         self.writable(parent)?;
-        Ok(self.own.mknod(parent, name, mode, caller)?)
+        Ok(self.own.mknod(parent, name, mode, device, caller)?)
     }
 
     /// Makes a symbolic link.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Caller, Entry, KEPT, Lookup, PERMISSIONS, Space};
+use super::attr::{Attr, Caller, Entry, KEPT, Lookup, PERMISSIONS, Space, wide_device};
 use super::handle::Handles;
 use super::node::{Node, Nodes, ROOT, Unnamed};
 use super::own_file::OpenFile;
@@ -192,15 +192,25 @@ impl OwnTree {
     }
 
     /// Makes an empty file, a named pipe or a socket. Device nodes have no place in a tree that is given to others.
-    pub(crate) fn mknod(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry, Errno> {
+    pub(crate) fn mknod(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        device: u32,
+        caller: Caller,
+    ) -> Result<Entry, Errno> {
         self.check_name(parent, name)?;
         let kind = FileType::from_raw_mode(mode);
-        if !matches!(kind, FileType::RegularFile | FileType::Fifo | FileType::Socket) {
-            return Err(Errno::PERM);
-        }
+        let device = match kind {
+            FileType::RegularFile | FileType::Fifo | FileType::Socket => 0,
+            // The kernel has seen to it that the caller may make one.
+            FileType::CharacterDevice | FileType::BlockDevice => wide_device(device),
+            _ => return Err(Errno::PERM),
+        };
         let parent = self.nodes.find(parent)?;
         let dir = self.nodes.fd(&parent)?;
-        rustix::fs::mknodat(&*dir, name, kind, Mode::from_raw_mode(mode & PERMISSIONS), 0)?;
+        rustix::fs::mknodat(&*dir, name, kind, Mode::from_raw_mode(mode & PERMISSIONS), device)?;
         self.created(&parent, name, if kind == FileType::RegularFile { mode } else { 0 }, caller)
     }
 
