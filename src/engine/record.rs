@@ -4,10 +4,13 @@ use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::digest::ChunkId;
 use crate::base::limit::{CHUNK_BYTES_MAX, STRIPE_CHUNKS_MAX};
 use crate::content::cipher::ReadKey;
-use crate::content::reference::NodeRef;
+use crate::content::reference::{NodeRef, RootRef};
 use crate::node::input::Group;
 use crate::store::Table;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// File by device and inode: `FileRecord`.
 pub(super) const FILES: Table = Table("files.1");
@@ -21,8 +24,31 @@ pub(super) const PENDING: Table = Table("pending.1");
 pub(super) const PLACED: Table = Table("placed.1");
 /// Job: `JobRecord`.
 pub(super) const JOBS: Table = Table("jobs.1");
-/// Own tree (`tree`) and published paths: the reference as text and its job.
+/// What is kept: the own tree (`TREE`) and what was published on demand (`published_key`). The reference as text and its job.
+/// Chunks that none of these refers to, nor any of `SINGLES`, are forgotten by `collect`.
 pub(super) const ROOTS: Table = Table("roots.1");
+/// Key of the own tree.
+pub(super) const TREE: &[u8] = b"tree";
+/// Packed file that was asked for its own reference, by device and inode: `SingleRecord`.
+pub(super) const SINGLES: Table = Table("singles.1");
+
+/// Key of something published on demand.
+pub(super) fn published_key(reference: &RootRef) -> Vec<u8> {
+    [PUBLISHED, reference.node.id.as_bytes()].concat()
+}
+
+/// How the keys of what was published on demand begin.
+pub(super) const PUBLISHED: &[u8] = b"published ";
+
+/// Value of `ROOTS`.
+pub(super) fn root_to_bytes(reference: &RootRef, job: u64) -> Vec<u8> {
+    serde_json::json!([reference.to_string(), job]).to_string().into_bytes()
+}
+
+/// Reads what `root_to_bytes` wrote.
+pub(super) fn root_from_bytes(bytes: &[u8]) -> Option<RootRef> {
+    serde_json::from_slice::<(String, u64)>(bytes).ok()?.0.parse().ok()
+}
 
 /// Names a file or directory whatever its path: device and inode.
 pub(super) fn inode_key(metadata: &std::fs::Metadata) -> [u8; 16] {
@@ -124,6 +150,39 @@ impl DirectoryRecord {
     }
 }
 
+/// A packed file with a node of its own besides: kept while the file stays as and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SingleRecord {
+    pub(super) stamp: Stamp,
+    pub(super) node: NodeRef,
+    /// Below the root of the own tree.
+    pub(super) path: PathBuf,
+}
+
+impl SingleRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        self.stamp.write(&mut out);
+        write_node(&mut out, Some(&self.node));
+        out.raw(self.path.as_os_str().as_bytes());
+        out.into_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<SingleRecord, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let stamp = Stamp::read(&mut from)?;
+        let node = read_node(&mut from)?.ok_or(DecodeError::Invalid("single file without a node"))?;
+        let path = PathBuf::from(OsStr::from_bytes(from.raw(from.remaining())?));
+        Ok(SingleRecord { stamp, node, path })
+    }
+
+    /// Whether the file in the own tree at `tree` is still this one.
+    pub(super) fn stands(&self, tree: &Path, key: &[u8]) -> bool {
+        let found = std::fs::symlink_metadata(tree.join(&self.path));
+        found.is_ok_and(|now| inode_key(&now) == key && Stamp::of(&now) == self.stamp)
+    }
+}
+
 /// A leaf of a directory as it was last sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeafRecord {
@@ -203,6 +262,11 @@ pub(super) fn pending_key(job: u64, group: &Group) -> Vec<u8> {
     key
 }
 
+/// The job in the key of a pending group.
+pub(super) fn pending_job(key: &[u8]) -> Option<u64> {
+    key.first_chunk().copied().map(u64::from_be_bytes)
+}
+
 /// How far a job came, for the state of its files after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct JobRecord {
@@ -244,6 +308,10 @@ mod tests {
             prop_assert_eq!(FileRecord::from_bytes(&file.to_bytes()), Ok(file));
             let directory = DirectoryRecord { node, bytes: size, job };
             prop_assert_eq!(DirectoryRecord::from_bytes(&directory.to_bytes()), Ok(directory));
+            let single = SingleRecord { stamp, node, path: PathBuf::from(OsStr::from_bytes(&id)) };
+            prop_assert_eq!(SingleRecord::from_bytes(&single.to_bytes()), Ok(single));
+            let root = RootRef { kind: crate::content::reference::Kind::File, node: NodeRef { len: 1, ..node } };
+            prop_assert_eq!(root_from_bytes(&root_to_bytes(&root, job)), Some(root));
             let group = Group { chunks: vec![(ChunkId(id), nanos), (ChunkId(key), 1)], copies: 5 };
             let back = group_from_bytes(&group_to_bytes(&group)).unwrap();
             prop_assert_eq!((back.chunks, back.copies), (group.chunks, group.copies));
@@ -253,6 +321,8 @@ mod tests {
         fn arbitrary_records_are_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = FileRecord::from_bytes(&bytes);
             let _ = DirectoryRecord::from_bytes(&bytes);
+            let _ = SingleRecord::from_bytes(&bytes);
+            let _ = root_from_bytes(&bytes);
             let _ = group_from_bytes(&bytes);
             let _ = JobRecord::from_bytes(&bytes);
         }

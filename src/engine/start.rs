@@ -141,6 +141,7 @@ impl Engine {
         swarm.command(Command::Bootstrap(contacts));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
+        tasks.push(tokio::spawn(writer.clone().collect()));
         if settings.mdns {
             tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr.port())));
         }
@@ -222,7 +223,7 @@ impl Engine {
             staged,
             publishing: inner.writer.sealing(),
             hosting,
-            safe_to_shut_down: staged == 0 && hosting.done >= hosting.total,
+            safe_to_shut_down: staged == 0 && (hosting.done >= hosting.total || inner.writer.has_nothing()),
             store: StoreStatus {
                 own_bytes: usage.own_bytes,
                 hosted_bytes: usage.hosted_bytes,

@@ -1,19 +1,22 @@
 //! The publisher: what changes in the own tree is sealed after a quiet moment, stored, hosted by peers and announced.
 
+mod forget;
+
 use super::change::Changes;
+use super::gate::Gate;
 use super::reactor::unix_now;
-use super::record::{self, DirectoryRecord, FileRecord, JobRecord, Stamp};
+use super::record::{self, DirectoryRecord, FileRecord, JobRecord, SingleRecord, Stamp};
 use super::seal::{Extent, Pass, SealError, Sealer};
 use super::status::Work;
 use super::swarm::{Swarm, lock};
 use crate::content::reference::{Kind, RootRef};
 use crate::node::effect::Progress;
 use crate::node::input::{Input, JobId};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -22,7 +25,6 @@ use tracing::{debug, info, warn};
 
 /// Chunks told to the machine in one input.
 const STORED_BATCH: usize = 512;
-
 /// How far a file or directory of the own tree is on its way to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishState {
@@ -100,10 +102,13 @@ struct Inner {
     dirty: Mutex<Dirty>,
     wake: Notify,
     idle: Notify,
+    gate: Arc<Gate>,
+    /// The tree moved on: chunks of the one before may be forgotten.
+    moved: Notify,
     jobs: Mutex<BTreeMap<u64, watch::Receiver<Progress>>>,
     /// Finished jobs whose record was read, so that the state of many files costs one look each.
     known: Mutex<HashMap<u64, JobRecord>>,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
 }
 
 /// Publishes the own tree, and other paths on demand. Cheap to clone.
@@ -132,9 +137,11 @@ impl Writer {
             dirty,
             wake: Notify::new(),
             idle: Notify::new(),
+            gate: Arc::default(),
+            moved: Notify::new(),
             jobs: Mutex::default(),
             known: Mutex::default(),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
         };
         Writer { inner: Arc::new(inner) }
     }
@@ -165,14 +172,16 @@ impl Writer {
     /// Publishes changes until the engine stops. Resumes hosting that an earlier run did not finish.
     pub(super) async fn run(self) {
         let resumed = self.clone();
-        let pending = tokio::task::spawn_blocking(move || resumed.pending()).await.unwrap_or_default();
+        let pending = tokio::task::spawn_blocking(move || resumed.pending(&[])).await.unwrap_or_default();
         for (job, groups) in pending {
             info!(job, groups = groups.len(), "hosting goes on");
             self.follow(job, groups);
         }
+        // What an earlier run left is looked for, too.
+        let mut first = true;
         loop {
             self.wait_for_quiet().await;
-            if self.inner.stopping.load(Ordering::Relaxed) {
+            if self.stopping() {
                 return;
             }
             let changes = {
@@ -186,7 +195,7 @@ impl Writer {
                 let mut dirty = lock(&self.inner.dirty);
                 dirty.running = Changes::default();
                 match &result {
-                    Ok(pass) => pass.unstable.iter().for_each(|path| dirty.waiting.add(path)),
+                    Ok((pass, _)) => pass.unstable.iter().for_each(|path| dirty.waiting.add(path)),
                     Err(_) => dirty.waiting.merge(changes),
                 }
                 let again = !dirty.waiting.is_empty();
@@ -196,7 +205,13 @@ impl Writer {
                 again
             };
             match result {
-                Ok(pass) => self.publish_pass(pass, Kind::Directory).await,
+                Ok((pass, moved)) => {
+                    if moved || first {
+                        self.inner.moved.notify_one();
+                    }
+                    first = false;
+                    self.offer(pass);
+                }
                 Err(SealError::Stopped) => return,
                 Err(error) => {
                     warn!(%error, "the own tree could not be published; trying again");
@@ -230,35 +245,36 @@ impl Writer {
                 Some(due) if due <= Instant::now() => return,
                 Some(due) => tokio::time::sleep_until(due).await,
             }
-            if self.inner.stopping.load(Ordering::Relaxed) {
+            if self.stopping() {
                 return;
             }
         }
     }
 
-    async fn seal_own(&self, extent: Extent) -> Result<Pass, SealError> {
-        let (sealer, tree) = (self.inner.sealer.clone(), self.inner.tree.clone());
-        let job = job_id();
+    /// Seals the own tree and writes its reference down. Tells whether that is another than before.
+    async fn seal_own(&self, extent: Extent) -> Result<(Pass, bool), SealError> {
+        let this = self.clone();
         let started = Instant::now();
-        let pass = tokio::task::spawn_blocking(move || sealer.directory(&tree, &extent, job))
-            .await
-            .map_err(|_| SealError::Stopped)??;
+        let work = move || {
+            let _passing = this.inner.gate.enter();
+            let pass = this.inner.sealer.directory(&this.inner.tree, &extent, job_id())?;
+            let root = RootRef { kind: Kind::Directory, node: pass.root };
+            let moved = this.write_root(record::TREE, &root, pass.job)?;
+            Ok::<_, SealError>((pass, moved))
+        };
+        let (pass, moved) = tokio::task::spawn_blocking(work).await.map_err(|_| SealError::Stopped)??;
         debug!(ms = started.elapsed().as_millis(), groups = pass.groups.len(), chunks = pass.chunks.len(), "sealed");
-        Ok(pass)
+        Ok((pass, moved))
     }
 
-    /// Remembers a sealed tree, tells the machine of its chunks and has them hosted.
-    async fn publish_pass(&self, pass: Pass, kind: Kind) {
-        let reference = RootRef { kind, node: pass.root };
-        let (store, text, job) = (self.inner.store.clone(), reference.to_string(), pass.job);
-        let written = tokio::task::spawn_blocking(move || -> Result<(), crate::store::StoreError> {
-            let value = serde_json::to_vec(&(text, job)).unwrap_or_default();
-            store.state().write(true, |tx| tx.put(record::ROOTS, b"tree", &value))
-        });
-        if let Ok(Err(error)) = written.await {
-            warn!(%error, "the own tree's reference was not written down");
+    /// Has a tree kept from now on. Tells whether the key stood for another one.
+    fn write_root(&self, key: &[u8], root: &RootRef, job: u64) -> Result<bool, StoreError> {
+        let state = self.inner.store.state();
+        if state.value(record::ROOTS, key)?.and_then(|bytes| record::root_from_bytes(&bytes)) == Some(*root) {
+            return Ok(false);
         }
-        self.offer(pass);
+        state.write(true, |tx| tx.put(record::ROOTS, key, &record::root_to_bytes(root, job)))?;
+        Ok(true)
     }
 
     fn offer(&self, pass: Pass) -> watch::Receiver<Progress> {
@@ -318,13 +334,13 @@ impl Writer {
         })
     }
 
-    fn pending(&self) -> BTreeMap<u64, Vec<crate::node::input::Group>> {
+    /// Groups that wait for hosts, of the jobs whose numbers begin so.
+    fn pending(&self, prefix: &[u8]) -> BTreeMap<u64, Vec<crate::node::input::Group>> {
         let mut jobs: BTreeMap<u64, Vec<_>> = BTreeMap::new();
-        match self.inner.store.state().range(record::PENDING, &[], None, usize::MAX) {
+        match self.inner.store.state().range(record::PENDING, prefix, None, usize::MAX) {
             Ok(records) => {
                 for (key, value) in records {
-                    let job = key.get(..8).and_then(|job| job.try_into().ok()).map(u64::from_be_bytes);
-                    if let (Some(job), Ok(group)) = (job, record::group_from_bytes(&value)) {
+                    if let (Some(job), Ok(group)) = (record::pending_job(&key), record::group_from_bytes(&value)) {
                         jobs.entry(job).or_default().push(group);
                     }
                 }
@@ -408,10 +424,23 @@ impl Writer {
             return Ok(Some(RootRef { kind: Kind::File, node }));
         }
         // A packed file gets a node of its own when somebody asks for its reference.
+        let _passing = self.inner.gate.enter();
+        let state = self.inner.store.state();
+        let known = state.value(record::SINGLES, &key).map_err(SealError::from)?;
+        if let Some(known) = known.and_then(|bytes| SingleRecord::from_bytes(&bytes).ok())
+            && known.path == path
+            && known.stamp == Stamp::of(&metadata)
+        {
+            return Ok(Some(RootRef { kind: Kind::File, node: known.node }));
+        }
         let pass = self.inner.sealer.file(&full, job_id())?;
         if !pass.unstable.is_empty() {
             return Ok(None);
         }
+        let single = SingleRecord { stamp: Stamp::of(&metadata), node: pass.root, path: path.to_path_buf() };
+        state
+            .write(true, |tx| tx.put(record::SINGLES, &key, &single.to_bytes()))
+            .map_err(|error: StoreError| SealError::from(error))?;
         let reference = RootRef { kind: Kind::File, node: pass.root };
         self.offer(pass);
         Ok(Some(reference))
@@ -420,20 +449,26 @@ impl Writer {
     /// Publishes a file or directory outside the mount, as it is now.
     pub async fn publish(&self, path: &Path) -> Result<Published, PublishError> {
         for _ in 0..5 {
-            let (sealer, path) = (self.inner.sealer.clone(), path.to_path_buf());
+            let (this, path) = (self.clone(), path.to_path_buf());
             let work = move || {
+                let _passing = this.inner.gate.enter();
+                let sealer = &this.inner.sealer;
                 let metadata = std::fs::metadata(&path).map_err(|source| SealError::read(&path, source))?;
-                if metadata.is_dir() {
-                    sealer.directory(&path, &Extent::All, job_id()).map(|pass| (pass, Kind::Directory))
+                let (pass, kind) = if metadata.is_dir() {
+                    (sealer.directory(&path, &Extent::All, job_id())?, Kind::Directory)
                 } else if metadata.is_file() {
-                    sealer.file(&path, job_id()).map(|pass| (pass, Kind::File))
+                    (sealer.file(&path, job_id())?, Kind::File)
                 } else {
-                    Err(SealError::Kind(path))
-                }
-            };
-            let (pass, kind) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopped)??;
-            if pass.unstable.is_empty() {
+                    return Err(SealError::Kind(path));
+                };
                 let reference = RootRef { kind, node: pass.root };
+                if pass.unstable.is_empty() {
+                    this.write_root(&record::published_key(&reference), &reference, pass.job)?;
+                }
+                Ok((pass, reference))
+            };
+            let (pass, reference) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopped)??;
+            if pass.unstable.is_empty() {
                 let chunks_new = pass.chunks.len();
                 return Ok(Published { reference, chunks_new, progress: self.offer(pass) });
             }
@@ -483,12 +518,23 @@ impl Writer {
 
     /// The own tree's reference as last published.
     pub fn tree_reference(&self) -> Option<String> {
-        let bytes = self.inner.store.state().value(record::ROOTS, b"tree").ok()??;
-        serde_json::from_slice::<(String, u64)>(&bytes).ok().map(|(text, _)| text)
+        let bytes = self.inner.store.state().value(record::ROOTS, record::TREE).ok()??;
+        record::root_from_bytes(&bytes).map(|root| root.to_string())
+    }
+
+    /// Whether the own tree is empty, and nothing was published on demand.
+    pub(super) fn has_nothing(&self) -> bool {
+        let empty = std::fs::read_dir(&self.inner.tree).is_ok_and(|mut names| names.next().is_none());
+        let published = self.inner.store.state().range(record::ROOTS, record::PUBLISHED, None, 1);
+        empty && published.is_ok_and(|published| published.is_empty())
+    }
+
+    fn stopping(&self) -> bool {
+        *self.inner.stopping.borrow()
     }
 
     pub(super) fn stop(&self) {
-        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.stopping.send_replace(true);
         self.inner.sealer.stop();
         self.inner.wake.notify_waiters();
         self.inner.wake.notify_one();

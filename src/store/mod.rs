@@ -322,6 +322,19 @@ impl Store {
         Ok(())
     }
 
+    /// At most `max` ids of own chunks after `after`, in order, and the id to continue from; `None` at the end. As of the last
+    /// commit.
+    pub fn own_chunks(
+        &self,
+        after: Option<&ChunkId>,
+        max: usize,
+    ) -> Result<Option<(Vec<ChunkId>, ChunkId)>, StoreError> {
+        let page = self.inner.index.page(after, max)?;
+        let Some((last, _)) = page.last().copied() else { return Ok(None) };
+        let own = page.into_iter().filter(|(_, row)| row.class == Class::Own);
+        Ok(Some((own.map(|(id, _)| id).collect(), last)))
+    }
+
     /// Keeps chunks, here or to come, until `root` is unpinned; may be called again with more.
     pub fn pin(&self, root: &ChunkId, ids: &[ChunkId]) -> Result<(), StoreError> {
         let _one = lock(&self.inner.pinning);
