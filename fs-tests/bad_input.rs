@@ -415,3 +415,19 @@ fn tree_deeper_than_the_limit_is_readable_down_to_it_and_no_further() {
     let said = node.tornet_fails(&["get", &reference, lab.path("dest").to_str().unwrap()]).to_lowercase();
     assert!(said.contains("deep") || said.contains("depth"), "{said:?}");
 }
+
+#[test]
+fn error_names_its_cause_once_and_says_what_would_have_been_right() {
+    let lab = Lab::new();
+    let tornet = |args: &[&str]| {
+        let mut command = Command::new(harness::TORNET);
+        command.arg("--data-dir").arg(lab.path("data")).args(args).env("HOME", lab.dir()).current_dir(lab.dir());
+        command.output().unwrap()
+    };
+    let output = tornet(&["--config", "nofile", "config"]);
+    refused(&output, &["nofile", "no such file"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("No such file").count(), 1, "{said:?}");
+    let output = tornet(&["node", "--listen", "127.0.0.1:0", "--bootstrap", "bogus"]);
+    refused(&output, &["bogus", "not a node's address", "tornet1...@IP:PORT"]);
+}

@@ -4,7 +4,7 @@
 
 mod harness;
 
-use harness::node::Plan;
+use harness::node::{Plan, READER, attribute};
 use harness::tree::{self, noise};
 use harness::{Lab, TORNET, TORNET_MOUNT, printed, processes_naming, require_fuse, shell, until};
 use std::fs;
@@ -153,6 +153,77 @@ fn pinned_tree_stays_readable_when_everybody_else_is_gone() {
     b.tornet(&["unpin", &reference]);
     // Once more changes nothing.
     b.tornet(&["unpin", &reference]);
+}
+
+#[test]
+fn pin_is_seen_in_the_status_at_once_and_unpin_says_whether_there_was_one() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let b = Plan::new("b").config(READER).knows(&a).start(&lab);
+    fs::write(lab.path("film"), noise(28, 3 << 20)).unwrap();
+    let reference = a.publish(&lab.path("film"));
+    let said = |output: std::process::Output| {
+        assert!(output.status.success(), "{}", printed(&output));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(said(b.run(&["unpin", &reference])).contains("not pinned"));
+    assert!(b.tornet(&["pin", &reference]).contains("kept: 3 MiB"));
+    let pinned = b.json(&["--json", "status"])["store"]["pinned-bytes"].as_u64().unwrap();
+    assert!(pinned >= 3 << 20, "{pinned} bytes are pinned");
+    assert_eq!(said(b.run(&["unpin", &reference])), "");
+    assert_eq!(b.json(&["--json", "unpin", &reference])["was-pinned"], false);
+}
+
+#[test]
+fn lone_node_without_anything_published_may_be_shut_down() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let safe = || a.json(&["--json", "status"])["safe-to-shut-down"].as_bool().unwrap();
+    until("there is nothing to lose", || safe().then_some(()));
+    assert!(a.tornet(&["status"]).contains("safe to shut down yes"));
+    fs::write(lab.path("file"), noise(29, 100_000)).unwrap();
+    a.publish(&lab.path("file"));
+    assert!(!safe(), "it alone has the file");
+}
+
+#[test]
+fn why_says_of_a_pipe_that_it_is_not_published() {
+    let lab = Lab::new();
+    require_fuse();
+    let a = Plan::new("a").mounted().start(&lab);
+    shell(&format!("mkfifo '{}'", a.path("pipe").display()));
+    a.stored(a.mount());
+    let why = a.tornet(&["why", a.path("pipe").to_str().unwrap()]);
+    assert!(why.contains("a named pipe; only files, directories and symbolic links are published"), "{why}");
+}
+
+#[test]
+fn verify_reference_lets_others_count_the_chunks_and_not_read_them() {
+    let lab = Lab::new();
+    require_fuse();
+    let a = Plan::new("a").mounted().start(&lab);
+    let host = Plan::new("h").knows(&a).start(&lab);
+    let b = Plan::new("b").config(READER).knows(&a).start(&lab);
+    tree::make_varied(&a.path("dir"));
+    let reference = a.stored(&a.path("dir"));
+    let path = a.path("dir");
+    let verify = a.tornet(&["ref", "--verify", path.to_str().unwrap()]);
+    assert_eq!(verify, attribute(&path, "user.tornet.verify").unwrap());
+    assert_ne!(verify, reference);
+    let by_name = a.tornet(&["ref", "--verify", a.reference(&reference).to_str().unwrap()]);
+    assert_eq!(by_name, verify, "of a tree of others, too");
+    let count = |reference: &str| {
+        let found = b.json(&["--json", "verify", reference]);
+        (found["groups"].as_u64().unwrap(), found["chunks"].as_u64().unwrap())
+    };
+    let (groups, chunks) = count(&verify);
+    assert!(groups > 10 && chunks > groups, "{groups} groups of {chunks} chunks");
+    assert_eq!(count(&reference), (groups, chunks));
+    for wrong in [&["get", &verify, "dest"][..], &["pin", &verify]] {
+        let said = b.tornet_fails(wrong);
+        assert!(said.contains("verify reference"), "{wrong:?}: {said:?}");
+    }
+    drop(host);
 }
 
 #[test]

@@ -63,8 +63,11 @@ pub enum TextError {
     /// The checksum is right and yet the fields are not: made by a faulty program.
     #[error("damaged when it was made: its fields are not valid")]
     Fields,
+    /// Something else entirely, where a peer's address is needed.
+    #[error("not a node's address: those are written {PREFIX}...@IP:PORT, as `tornet status` prints them")]
+    NotAddress,
     /// A peer's name without its address.
-    #[error("a peer's address is written {PREFIX}…@IP:PORT; the part from @ on is missing")]
+    #[error("a peer's address is written {PREFIX}...@IP:PORT; the part from @ on is missing")]
     NoAddress,
     /// What follows the @ is not an address.
     #[error("`{0}` is not an address of the form IP:PORT, such as 203.0.113.7:41641 or [2001:db8::7]:41641")]
@@ -155,9 +158,13 @@ impl FromStr for Contact {
     type Err = TextError;
 
     fn from_str(text: &str) -> Result<Contact, TextError> {
+        let name = |text| match parse_peer(text) {
+            Err(TextError::NotReference) => Err(TextError::NotAddress),
+            other => other,
+        };
         let (peer, addrs) = match text.split_once('@') {
-            Some((peer, addrs)) => (parse_peer(peer)?, addrs),
-            None => return Err(parse_peer(text).err().unwrap_or(TextError::NoAddress)),
+            Some((peer, addrs)) => (name(peer)?, addrs),
+            None => return Err(name(text).err().unwrap_or(TextError::NoAddress)),
         };
         let parse = |addr: &str| match addr.parse::<SocketAddr>() {
             Ok(addr) if addr.port() != 0 => Ok(addr),
@@ -260,12 +267,15 @@ mod tests {
         assert_eq!(contact.peer, peer());
         assert_eq!(contact.to_string(), text);
         assert_eq!(PEER.parse::<Contact>(), Err(TextError::NoAddress));
+        for text in ["", "bogus", "203.0.113.7:41641", "bogus@203.0.113.7:41641"] {
+            assert_eq!(text.parse::<Contact>(), Err(TextError::NotAddress), "{text}");
+        }
         for bad in ["", "localhost:1", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:1,", "127.0.0.1:1:2"] {
             assert!(matches!(format!("{PEER}@{bad}").parse::<Contact>(), Err(TextError::Address(_))), "{bad}");
         }
         let many = ["127.0.0.1:1"; 9].join(",");
         assert_eq!(format!("{PEER}@{many}").parse::<Contact>(), Err(TextError::Addresses));
-        assert_eq!("x@127.0.0.1:1".parse::<Contact>(), Err(TextError::NotReference));
+        assert_eq!("x@127.0.0.1:1".parse::<Contact>(), Err(TextError::NotAddress));
     }
 
     #[test]

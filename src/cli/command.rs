@@ -102,6 +102,9 @@ pub enum Command {
         /// In the own tree or under ref/
         #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
+        /// Print its verify reference instead: whoever has that can find and count the chunks, but read nothing
+        #[arg(long)]
+        verify: bool,
     },
     /// Publish files or directories without copying them into the mount
     ///
@@ -143,7 +146,7 @@ pub enum Command {
     },
     /// Look every chunk of a tree up in the swarm, and count what is whole, weak and lost
     Verify {
-        /// A reference: tornet1...
+        /// A reference, or a verify reference as `tornet ref --verify` prints it
         reference: String,
     },
     /// Show the health of the running node

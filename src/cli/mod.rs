@@ -39,7 +39,7 @@ fn run(program: Program) -> anyhow::Result<()> {
     let Program { place, json, command } = program;
     let client = || Ok::<_, anyhow::Error>(Client::connect(&data_dir(&place)?)?);
     match command {
-        Command::Ref { path } => show::reference(&mut client()?, &path, json),
+        Command::Ref { path, verify } => show::reference(&mut client()?, &path, verify, json),
         Command::Publish { paths, wait, meet } => publish(&place, &meet, &paths, wait, json),
         Command::Get { reference, dest, meet } => {
             // Before a node is started for it.
@@ -56,8 +56,15 @@ fn run(program: Program) -> anyhow::Result<()> {
             other => Err(output::strange(&other)),
         },
         Command::Unpin { reference } => {
-            client()?.ask(&Request::Unpin { reference })?;
-            if json { Ok(output::json(&serde_json::json!({}))?) } else { Ok(()) }
+            match client()?.ask(&Request::Unpin { reference })? {
+                Answer::Unpinned(unpinned) if json => output::json(&unpinned)?,
+                Answer::Unpinned(unpinned) if !unpinned.was_pinned => {
+                    output::note("it was not pinned: nothing changed")
+                }
+                Answer::Unpinned(_) => {}
+                other => return Err(output::strange(&other)),
+            }
+            Ok(())
         }
         Command::Verify { reference } => show::verify(&mut client()?, reference, json),
         Command::Status { watch } => show::status(&mut client()?, json, watch),

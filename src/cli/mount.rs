@@ -76,7 +76,7 @@ fn stay(program: &MountProgram) -> anyhow::Result<()> {
             let _ = output::json(&Outcome::Ready(running.report.clone()));
             running.serve()
         }
-        Err(error) => Ok(output::json(&Outcome::Failed(format!("{error:#}")))?),
+        Err(error) => Ok(output::json(&Outcome::Failed(output::reasons(&error)))?),
     }
 }
 

@@ -30,10 +30,23 @@ pub(super) fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
         // `tornet peers | head -1` is no failure worth words.
         Err(error) if broken_pipe(&error) => ExitCode::from(1),
         Err(error) => {
-            note(format_args!("{program}: {error:#}"));
+            note(format_args!("{program}: {}", reasons(&error)));
             ExitCode::from(1)
         }
     }
+}
+
+/// An error and its causes on one line. Many of ours name their cause themselves: it is not said twice.
+pub(super) fn reasons(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn broken_pipe(error: &anyhow::Error) -> bool {
@@ -68,6 +81,15 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cause_is_told_once() {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let told = crate::config::file::ReadError::Read { path: "x".into(), source: missing() };
+        let error = anyhow::Error::from(told).context("starting");
+        assert_eq!(reasons(&error), "starting: cannot read the configuration file x: entity not found");
+        assert_eq!(reasons(&anyhow::Error::from(missing()).context("opening")), "opening: entity not found");
+    }
 
     #[test]
     fn columns_stand_under_each_other() {

@@ -3,6 +3,7 @@
 use super::output;
 use crate::base::text::escape;
 use crate::base::units::{Size, Span};
+use crate::content::reference::RootRef;
 use crate::control::client::Client;
 use crate::control::message::{Answer, PathText, Peer, Reference, Request, Status, Verified, Why};
 use std::fmt::Write;
@@ -121,11 +122,14 @@ fn peers_table(peers: &[Peer]) -> String {
 }
 
 /// `tornet ref`.
-pub(super) fn reference(client: &mut Client, path: &Path, json: bool) -> anyhow::Result<()> {
-    let found: Reference = match client.ask(&Request::Ref { path: PathText(real(path)?) })? {
+pub(super) fn reference(client: &mut Client, path: &Path, verify: bool, json: bool) -> anyhow::Result<()> {
+    let mut found: Reference = match client.ask(&Request::Ref { path: PathText(real(path)?) })? {
         Answer::Reference(found) => found,
         other => return Err(output::strange(&other)),
     };
+    if verify {
+        found.reference = found.reference.parse::<RootRef>()?.verify().to_string();
+    }
     if json {
         output::json(&found)?
     } else {

@@ -423,7 +423,7 @@ mod tests {
         );
         assert_eq!(
             refused("[network]\nbootstrap = [\"127.0.0.1:4000\"]\n"),
-            "FILE:2:14: network.bootstrap: \"127.0.0.1:4000\": not a reference: it does not begin with tornet1"
+            "FILE:2:14: network.bootstrap: \"127.0.0.1:4000\": not a node's address: those are written tornet1...@IP:PORT, as `tornet status` prints them"
         );
         assert!(refused("[storage\n").starts_with("FILE:1:9: "), "{}", refused("[storage\n"));
         assert!(refused("cache = 1\n").starts_with("FILE:1:1: `cache` stands outside a section"));

@@ -72,7 +72,7 @@ pub enum Request {
         /// Text form.
         reference: String,
     },
-    /// No longer keep it. Answer: `Nothing`.
+    /// No longer keep it. Answer: `Unpinned`.
     Unpin {
         /// Text form.
         reference: String,
@@ -135,6 +135,8 @@ pub enum Answer {
     Fetched(Fetched),
     /// To `Pin`.
     Pinned(Pinned),
+    /// To `Unpin`.
+    Unpinned(Unpinned),
     /// To `Verify`.
     Verified(Verified),
     /// To `Why`.
@@ -260,6 +262,14 @@ pub struct Pinned {
     pub chunks: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// A tree that is pinned no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Unpinned {
+    /// Whether it was.
+    pub was_pinned: bool,
 }
 
 /// The condition of a tree in the swarm.

@@ -1,19 +1,21 @@
 //! What a running node answers to commands.
 
 use super::message::{
-    Answer, Fetched, PathText, Peer, Pinned, Progress, Published, Reference, Request, Status, Store, Verified, Why,
-    Work,
+    Answer, Fetched, PathText, Peer, Pinned, Progress, Published, Reference, Request, Status, Store, Unpinned,
+    Verified, Why, Work,
 };
 use super::server::{Replies, Service};
-use crate::base::text::escape;
+use crate::base::text::{TextError, escape};
 use crate::content::directory::EntryBody;
-use crate::content::reference::{Kind, RootRef};
+use crate::content::reference::{Kind, RootRef, VerifyRef};
 use crate::engine::{Counter, DirectoryHandle, Engine, PublishState, Survey, TreeNode};
 use crate::vfs::Refusals;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -237,7 +239,7 @@ impl Node {
     async fn hosted(&self, reference: &RootRef, replies: &Replies) -> Result<Survey, String> {
         let (mut best, mut since, mut pause) = (0, Instant::now(), TELL);
         loop {
-            let survey = self.survey(reference, Arc::default()).await?;
+            let survey = self.survey(&reference.verify(), Arc::default()).await?;
             replies.progress(Progress {
                 stage: "hosting".into(),
                 done: survey.found,
@@ -295,12 +297,12 @@ impl Node {
         Ok(Pinned { chunks: kept.chunks, bytes: kept.bytes })
     }
 
-    async fn survey(&self, reference: &RootRef, counter: Arc<Counter>) -> Result<Survey, String> {
+    async fn survey(&self, reference: &VerifyRef, counter: Arc<Counter>) -> Result<Survey, String> {
         let (engine, reference, deadline) = (self.engine.clone(), *reference, self.deadline());
         apart(async move || engine.verify(&reference, deadline, &counter).await.map_err(|e| e.to_string())).await
     }
 
-    async fn verify(&self, reference: &RootRef, replies: &Replies) -> Result<Verified, String> {
+    async fn verify(&self, reference: &VerifyRef, replies: &Replies) -> Result<Verified, String> {
         let counter = Arc::new(Counter::default());
         let work = self.survey(reference, counter.clone());
         let found = self.told("checking", "chunks", replies, || far(&counter), work).await?;
@@ -356,7 +358,13 @@ impl Node {
 
     async fn why_own(&self, own: &Path) -> Result<Why, String> {
         let full = self.engine.tree_dir().join(own);
-        std::fs::symlink_metadata(&full).map_err(|e| format!("{}: {e}", escape(own.as_os_str().as_bytes())))?;
+        let found = std::fs::symlink_metadata(&full);
+        let kind = found.map_err(|e| format!("{}: {e}", escape(own.as_os_str().as_bytes())))?.file_type();
+        if !kind.is_file() && !kind.is_dir() && !kind.is_symlink() {
+            let what = if kind.is_fifo() { "a named pipe" } else { "a socket or a device" };
+            let detail = format!("it is {what}; only files, directories and symbolic links are published");
+            return Ok(Why { state: "not published".into(), detail });
+        }
         let (writer, path) = (self.engine.writer().clone(), own.to_path_buf());
         let asked = tokio::task::spawn_blocking(move || writer.state(&path)).await;
         let state = asked.map_err(|_| "the node is stopping".to_string())?;
@@ -412,7 +420,7 @@ fn far(counter: &Counter) -> (u64, u64) {
     (counter.done.load(Ordering::Relaxed), counter.total.load(Ordering::Relaxed))
 }
 
-fn parse(text: &str) -> Result<RootRef, String> {
+fn parse<R: FromStr<Err = TextError>>(text: &str) -> Result<R, String> {
     text.trim().parse().map_err(|e| format!("{}: {e}", escape(text.as_bytes())))
 }
 
@@ -430,8 +438,8 @@ impl Service for Node {
             }
             Request::Pin { reference } => Answer::Pinned(self.pin(&parse(&reference)?, &replies).await?),
             Request::Unpin { reference } => {
-                self.engine.unpin(&parse(&reference)?).await.map_err(|e| e.to_string())?;
-                Answer::Nothing
+                let was_pinned = self.engine.unpin(&parse(&reference)?).await.map_err(|e| e.to_string())?;
+                Answer::Unpinned(Unpinned { was_pinned })
             }
             Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),

@@ -1,18 +1,23 @@
 //! Whole trees at once: visit every file, keep a tree here, count in the swarm who holds it.
 
 use super::error::{ReadError, ReadErrorKind};
-use super::reader::{Child, DirectoryHandle, FileHandle, TreeNode};
+use super::reader::{Child, DirectoryHandle, FileHandle, Tree, TreeNode};
 use super::start::Engine;
 use super::swarm::lock;
 use crate::base::digest::ChunkId;
 use crate::base::limit::IDS_MAX;
-use crate::content::reference::RootRef;
+use crate::content::cipher::ReadKey;
+use crate::content::reference::{NodeRef, RootRef, VerifyRef};
+use crate::content::section::VerifySection;
+use crate::content::walk::VerifyWalk;
+use crate::node::input::Urgency;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Entries read from a directory at once.
 const PAGE: usize = 1024;
@@ -66,14 +71,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Counts, for every stripe of a tree, the shards that other peers hold. Fetches manifests, not content.
+    /// Counts, for every stripe of a tree, the shards that other peers hold. Fetches manifests, not content, and opens no more
+    /// of them than a verify key does.
     pub async fn verify(
         &self,
-        reference: &RootRef,
+        reference: &VerifyRef,
         deadline: Duration,
         progress: &Counter,
     ) -> Result<Survey, SurveyError> {
-        let groups = self.groups(reference, deadline).await?;
+        let groups = self.groups_named(reference, deadline).await?;
         let mut survey = Survey { stripes: groups.len() as u64, ..Survey::default() };
         let ids: BTreeSet<ChunkId> = groups.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
         let ids: Vec<ChunkId> = ids.into_iter().collect();
@@ -107,6 +113,29 @@ impl Engine {
             }
         }
         Ok(survey)
+    }
+
+    /// All groups of a tree as a verifier sees them: the chunks of each stripe with k, and lone chunks with 1.
+    async fn groups_named(
+        &self,
+        reference: &VerifyRef,
+        deadline: Duration,
+    ) -> Result<Vec<(Vec<ChunkId>, usize)>, ReadError> {
+        let (mut walk, tree) = (VerifyWalk::new(reference), Arc::new(Tree::default()));
+        let mut groups = BTreeMap::new();
+        while let Some(node) = walk.next() {
+            // To fetch it takes its id and length; the key is not looked at.
+            let chunk = NodeRef { id: node.id, len: node.len, key: ReadKey([0; 32]) };
+            let until = Instant::now() + deadline;
+            let bytes = self.reader().fetcher.lone(&tree, &chunk, Urgency::Reader, until).await?;
+            let section = VerifySection::open(&node.key, &bytes).map_err(ReadError::manifest)?;
+            for group in walk.opened(&node, &section).map_err(ReadError::manifest)? {
+                if let Some(first) = group.ids.first() {
+                    groups.insert(*first, (group.ids, usize::from(group.data)));
+                }
+            }
+        }
+        Ok(groups.into_values().collect())
     }
 
     /// All groups of a tree: the chunks of each stripe with k, and lone chunks with 1.
@@ -153,15 +182,16 @@ impl Engine {
         };
         let kept = Kept { chunks: chunks.len() as u64, bytes: *lock(&total) };
         let (store, label) = (self.store().clone(), reference.node.id);
-        tokio::task::spawn_blocking(move || store.pin(&label, &chunks))
+        // Kept, and shown as kept, once this returns.
+        tokio::task::spawn_blocking(move || store.pin(&label, &chunks).and_then(|()| store.flush()))
             .await
             .map_err(|_| ReadError::stopped())?
             .map_err(ReadError::store)?;
         Ok(kept)
     }
 
-    /// Lets a pinned tree be evicted again.
-    pub async fn unpin(&self, reference: &RootRef) -> Result<(), SurveyError> {
+    /// Lets a pinned tree be evicted again; whether it was pinned.
+    pub async fn unpin(&self, reference: &RootRef) -> Result<bool, SurveyError> {
         let (store, label) = (self.store().clone(), reference.node.id);
         let done = tokio::task::spawn_blocking(move || store.unpin(&label)).await.map_err(|_| ReadError::stopped())?;
         Ok(done.map_err(ReadError::store)?)

@@ -354,15 +354,15 @@ impl Store {
         Ok(())
     }
 
-    /// Ends what `pin` began. Chunks that no other pin covers may be evicted again.
-    pub fn unpin(&self, root: &ChunkId) -> Result<(), StoreError> {
+    /// Ends what `pin` began; whether it had. Chunks that no other pin covers may be evicted again.
+    pub fn unpin(&self, root: &ChunkId) -> Result<bool, StoreError> {
         let _one = lock(&self.inner.pinning);
         let mut after = None;
         loop {
             // The index alone knows all that a pin covers.
             self.flush()?;
             let page = self.inner.index.pinned(root, after.as_ref(), PINS_MAX)?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else { return Ok(after.is_some()) };
             after = Some(*last);
             for (id, others) in &page {
                 if !others {
