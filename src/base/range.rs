@@ -45,3 +45,17 @@ impl SliceRange {
 pub fn slice_count(chunk_len: u32) -> u8 {
     chunk_len.div_ceil(super::limit::SLICE_BYTES as u32).min(u32::from(u8::MAX)) as u8
 }
+
+/// The runs of set bits as ranges, lowest first.
+pub fn runs(mut mask: u64) -> impl Iterator<Item = SliceRange> {
+    std::iter::from_fn(move || {
+        if mask == 0 {
+            return None;
+        }
+        let first = mask.trailing_zeros();
+        let count = (mask >> first).trailing_ones();
+        let range = SliceRange { first: first as u8, count: count as u8 };
+        mask &= !range.mask();
+        Some(range)
+    })
+}

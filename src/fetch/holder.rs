@@ -120,9 +120,15 @@ pub(super) struct Call {
     pub(super) cancelled: bool,
     /// Nobody said that the peer holds the chunk.
     pub(super) guess: bool,
+    /// Its peer failed lately: it never counts as on its way, and runs to its end to show what the peer does.
+    pub(super) trial: bool,
+    /// Bytes of `remaining` as they are counted in flight.
+    pub(super) owed: u64,
     /// The peer was linked and owed nothing else: the time to the first byte is a round trip.
     pub(super) alone: bool,
     pub(super) asked_at: Instant,
+    /// When bytes of it last came; or when it was asked.
+    pub(super) progress: Instant,
     /// When a waiting reader goes elsewhere.
     pub(super) late_at: Instant,
     /// The latest to which deliveries can push `late_at`.

@@ -18,6 +18,8 @@ use std::time::Duration;
 const FREED_BYTES: u64 = 128 << 10;
 /// Most that may be saved up for hedges.
 const HEDGE_TOKENS_MAX: u64 = 8 << 20;
+/// How long after it became late a request waits for the means to ask others.
+const THRIFT_MAX: Duration = Duration::from_millis(500);
 /// What nobody waits for is late this much later.
 const LATE_EXTRA: Duration = Duration::from_millis(300);
 /// After a failure of our own store.
@@ -54,6 +56,7 @@ impl Fetch {
             self.timers.insert((now.after(peer.stall_after()), Timer::Peer(peer_id)));
         }
         let late = peer.late_after(bytes, self.prior_rate);
+        let trial = peer.on_trial();
         let deadline = now.after(self.config.call_timeout);
         peer.in_flight += bytes;
         peer.used = now;
@@ -67,11 +70,14 @@ impl Fetch {
             chunk: id,
             asked: mask,
             remaining: mask,
-            covers: true,
+            covers: !trial,
             cancelled: false,
             guess,
+            trial,
+            owed: bytes,
             alone: alone && peer.linked,
             asked_at: now,
+            progress: now,
             late_at: now.after(late),
             usual_at: now.after(usual),
             late_max: now.after(4 * late),
@@ -103,6 +109,7 @@ impl Fetch {
         }
         let (id, peer_id, first) = (call.chunk, call.peer, call.remaining == call.asked);
         call.remaining &= !new;
+        call.progress = now;
         let mut guessed = false;
         let chunk = self.chunks.get(&id);
         let bytes = bytes_of(new, chunk.map_or(0, |chunk| chunk.len));
@@ -123,11 +130,18 @@ impl Fetch {
                 guessed = true;
             }
             if !call.cancelled {
-                peer.in_flight = peer.in_flight.saturating_sub(bytes);
-                self.in_flight = self.in_flight.saturating_sub(bytes);
-                call.covers = true;
+                // The last bytes take with them what a length that was not known yet made too much.
+                let came = if call.remaining == 0 { call.owed } else { bytes.min(call.owed) };
+                call.owed -= came;
+                peer.in_flight = peer.in_flight.saturating_sub(came);
+                self.in_flight = self.in_flight.saturating_sub(came);
                 let left = peer.late_after(0, self.prior_rate);
                 call.late_at = call.late_at.max(now.after(left)).min(call.late_max);
+                if !call.covers && !call.trial && now < call.late_at {
+                    // Counted on again, and late again when no more comes.
+                    call.covers = true;
+                    self.timers.insert((call.late_at, Timer::Call(call_id)));
+                }
             }
             if let Some(rate) = peer.rate() {
                 self.prior_rate = (self.prior_rate * 31 + rate) / 32;
@@ -191,10 +205,11 @@ impl Fetch {
         let (id, peer) = (call.chunk, call.peer);
         match result {
             Ok(Answer::Fetched { header, .. }) => {
-                if call.guess
-                    && let Some(peer) = self.peers.get_mut(&peer)
-                {
-                    peer.guessed(true);
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.answered(now);
+                    if call.guess {
+                        peer.guessed(true);
+                    }
                 }
                 if let Some(chunk) = self.chunks.get_mut(&id) {
                     let short = call.remaining & slices_of(header.chunk_len);
@@ -204,16 +219,14 @@ impl Fetch {
                 }
             }
             Ok(Answer::Message(Response::Referral { holders, .. })) => {
-                if call.guess
-                    && let Some(peer) = self.peers.get_mut(&peer)
-                {
-                    peer.guessed(false);
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.answered(now);
+                    if call.guess {
+                        peer.guessed(false);
+                    }
                 }
                 for contact in holders {
                     self.meet(now, contact);
-                }
-                if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.alive(now);
                 }
                 if let Some(chunk) = self.chunks.get_mut(&id) {
                     chunk.lacked(now, peer, call.remaining);
@@ -336,8 +349,7 @@ impl Fetch {
         if call.cancelled {
             return;
         }
-        let len = self.chunks.get(&call.chunk).map_or(0, |chunk| chunk.len);
-        let bytes = bytes_of(call.remaining, len);
+        let bytes = std::mem::take(&mut call.owed);
         self.in_flight = self.in_flight.saturating_sub(bytes);
         if let Some(peer) = self.peers.get_mut(&call.peer) {
             peer.in_flight = peer.in_flight.saturating_sub(bytes);
@@ -379,7 +391,8 @@ impl Fetch {
         let wanted = self.wanted_of(id);
         let calls: Vec<CallId> = chunk.calls.clone();
         for call in calls {
-            if self.calls.get(&call).is_some_and(|call| call.remaining != 0 && call.remaining & wanted == 0) {
+            let idle = |call: &Call| !call.trial && call.remaining != 0 && call.remaining & wanted == 0;
+            if self.calls.get(&call).is_some_and(idle) {
                 self.cancel(call);
                 self.freed = self.freed.saturating_add(FREED_BYTES);
                 self.dirty = true;
@@ -443,15 +456,16 @@ impl Fetch {
         }
         let len = self.chunks.get(&call.chunk).map_or(0, |chunk| chunk.len);
         let cost = bytes_of(call.remaining, len);
-        if self.hedge_tokens < cost {
+        // Thrift has an end, too: what is far too late is asked of others whatever it costs.
+        if self.hedge_tokens < cost && now < late_at.after(THRIFT_MAX) {
             self.timers.insert((now.after(Duration::from_millis(100)).min(call.ends_at), Timer::Call(id)));
             return;
         }
-        self.hedge_tokens -= cost;
+        self.hedge_tokens = self.hedge_tokens.saturating_sub(cost);
         self.timers.insert(end);
-        let peer = call.peer;
+        let (peer, progress) = (call.peer, call.progress);
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.was_late();
+            peer.was_late(peer.progress <= progress);
         }
         self.uncover(id);
     }

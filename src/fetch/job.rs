@@ -1,10 +1,10 @@
 //! A want while it is worked on.
 
-use super::stripe::{open_columns, runs, slices_of};
+use super::stripe::{open_columns, slices_of};
 use super::want::{Want, WantId};
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
-use crate::base::range::SliceRange;
+use crate::base::range::{SliceRange, runs};
 use crate::base::time::Instant;
 use std::collections::BTreeMap;
 

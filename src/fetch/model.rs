@@ -33,6 +33,8 @@ enum Manner {
     Prices,
     /// Delivers this many slices in all, then falls silent.
     Tires(u32),
+    /// Delivers the first half of each answer and never the rest.
+    Halves,
 }
 
 struct Provider {
@@ -248,6 +250,12 @@ impl World {
             }
             if let Manner::Tires(slices) = provider.manner
                 && provider.served >= u64::from(slices)
+            {
+                continue;
+            }
+            let asked = running.fetch.slices;
+            if provider.manner == Manner::Halves
+                && running.left.trailing_zeros() >= u32::from(asked.first + asked.count / 2)
             {
                 continue;
             }
@@ -699,7 +707,8 @@ fn schedule(seed: u64) {
     let count = random.between(1, 14) as u8;
     let mut honest: BTreeMap<ChunkId, u32> = BTreeMap::new();
     for n in 1..=count {
-        let manner = match random.below(10) {
+        let manner = match random.below(11) {
+            6 => Manner::Halves,
             0 => Manner::Stalls,
             1 => Manner::Lies,
             2 => Manner::Gone,
@@ -770,4 +779,118 @@ fn random_schedules_keep_every_promise() {
     for seed in 0..300 {
         schedule(seed);
     }
+}
+
+/// Eight stripes of 8+4 read one after another, four of whose hosts do not deliver: how many milliseconds each took, and how often
+/// each of the four was asked.
+fn reads_beside(manner: Manner, linked: bool) -> (Vec<u64>, Vec<u64>) {
+    let mut world = World::new(21);
+    let stripes: Vec<Vec<ChunkId>> = (0..8).map(|n| world.chunks(n * 100..n * 100 + 12, 1 << 20)).collect();
+    for n in 0..12u8 {
+        let held: Vec<ChunkId> = stripes.iter().map(|ids| ids[usize::from(n)]).collect();
+        world.provider(n + 1, if n % 3 == 0 { manner } else { Manner::Honest }, 12 * MIB, 20, &held);
+        if linked {
+            world.link(n + 1);
+        }
+    }
+    let mut took = Vec::new();
+    for (number, ids) in stripes.iter().enumerate() {
+        let (id, start) = (number as u64, world.now);
+        let likely = (1..13).map(contact).collect();
+        world.want(Want { likely, ..stripe(id, ids, 8, 1 << 20, Urgency::Reader, Instant(start.0 + 30_000_000)) });
+        while !world.done.contains_key(&WantId(id)) {
+            world.run(world.in_us(1000));
+        }
+        took.push((world.now.0 - start.0) / 1000);
+    }
+    assert!(world.done.values().all(|(_, result)| result.is_ok()));
+    let asked = [1, 4, 7, 10].map(|n| world.asked.get(&peer(n)).copied().unwrap_or(0)).to_vec();
+    (took, asked)
+}
+
+#[test]
+fn peers_that_stall_cost_one_delay_and_not_one_for_each_read() {
+    for manner in [Manner::Stalls, Manner::Halves] {
+        for linked in [true, false] {
+            let (took, asked) = reads_beside(manner, linked);
+            let (honest, _) = reads_beside(Manner::Honest, linked);
+            let told = format!("{manner:?}: {took:?} ms, honest {honest:?} ms, asked {asked:?}");
+            assert!(took.iter().sum::<u64>() < honest.iter().sum::<u64>() + 800, "{told}");
+            // For the pieces of the first stripes, then now and then to see whether it is better.
+            assert!(asked.iter().all(|asked| *asked <= 8), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_halves_each_answer_is_not_kept_alive_by_the_halves() {
+    let mut world = World::new(22);
+    let ids = world.chunks(0..40, 256 << 10);
+    world.provider(1, Manner::Halves, 50 * MIB, 5, &ids);
+    world.provider(2, Manner::Honest, 5 * MIB, 60, &ids);
+    world.link(1);
+    world.link(2);
+    // Asked for new chunks all the time, it always has a half to give.
+    for (number, id) in ids.iter().enumerate() {
+        let likely = vec![contact(1), contact(2)];
+        let end = world.in_us(9_000_000);
+        world.want(Want { likely, ..stripe(number as u64, &[*id], 1, 256 << 10, Urgency::Reader, end) });
+        world.run(world.in_us(100_000));
+    }
+    world.run(ms(20_000));
+    assert!(world.done.values().all(|(_, result)| result.is_ok()) && world.done.len() == 40);
+    assert!(world.asked[&peer(1)] <= 12, "{:?}", world.asked);
+    let last = world.done.values().map(|(at, _)| *at).max().unwrap();
+    assert!(last < ms(4000 + 700), "{last:?}");
+}
+
+#[test]
+fn a_peer_that_stalled_once_is_trusted_again_after_one_whole_answer() {
+    let mut world = World::new(23);
+    let ids = world.chunks(0..3, 1 << 20);
+    world.provider(1, Manner::Stalls, 12 * MIB, 20, &ids);
+    world.link(1);
+    let likely = vec![contact(1)];
+    let want = |id: u64, end| Want {
+        likely: likely.clone(),
+        ..stripe(id, &ids[id as usize..][..1], 1, 1 << 20, Urgency::Reader, end)
+    };
+    world.want(want(0, ms(3000)));
+    world.run(ms(4000));
+    assert!(world.result(0).1.is_err());
+    world.providers.get_mut(&peer(1)).unwrap().manner = Manner::Honest;
+    for id in 1..3 {
+        let end = world.in_us(20_000_000);
+        world.want(want(id, end));
+        while !world.done.contains_key(&WantId(id)) {
+            world.run(world.in_us(1000));
+        }
+        assert!(world.result(id).1.is_ok(), "{:?}", world.result(id));
+    }
+    let (second, third) = (world.result(1).0, world.result(2).0);
+    assert!(third.0 - second.0 < 400_000, "{second:?} {third:?}");
+}
+
+#[test]
+fn liars_alone_are_damage_long_before_the_deadline() {
+    let mut world = World::new(24);
+    let ids = world.chunks(0..12, 256 << 10);
+    for (n, id) in (1..13).zip(&ids) {
+        world.provider(n, Manner::Lies, 10 * MIB, 20, &[*id]);
+        world.link(n);
+    }
+    world.want(stripe(1, &ids, 8, 256 << 10, Urgency::Reader, ms(60_000)));
+    // Who is blamed is dropped, and then there is no link left.
+    while world.blamed.len() < 12 && world.now < ms(59_000) {
+        world.run(world.in_us(10_000));
+        for n in 1..13 {
+            if world.blamed.contains(&peer(n)) {
+                world.fetch.peer_down(world.now, peer(n));
+            }
+        }
+    }
+    world.run(ms(61_000));
+    let (at, result) = world.result(1);
+    assert_eq!(result.as_ref().unwrap_err().kind, WantFailureKind::Damaged);
+    assert!(*at < ms(15_000), "{at:?}");
 }

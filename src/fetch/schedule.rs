@@ -30,6 +30,8 @@ const SLOW_EXTRA_US: u64 = 100_000;
 const RTT_USUAL_US: u64 = 100_000;
 /// An idle peer takes over what another would still need this much longer for (microseconds).
 const ENDGAME_GAIN_US: u64 = 30_000;
+/// Slices that a peer which failed lately is tried with.
+const TRIAL_SLICES: u8 = 8;
 /// Calls looked at for that in one turn.
 const ENDGAME_SCAN_MAX: usize = 256;
 
@@ -136,22 +138,28 @@ impl Fetch {
             let first = open & open.wrapping_neg();
             match self.choose(now, job, id, open) {
                 // Another shard will be here earlier; this one is asked for when there are not enough of those.
-                Choice::Ask(_, _, true) if spare && job.enlisted >> index & 1 == 0 => return (open, open),
+                Choice::Ask(peer, _, true) if spare && job.enlisted >> index & 1 == 0 && !self.is_on_trial(&peer) => {
+                    return (open, open);
+                }
                 Choice::Ask(peer, guess, _) => {
                     let Some(chunk) = self.chunks.get(&id) else { break };
                     let Some(state) = self.peers.get(&peer) else { break };
                     let lacks = chunk.holders.get(&peer).map_or(0, |holder| holder.lacks);
                     let all = (open | self.wanted_of(id) & !self.covered(id)) & !lacks & !self.asked_of(peer, id);
-                    let piece = self.piece(now, job, chunk, state.piece_slices(self.prior_rate), open);
+                    let most = if state.on_trial() { TRIAL_SLICES } else { state.piece_slices(self.prior_rate) };
+                    let piece = self.piece(now, job, chunk, most, open);
                     let range = run_from(all | first, first, piece);
                     let hedge = !chunk.calls.is_empty()
                         && chunk.calls.iter().any(|c| self.calls.get(c).is_some_and(|c| c.remaining & first != 0));
                     self.stats.hedges += u64::from(hedge);
+                    let trial = state.on_trial();
                     if guess && !state.trusted() && job.want.urgency != Urgency::Bulk {
                         self.want_located(now, job, id, locate);
                     }
                     self.ask(now, peer, id, range, guess);
-                    open &= !range.mask();
+                    if !trial {
+                        open &= !range.mask();
+                    }
                 }
                 Choice::Full => return (open, 0),
                 Choice::Nobody(retry) => {
@@ -246,7 +254,7 @@ impl Fetch {
                 }
                 continue;
             }
-            if self.asked_of(peer_id, id) & first != 0 {
+            if self.asked_of(peer_id, id) & first != 0 || peer.on_trial() && !peer.calls.is_empty() {
                 continue;
             }
             if guess && !peer.proven() && peer.guesses >= if looked { GUESSES_LOOKED_MAX } else { 1 } {
@@ -356,15 +364,20 @@ impl Fetch {
         }
         match self.choose(now, job, id, uncovered) {
             Choice::Ask(_, _, true) => Standing::Slow,
+            Choice::Ask(peer, ..) if self.is_on_trial(&peer) => Standing::Slow,
             Choice::Ask(..) | Choice::Full => Standing::Live,
             Choice::Nobody(_) if self.chunks.get(&id).is_none_or(|chunk| chunk.lookup.rounds == 0) => Standing::Unknown,
             Choice::Nobody(_) => Standing::Dead,
         }
     }
 
+    fn is_on_trial(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.on_trial())
+    }
+
     /// Whether too few shards can still be had: everyone in reach was asked, and look-ups found no more.
     fn hopeless(&self, job: &Job) -> bool {
-        let (mut alive, mut lost) = (0, false);
+        let (mut alive, mut lost, mut lied) = (0, false, false);
         for index in 0..job.shards() {
             let Some(chunk) = job.chunk(index).and_then(|id| self.chunks.get(&id)) else { continue };
             let have = job.have.get(usize::from(index)).copied().unwrap_or(0);
@@ -381,11 +394,12 @@ impl Fetch {
                     holder.lacks != 0 || holder.denied || failing || self.banned.contains(peer)
                 });
             alive += u32::from(!gone);
+            lied |= gone && chunk.holders.keys().any(|peer| self.banned.contains(peer));
             let need = job.need.get(usize::from(index)).copied().unwrap_or(0);
             lost |= gone && need & job.open & !have != 0;
         }
-        // Without any link it is we who are cut off, and that may pass.
-        lost && alive < u32::from(job.want.data) && self.peers.values().any(|peer| peer.linked)
+        // Without any link it is we who are cut off, and that may pass; unless we cut them off ourselves.
+        lost && alive < u32::from(job.want.data) && (lied || self.peers.values().any(|peer| peer.linked))
     }
 
     pub(super) fn wake_at(&mut self, at: Instant) {
@@ -460,7 +474,9 @@ impl Fetch {
         let idle: Vec<PeerId> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.linked && peer.calls.is_empty() && peer.rate().is_some() && peer.usable(now))
+            .filter(|(_, peer)| {
+                peer.linked && peer.calls.is_empty() && peer.rate().is_some() && !peer.on_trial() && peer.usable(now)
+            })
             .map(|(id, _)| *id)
             .take(8)
             .collect();

@@ -25,6 +25,9 @@ const SLACK_US: u64 = 5_000;
 /// A peer that stalled is not asked for so long, the first time and at most.
 const STALL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// Calls that may come late, one after another, while others of the same peer go on.
+const LATES_MAX: u32 = 4;
+
 /// A peer as the scheduler sees it.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -52,6 +55,8 @@ pub(super) struct Peer {
     /// Not asked before this.
     pub(super) retry_at: Instant,
     failures: u32,
+    /// Calls that came late since it last answered to the end.
+    lates: u32,
     hits: u32,
     misses: u32,
     /// When it was last of use.
@@ -78,6 +83,7 @@ impl Peer {
             stalled: false,
             retry_at: Instant(0),
             failures: 0,
+            lates: 0,
             hits: 0,
             misses: 0,
             used: now,
@@ -168,13 +174,24 @@ impl Peer {
         (self.sample_since, self.sample_bytes) = (None, 0);
     }
 
-    /// It spoke: what it failed to do before is forgotten.
+    /// It spoke: it may be asked again.
     pub(super) fn alive(&mut self, now: Instant) {
         self.progress = now;
-        self.failures = 0;
         if std::mem::take(&mut self.stalled) {
             self.retry_at = Instant(0);
         }
+    }
+
+    /// It answered to the end: what it failed to do before is forgotten. Bytes alone prove nothing: a peer that stops in the middle
+    /// of every answer sends some, too.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.alive(now);
+        (self.failures, self.lates) = (0, 0);
+    }
+
+    /// It failed lately and has not answered to the end since: it is tried with one call at a time, which nobody waits for.
+    pub(super) fn on_trial(&self) -> bool {
+        self.failures > 0
     }
 
     /// It owes bytes and sends none.
@@ -228,8 +245,13 @@ impl Peer {
         self.retry_at = self.retry_at.max(now.after(pause));
     }
 
-    /// It answered late; a mild failure.
-    pub(super) fn was_late(&mut self) {
+    /// It answered late; a mild failure. Was it `silent` meanwhile, or is it late again and again, nobody waits for it any more
+    /// until it has answered something to the end: else each read would wait for it once more.
+    pub(super) fn was_late(&mut self, silent: bool) {
+        self.lates = self.lates.saturating_add(1);
+        if silent || self.lates >= LATES_MAX {
+            self.failures = self.failures.max(1);
+        }
         if let Some((_, deviation)) = &mut self.rtt {
             *deviation = (*deviation * 5 / 4).min(500_000);
         }
@@ -292,8 +314,27 @@ mod tests {
         peer.failed(Instant(100_000), first, max);
         assert_eq!(peer.retry_at, Instant(300_000));
         peer.brought(Instant(400_000), 1);
+        assert!(peer.on_trial(), "bytes alone prove nothing");
+        peer.answered(Instant(400_000));
+        assert!(!peer.on_trial());
         peer.failed(Instant(400_000), first, max);
         assert_eq!(peer.retry_at, Instant(500_000));
+    }
+
+    #[test]
+    fn who_is_late_is_tried_before_it_is_waited_for_again() {
+        let mut peer = peer();
+        for _ in 1..LATES_MAX {
+            peer.was_late(false);
+            assert!(!peer.on_trial(), "others of its answers go on");
+        }
+        peer.was_late(false);
+        assert!(peer.on_trial());
+        peer.answered(Instant(0));
+        peer.was_late(false);
+        assert!(!peer.on_trial());
+        peer.was_late(true);
+        assert!(peer.on_trial());
     }
 
     #[test]

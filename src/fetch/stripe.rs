@@ -32,20 +32,6 @@ pub(super) fn open_columns(need: &[u64], have: &[u64], k: u8) -> u64 {
     if missing == 0 { 0 } else { missing & !columns_of_k(have, k) }
 }
 
-/// The runs of set bits as ranges, lowest first.
-pub(super) fn runs(mut mask: u64) -> impl Iterator<Item = SliceRange> {
-    std::iter::from_fn(move || {
-        if mask == 0 {
-            return None;
-        }
-        let first = mask.trailing_zeros();
-        let count = (mask >> first).trailing_ones();
-        let range = SliceRange { first: first as u8, count: count as u8 };
-        mask &= !range.mask();
-        Some(range)
-    })
-}
-
 /// The run of set bits that starts at the lowest bit of `start`, at most `max` long. `start` must be a subset of `mask`, not 0.
 pub(super) fn run_from(mask: u64, start: u64, max: u8) -> SliceRange {
     let first = start.trailing_zeros().min(63);
@@ -61,6 +47,7 @@ pub(super) fn slices_of(len: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::range::runs;
     use proptest::prelude::*;
 
     proptest! {
