@@ -5,31 +5,27 @@ use super::reader::Tree;
 use super::swarm::{Swarm, WantSlices};
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
-use crate::base::range::{SliceRange, slice_count};
-use crate::content::chunk::Outline;
+use crate::base::range::{SliceRange, runs};
 use crate::content::cipher;
-use crate::content::erasure;
 use crate::content::reference::NodeRef;
 use crate::content::section::Stripe;
 use crate::node::effect::WantOk;
 use crate::node::input::Urgency;
-use crate::store::{Class, Store};
+use crate::store::Store;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 /// Stored slices may be evicted, or found damaged, between fetching and reading: then they are fetched again.
 const TRIES: usize = 5;
 
-/// A shard for rebuilding that takes longer than this has another one asked for beside it.
-const SHARD_PATIENCE: Duration = Duration::from_secs(1);
-
 pub(super) struct Fetcher {
     pub(super) store: Arc<Store>,
     pub(super) swarm: Swarm,
+    /// Held while lost chunks are made.
+    rebuilding: tokio::sync::Mutex<()>,
 }
 
 /// The slices of one data chunk that a byte range of a stripe touches.
@@ -58,6 +54,10 @@ fn parts(stripe: &Stripe, range: &Range<u64>) -> Vec<Part> {
 }
 
 impl Fetcher {
+    pub(super) fn new(store: Arc<Store>, swarm: Swarm) -> Fetcher {
+        Fetcher { store, swarm, rebuilding: tokio::sync::Mutex::default() }
+    }
+
     /// Plaintext bytes of a stripe.
     pub(super) async fn read_stripe(
         &self,
@@ -195,18 +195,7 @@ impl Fetcher {
         until: Instant,
         urgency: Urgency,
     ) -> Result<(), ReadError> {
-        let chunks: Vec<ChunkId> = stripe.ids().collect();
-        let have = self.have(&chunks);
-        let want = WantSlices {
-            data: stripe.data.len() as u8,
-            chunk_len: stripe.chunk_len,
-            needs: needs.clone(),
-            have,
-            urgency,
-            likely: tree.likely(),
-            chunks: chunks.clone(),
-        };
-        let ok = self.want(tree, want, until).await?;
+        self.want(tree, self.want_of(tree, stripe, needs.clone(), urgency), until).await?;
         let lost: Vec<u8> = needs
             .iter()
             .filter(|(index, slices)| {
@@ -218,126 +207,36 @@ impl Fetcher {
         if lost.is_empty() {
             return Ok(());
         }
-        self.rebuild(tree, stripe, &chunks, &ok, lost, until, urgency).await
+        self.rebuild(tree, stripe, lost, until, urgency).await
     }
 
-    /// What of these chunks is here, as one range each from the front (enough to say "whole" or "these first slices").
-    fn have(&self, chunks: &[ChunkId]) -> Vec<(u8, SliceRange)> {
-        let mut have = Vec::new();
-        for (index, id) in chunks.iter().enumerate() {
-            let held = self.held(id);
-            if held != 0 {
-                let first = held.trailing_zeros() as u8;
-                let count = (held >> first).trailing_ones() as u8;
-                have.push((index as u8, SliceRange { first, count }));
-            }
-        }
-        have
+    fn want_of(&self, tree: &Tree, stripe: &Stripe, needs: Vec<(u8, SliceRange)>, urgency: Urgency) -> WantSlices {
+        let chunks: Vec<ChunkId> = stripe.ids().collect();
+        let have =
+            (0u8..).zip(&chunks).flat_map(|(index, id)| runs(self.held(id)).map(move |run| (index, run))).collect();
+        let (data, chunk_len) = (stripe.data.len() as u8, stripe.chunk_len);
+        WantSlices { chunks, data, chunk_len, needs, have, urgency, likely: tree.likely() }
     }
 
-    fn spawn_lone(
-        &self,
-        wants: &mut tokio::task::JoinSet<Result<WantOk, ReadError>>,
-        tree: &Arc<Tree>,
-        id: ChunkId,
-        len: u32,
-        urgency: Urgency,
-        until: Instant,
-    ) {
-        let fetcher = Fetcher { store: self.store.clone(), swarm: self.swarm.clone() };
-        let tree = tree.clone();
-        wants.spawn(async move { fetcher.want_lone(&tree, id, len, urgency, until).await });
-    }
-
-    /// Rebuilds whole data chunks from whole shards. Only a whole chunk can be checked against its id, so parity that
-    /// does not match its stripe is found here and never served.
-    #[allow(clippy::too_many_arguments)]
+    /// Makes whole data chunks anew. Only a whole chunk can be checked against its id, so all of its columns are wanted: of any k shards
+    /// each, which need not be the same throughout, so no peer is waited for by name.
     async fn rebuild(
         &self,
         tree: &Arc<Tree>,
         stripe: &Arc<Stripe>,
-        chunks: &[ChunkId],
-        ok: &WantOk,
         lost: Vec<u8>,
         until: Instant,
         urgency: Urgency,
     ) -> Result<(), ReadError> {
-        let needed = stripe.data.len();
-        let whole = |fetcher: &Fetcher| -> Vec<u8> {
-            let here = |id: &ChunkId| fetcher.store.holds(id).unwrap_or(false);
-            (0u8..).zip(chunks).filter(|(_, id)| here(id)).map(|(index, _)| index).take(needed).collect()
-        };
-        let mut sources = whole(self);
-        // Those of which most came already; but a peer that gave a part may never give the rest, so there are others behind them.
-        let mut others: Vec<u8> = (0..chunks.len() as u8).filter(|index| !sources.contains(index)).collect();
-        let came = |index: &u8| ok.have.iter().filter(|(have, _)| have == index).map(|(_, slices)| slices.count).max();
-        others.sort_by_key(|index| std::cmp::Reverse(came(index)));
-        let mut others = others.into_iter();
-        let mut wants = tokio::task::JoinSet::new();
-        let mut failure = None;
-        while sources.len() < needed {
-            let running = wants.len();
-            let more = if running < needed - sources.len() { needed - sources.len() - running } else { 0 };
-            for id in others.by_ref().take(more).filter_map(|index| chunks.get(usize::from(index)).copied()) {
-                self.spawn_lone(&mut wants, tree, id, stripe.chunk_len, urgency, until);
-            }
-            match tokio::time::timeout(SHARD_PATIENCE, wants.join_next()).await {
-                Ok(None) => return Err(failure.unwrap_or_else(ReadError::stopped)),
-                Ok(Some(done)) => failure = done.map_err(|_| ReadError::stopped())?.err().or(failure),
-                Err(_) => {
-                    // As many again as are still missing: any of them will do.
-                    let late = needed.saturating_sub(whole(self).len());
-                    for id in others.by_ref().take(late).filter_map(|index| chunks.get(usize::from(index)).copied()) {
-                        self.spawn_lone(&mut wants, tree, id, stripe.chunk_len, urgency, until);
-                    }
-                }
-            }
-            sources = whole(self);
-        }
-        drop(wants);
-        let (store, of, ids) = (self.store.clone(), stripe.clone(), chunks.to_vec());
-        let work = move || rebuild_blocking(&store, &of, &ids, &sources, &lost);
+        let whole = SliceRange::whole(stripe.chunk_len);
+        let needs = lost.iter().map(|index| (*index, whole)).collect();
+        self.want(tree, self.want_of(tree, stripe, needs, urgency), until).await?;
+        // Readers of neighbouring bytes miss the same chunk at the same time: it is made once.
+        let _turn = self.rebuilding.lock().await;
+        let (store, of) = (self.store.clone(), stripe.clone());
+        let work = move || super::rebuild::rebuild(&store, &of, &lost);
         tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::stopped())?
     }
-}
-
-fn rebuild_blocking(
-    store: &Store,
-    stripe: &Stripe,
-    chunks: &[ChunkId],
-    sources: &[u8],
-    lost: &[u8],
-) -> Result<(), ReadError> {
-    let all = SliceRange::whole(stripe.chunk_len);
-    let mut shards = Vec::new();
-    for index in sources {
-        let id = chunks.get(usize::from(*index)).ok_or_else(|| ReadError::manifest("a shard that does not exist"))?;
-        if let Some(bytes) = store.read(id, all).map_err(ReadError::store)? {
-            shards.push((*index, bytes));
-        }
-    }
-    if shards.len() < stripe.data.len() {
-        // Found damaged, and dropped, by this very reading. What is asked for now is known to be missing.
-        debug!(here = shards.len(), needed = stripe.data.len(), "shards vanished before they were used");
-        return Ok(());
-    }
-    let views: Vec<(u8, &[u8])> = shards.iter().map(|(index, bytes)| (*index, bytes.as_ref())).collect();
-    let rebuilt = erasure::rebuild(stripe.scheme(), &views, lost).map_err(|error| {
-        ReadError::new(ReadErrorKind::Timeout, format!("too few shards of the stripe are here: {error}"))
-    })?;
-    for (index, bytes) in lost.iter().zip(rebuilt) {
-        let (id, outline) = Outline::of(&bytes);
-        if chunks.get(usize::from(*index)) != Some(&id) {
-            warn!(chunk = ?chunks.first(), "parity does not match its stripe");
-            return Err(ReadError::new(
-                ReadErrorKind::Damaged,
-                "the parity of this stripe does not match its data: its publisher coded it wrongly",
-            ));
-        }
-        store.put(&id, &outline, Bytes::from(bytes), Class::Cached).map_err(ReadError::store)?;
-    }
-    debug!(chunks = lost.len(), slices = slice_count(stripe.chunk_len), "rebuilt");
-    Ok(())
 }
 
 /// Opens the parts into one buffer; `None` when a slice is not here after all.

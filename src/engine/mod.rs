@@ -17,6 +17,7 @@ mod memory;
 mod node_cache;
 mod reactor;
 mod reader;
+mod rebuild;
 mod record;
 mod seal;
 mod server;

@@ -131,7 +131,7 @@ impl Engine {
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
         let shell = Shell { clock, links: links.clone(), store: store.clone(), events, waiting: swarm.waiting.clone() };
         let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
-        let fetcher = Arc::new(Fetcher { store: store.clone(), swarm: swarm.clone() });
+        let fetcher = Arc::new(Fetcher::new(store.clone(), swarm.clone()));
         let reader = Reader::new(fetcher);
         let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, settings.lease);
 
