@@ -20,6 +20,10 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
+/// How often, and after what pause, chunks are tried to be made durable.
+const SETTLE_TRIES: usize = 20;
+const SETTLE_PAUSE: Duration = Duration::from_secs(5);
+
 /// What the loop waits for.
 pub(super) enum Event {
     /// Straight to the machine.
@@ -150,6 +154,9 @@ fn carry_out(shell: &Shell, effect: Effect) {
                 }
             });
         }
+        Effect::Settle { chunks } => {
+            tokio::spawn(settle(shell.store.clone(), shell.events.clone(), chunks));
+        }
         Effect::WantDone { want, result } => shell.waiting.want_done(want, result),
         Effect::Published { job, progress } => shell.waiting.job_progress(job, progress),
         Effect::Located { want, holders } => shell.waiting.located(want, holders),
@@ -165,6 +172,22 @@ fn carry_out(shell: &Shell, effect: Effect) {
         | Effect::AnswerLocated { .. } => {
             info!("an effect reached the wrong arm");
         }
+    }
+}
+
+/// Makes chunks durable and says so; while the disk refuses, nothing is said.
+async fn settle(store: Arc<Store>, events: mpsc::UnboundedSender<Event>, chunks: Vec<ChunkId>) {
+    for _ in 0..SETTLE_TRIES {
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.flush()).await {
+            Ok(Ok(())) => {
+                let _ = events.send(Event::Input(Input::Kept { chunks }));
+                return;
+            }
+            Ok(Err(error)) => warn!(%error, "hosted chunks are not durable yet"),
+            Err(_) => return,
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
     }
 }
 

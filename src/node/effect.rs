@@ -69,6 +69,11 @@ pub enum Effect {
         /// Seconds from now; 0: they need not be kept any more (they could not be pulled).
         lease: u32,
     },
+    /// Chunks that others are promised to be kept for them are here: make them durable, then say `Input::Kept`.
+    Settle {
+        /// Which.
+        chunks: Vec<ChunkId>,
+    },
     /// A want ended.
     WantDone {
         /// Which.

@@ -1,5 +1,5 @@
 //! Keeping chunks for others: offers are accepted by quota, accepted chunks are pulled (nothing is ever pushed), and the owner is told by an
-//! announcement once they are here.
+//! announcement once they are here and durable.
 
 use super::Node;
 use super::calls::Purpose;
@@ -58,6 +58,8 @@ struct Kept {
 struct Pull {
     owners: BTreeSet<PeerId>,
     tries: u8,
+    /// It is here, and being made durable.
+    settling: bool,
 }
 
 #[derive(Debug)]
@@ -179,7 +181,7 @@ impl Node {
             } else if let Some(pull) = self.hosting.pulls.get_mut(id) {
                 pull.owners.insert(from);
             } else {
-                self.hosting.pulls.insert(*id, Pull { owners: [from].into(), tries: 0 });
+                self.hosting.pulls.insert(*id, Pull { owners: [from].into(), tries: 0, settling: false });
                 self.hosting.queue.push_back(*id);
             }
         }
@@ -266,8 +268,27 @@ impl Node {
         }
     }
 
-    /// A chunk is here: whoever had it hosted is told.
-    pub(super) fn host_stored(&mut self, now: Instant, id: &ChunkId) {
+    /// Has those of the chunks that are here made durable that are kept for others; returns the rest.
+    pub(super) fn settle(&mut self, chunks: &[ChunkId]) -> Vec<ChunkId> {
+        let (mut free, mut promised) = (Vec::new(), Vec::new());
+        for id in chunks {
+            match self.hosting.pulls.get_mut(id) {
+                None => free.push(*id),
+                Some(pull) if pull.settling => {}
+                Some(pull) => {
+                    pull.settling = true;
+                    promised.push(*id);
+                }
+            }
+        }
+        if !promised.is_empty() {
+            self.effects.push_back(Effect::Settle { chunks: promised });
+        }
+        free
+    }
+
+    /// A chunk is here to stay: whoever had it hosted is told.
+    pub(super) fn host_kept(&mut self, now: Instant, id: &ChunkId) {
         if let Some(pull) = self.hosting.pulls.remove(id) {
             for owner in pull.owners {
                 self.hosting.confirm(now, owner, *id);

@@ -56,6 +56,11 @@ pub enum Input {
         /// Which.
         chunks: Vec<ChunkId>,
     },
+    /// The end of an `Effect::Settle`: no power cut takes these chunks away any more.
+    Kept {
+        /// Which.
+        chunks: Vec<ChunkId>,
+    },
     /// The store no longer holds these chunks whole (evicted, damaged, lease over): they are not announced again.
     Dropped {
         /// Which.

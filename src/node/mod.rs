@@ -138,6 +138,7 @@ impl Node {
             Input::Answered { call, result } => self.answered(now, call, result),
             Input::Delivered { call, slices } => self.fetch.delivered(now, call, slices),
             Input::Stored { chunks } => self.stored(now, &chunks),
+            Input::Kept { chunks } => self.kept(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),
             Input::Command(command) => self.command(now, command),
         }
@@ -185,10 +186,16 @@ impl Node {
     }
 
     fn stored(&mut self, now: Instant, chunks: &[ChunkId]) {
-        self.announcer.hold(now, chunks);
         self.fetch.stored(now, chunks);
+        // Nothing is said yet of what is kept for others: they count on it.
+        let free = self.settle(chunks);
+        self.announcer.hold(now, &free);
+    }
+
+    fn kept(&mut self, now: Instant, chunks: &[ChunkId]) {
+        self.announcer.hold(now, chunks);
         for chunk in chunks {
-            self.host_stored(now, chunk);
+            self.host_kept(now, chunk);
         }
     }
 

@@ -176,6 +176,11 @@ impl World {
                     }
                     self.log.push((place, effect));
                 }
+                Effect::Settle { chunks } => {
+                    assert!(chunks.iter().all(|chunk| self.stores[place].contains_key(chunk)));
+                    self.send(place, DELAY, Input::Kept { chunks: chunks.clone() });
+                    self.log.push((place, Effect::Settle { chunks }));
+                }
                 effect => self.log.push((place, effect)),
             }
         }
@@ -359,6 +364,30 @@ fn chunks_that_cannot_be_pulled_are_let_go() {
     world.run(Duration::from_secs(900));
     assert_eq!(world.nodes[1].stats().hosted_bytes, 0);
     assert!(world.log.iter().any(|(at, effect)| *at == 1 && matches!(effect, Effect::Keep { lease: 0, .. })));
+}
+
+#[test]
+fn what_is_kept_for_others_is_spoken_of_only_when_it_is_durable() {
+    let mut world = World::acquainted(2);
+    let chunk = ChunkId([7; 32]);
+    world.store(0, &[chunk]);
+    let host = crate::wire::message::Host { chunks: vec![(chunk, 1 << 20)], lease: 86_400, price: Default::default() };
+    let now = world.now;
+    let call = world.nodes[0].calls.open(id(1), Purpose::Probe);
+    world.call(0, call, &contact(1), Request::Host(host), now.after(Duration::from_secs(5)));
+    let settled = |world: &World| {
+        world
+            .log
+            .iter()
+            .any(|(at, effect)| *at == 1 && matches!(effect, Effect::Settle { chunks } if chunks == &[chunk]))
+    };
+    while !settled(&world) {
+        assert!(world.now < now.after(Duration::from_secs(5)), "it is pulled");
+        world.run(Duration::from_millis(1));
+    }
+    assert!(world.stores[1].contains_key(&chunk) && !world.nodes[1].announcer.holds(&chunk));
+    world.run(2 * DELAY);
+    assert!(world.nodes[1].announcer.holds(&chunk));
 }
 
 #[test]

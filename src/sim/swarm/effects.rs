@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How long a disk takes to make something durable.
+const SYNC: Duration = Duration::from_millis(10);
+
 impl Swarm {
     /// Hands one event to a node and does what it wants.
     pub(super) fn handle(&mut self, place: usize, input: Input) {
@@ -54,6 +57,10 @@ impl Swarm {
                     }
                 }
                 self.answer(place, token, Response::Located(located));
+            }
+            Effect::Settle { chunks } => {
+                let life = self.members.get(place).map_or(0, |member| member.life);
+                self.at(SYNC, Event::Give(place, life, Input::Kept { chunks }));
             }
             Effect::Keep { chunks, lease, .. } => self.keep(place, &chunks, lease),
             Effect::WantDone { want, result } => self.want_done(place, want, &result),
