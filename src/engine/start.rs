@@ -31,6 +31,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+/// How often the machine is told what the store dropped.
+const TELL_DROPPED: Duration = Duration::from_secs(2);
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -140,6 +143,7 @@ impl Engine {
         contacts.extend(memory::recall(&store));
         swarm.command(Command::Bootstrap(contacts));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
+        tasks.push(tokio::spawn(tell_dropped(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
         if settings.mdns {
@@ -288,6 +292,28 @@ async fn tell_stored(store: Arc<Store>, swarm: Swarm) {
         after = Some(*last);
         swarm.input(Input::Stored { chunks: page });
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Tells the machine what was evicted or found damaged, so that it is announced no longer, until the engine stops.
+async fn tell_dropped(store: Arc<Store>, swarm: Swarm) {
+    let mut ticks = tokio::time::interval(TELL_DROPPED);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = swarm.events.closed() => return,
+        }
+        let this = store.clone();
+        let gone = tokio::task::spawn_blocking(move || {
+            let dropped = this.take_dropped();
+            // Some may have been fetched again.
+            let held = this.holds_each(&dropped).unwrap_or_default();
+            dropped.into_iter().zip(held).filter_map(|(id, held)| (!held).then_some(id)).collect::<Vec<_>>()
+        });
+        let Ok(chunks) = gone.await else { return };
+        if !chunks.is_empty() {
+            swarm.input(Input::Dropped { chunks });
+        }
     }
 }
 

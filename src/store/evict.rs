@@ -110,12 +110,16 @@ impl Inner {
                 if freed >= wanted && self.segments.punches() {
                     break;
                 }
-                freed += self.give_up(id, |entry| {
+                let bytes = self.give_up(id, |entry| {
                     entry.row.place == Some(*place)
                         && entry.row.is_evictable()
                         && entry.pieces.is_empty()
                         && !(sparing && entry.used)
                 })?;
+                if bytes > 0 {
+                    self.note_dropped(id);
+                }
+                freed += bytes;
                 from.block = place.block.saturating_add(1);
             }
             if page.len() < PAGE {
@@ -138,6 +142,7 @@ impl Inner {
             })?;
             if let Some(bytes) = dropped.flatten() {
                 self.budget.give(bytes);
+                self.note_dropped(&id);
                 let mut stuck = lock(&self.stuck);
                 if let Some(at) = stuck.iter().position(|other| *other == id) {
                     stuck.remove(at);

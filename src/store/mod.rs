@@ -46,8 +46,8 @@ use std::thread::JoinHandle;
 const PINS_MAX: usize = 16 * 1024;
 /// Bytes that may wait in memory, however small the cache.
 const PENDING_BYTES_MIN: u64 = 1 << 20;
-/// Damaged chunks remembered until asked for.
-const DAMAGED_MAX: usize = 4096;
+/// Dropped chunks remembered until asked for.
+const DROPPED_MAX: usize = 64 * 1024;
 
 /// How a store shall work.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,7 +150,8 @@ struct Inner {
     /// Chunks that could not be written and wait for a better time.
     stuck: Mutex<Vec<ChunkId>>,
     totals: Mutex<Totals>,
-    damaged: Mutex<Vec<ChunkId>>,
+    /// No longer held whole, though nobody asked for that.
+    dropped: Mutex<Vec<ChunkId>>,
     counters: Counters,
     /// The disk is full up to its floor: cached and hosted chunks stay in memory.
     tight: AtomicBool,
@@ -205,7 +206,7 @@ impl Store {
             pinning: Mutex::default(),
             stuck: Mutex::default(),
             totals: Mutex::new(loaded.totals),
-            damaged: Mutex::default(),
+            dropped: Mutex::default(),
             counters: Counters::default(),
             tight: AtomicBool::new(false),
             failed: Mutex::default(),
@@ -401,9 +402,9 @@ impl Store {
         Ok(found)
     }
 
-    /// Chunks of which slices failed their check since the last call.
-    pub fn take_damaged(&self) -> Vec<ChunkId> {
-        std::mem::take(&mut *lock(&self.inner.damaged))
+    /// Chunks evicted, or of which slices failed their check, since the last call; the newest are forgotten where they are many.
+    pub fn take_dropped(&self) -> Vec<ChunkId> {
+        std::mem::take(&mut *lock(&self.inner.dropped))
     }
 
     /// What the store takes and what happened to it; sums are those of the last commit.
@@ -506,6 +507,14 @@ impl Inner {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Somebody may have been told that this chunk is here.
+    fn note_dropped(&self, id: &ChunkId) {
+        let mut dropped = lock(&self.dropped);
+        if dropped.len() < DROPPED_MAX && dropped.last() != Some(id) {
+            dropped.push(*id);
         }
     }
 

@@ -1,10 +1,10 @@
 //! Reading slices: from memory as they are, from disk verified.
 
+use super::Inner;
 use super::entry::Entry;
 use super::error::StoreError;
 use super::record::{BLOCK, parse_header, payload_start, whole_mask};
 use super::segment::Place;
-use super::{DAMAGED_MAX, Inner, lock};
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
 use crate::base::range::{SliceRange, slice_count};
@@ -198,11 +198,7 @@ impl Inner {
         if bad != 0 {
             tracing::warn!(chunk = %format_args!("{id:.8}"), slices = bad.count_ones(), "damaged on disk, dropped");
             self.counters.damaged_slices.fetch_add(u64::from(bad.count_ones()), Ordering::Relaxed);
-            let mut damaged = lock(&self.damaged);
-            if damaged.len() < DAMAGED_MAX && !damaged.contains(id) {
-                damaged.push(*id);
-            }
-            drop(damaged);
+            self.note_dropped(id);
             self.rounds.nudge();
         }
         Ok(true)

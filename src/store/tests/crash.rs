@@ -1,6 +1,7 @@
 //! Kills, flipped bits, torn tails, full and failing disks.
 
 use super::*;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -149,7 +150,7 @@ fn flipped_bit_in_a_segment_is_never_served_and_heals_by_storing_again() {
                     let slice = bytes.slice(span.start as usize..span.end as usize);
                     store.put_slices(id, outline, first, slice, Class::Own).unwrap();
                 }
-                assert!(store.take_damaged().contains(id));
+                assert!(store.take_dropped().contains(id));
                 store.flush().unwrap();
                 assert_eq!(store.read(id, whole(bytes.len())).unwrap().as_ref(), Some(bytes));
                 healed += 1;
@@ -336,7 +337,7 @@ fn unreadable_disk_is_a_missing_chunk() {
     store.flush().unwrap();
     store.inner.segments.faults.set_read(true);
     assert_eq!(store.read(&id, whole(500_000)).unwrap(), None);
-    assert_eq!(store.take_damaged(), [id]);
+    assert_eq!(store.take_dropped(), [id]);
     store.inner.segments.faults.set_read(false);
     store.put(&id, &outline, bytes.clone(), Class::Cached).unwrap();
     store.flush().unwrap();
@@ -435,6 +436,10 @@ fn cache_keeps_its_quota_and_what_must_stay_stays() {
     assert_eq!([held(&pinned), held(&own), held(&hosted)], [10, 10, 10]);
     assert_eq!(held(&expired), 0, "a lease that ended protects no longer");
     assert_eq!(held(&hot), 8, "what is read stays");
+    let dropped: BTreeSet<ChunkId> = store.take_dropped().into_iter().collect();
+    assert!(expired.iter().all(|id| dropped.contains(id)), "whoever announced them is told");
+    let kept = [&pinned, &own, &hosted, &hot].into_iter().flatten();
+    assert!(kept.into_iter().all(|id| !dropped.contains(id)));
     let usage = store.usage();
     assert!(usage.evicted_bytes > 80 << 20, "{usage:?}");
     assert_eq!((usage.own_bytes, usage.hosted_bytes), (10 * (4096 + len as u64), 10 * (4096 + len as u64)));
