@@ -6,7 +6,7 @@ use crate::base::peer::PeerId;
 use crate::wire::close::CloseReason;
 use bytes::{Bytes, BytesMut};
 use noq::{Connection, ConnectionError, PathId, ReadError, ReadToEndError, RecvStream, SendStream, VarInt, WriteError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
-/// Links that one peer may have opened to us: a few, since one lost without a word is noticed late.
+/// Links that one peer may have opened to us: a few, since one lost without a word is noticed late. The next one takes the place of the
+/// oldest: who opens it is there, and of a peer that was killed and started again and again the old ones are dead.
 const ACCEPTED_PER_PEER_MAX: usize = 8;
 /// Requests that have arrived whole and wait to be taken.
 const WAITING_MAX: usize = 64;
@@ -121,40 +122,43 @@ struct Inner {
     _place: Option<PeerPlace>,
 }
 
-/// Counts the links that each peer has opened to us.
+/// The links that each peer has opened to us, the oldest first.
 #[derive(Default)]
-pub(super) struct PeerPlaces(std::sync::Mutex<BTreeMap<PeerId, usize>>);
+pub(super) struct PeerPlaces(std::sync::Mutex<BTreeMap<PeerId, VecDeque<Connection>>>);
 
 /// One of them.
 pub(super) struct PeerPlace {
     places: Arc<PeerPlaces>,
     peer: PeerId,
+    link: usize,
 }
 
 impl PeerPlaces {
-    fn counts(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, usize>> {
+    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, VecDeque<Connection>>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// `None` when the peer has too many already.
-    fn enter(self: &Arc<Self>, peer: PeerId) -> Option<PeerPlace> {
-        let mut counts = self.counts();
-        let count = counts.entry(peer).or_default();
-        if *count >= ACCEPTED_PER_PEER_MAX {
-            return None;
+    /// Makes room for a new link of a peer by closing its oldest one.
+    fn enter(self: &Arc<Self>, peer: PeerId, connection: &Connection) -> PeerPlace {
+        let mut all = self.all();
+        let links = all.entry(peer).or_default();
+        while links.len() >= ACCEPTED_PER_PEER_MAX
+            && let Some(oldest) = links.pop_front()
+        {
+            oldest.close(VarInt::from_u32(CloseReason::Crowded.code()), b"");
         }
-        *count += 1;
-        Some(PeerPlace { places: self.clone(), peer })
+        links.push_back(connection.clone());
+        PeerPlace { places: self.clone(), peer, link: connection.stable_id() }
     }
 }
 
 impl Drop for PeerPlace {
     fn drop(&mut self) {
-        let mut counts = self.places.counts();
-        if let Some(count) = counts.get_mut(&self.peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(&self.peer);
+        let mut all = self.places.all();
+        if let Some(links) = all.get_mut(&self.peer) {
+            links.retain(|link| link.stable_id() != self.link);
+            if links.is_empty() {
+                all.remove(&self.peer);
             }
         }
     }
@@ -179,13 +183,10 @@ impl Link {
         Ok(Link::new(connection, peer, Some(keys), None))
     }
 
-    /// A link that a peer opened, if it has not too many.
+    /// A link that a peer opened.
     pub(super) fn accepted(connection: Connection, places: &Arc<PeerPlaces>) -> Result<Link, LinkError> {
         let peer = proved(&connection)?;
-        let Some(place) = places.enter(peer) else {
-            connection.close(VarInt::from_u32(CloseReason::Crowded.code()), b"");
-            return Err(LinkError::Closed);
-        };
+        let place = places.enter(peer, &connection);
         Ok(Link::new(connection, peer, None, Some(place)))
     }
 
