@@ -254,7 +254,7 @@ impl Shared {
         };
         let range = header.slices.bytes(length);
         let right = bytes.slice(range.start as usize..range.end as usize);
-        let wrong = Bytes::from(right.iter().map(|byte| byte ^ 0x40).collect::<Vec<u8>>());
+        let wrong = || Bytes::from(right.iter().map(|byte| byte ^ 0x40).collect::<Vec<u8>>());
         let proof = if fetch.outline { outline.to_bytes() } else { Vec::new() };
         match manner {
             Manner::OtherSlices if last > 1 => header.slices.first = (header.slices.first + 1) % last,
@@ -264,11 +264,11 @@ impl Shared {
         let head = Response::Slices(header).to_bytes();
         let _ = match manner {
             Manner::Honest => responder.answer(&head, [Bytes::from(proof), right]).await,
-            Manner::FalseBytes => responder.answer(&head, [Bytes::from(proof), wrong]).await,
+            Manner::FalseBytes => responder.answer(&head, [Bytes::from(proof), wrong()]).await,
             Manner::FalseOutline => {
                 let other: Vec<u8> = bytes.iter().map(|byte| byte ^ 0x40).collect();
                 let proof = if fetch.outline { Outline::of(&other).1.to_bytes() } else { Vec::new() };
-                responder.answer(&head, [Bytes::from(proof), wrong]).await
+                responder.answer(&head, [Bytes::from(proof), wrong()]).await
             }
             Manner::Truncated => responder.answer(&head, [Bytes::from(proof), right.slice(..right.len() / 2)]).await,
             Manner::StallingMidway => match responder.begin(&head).await {
