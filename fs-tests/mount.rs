@@ -148,6 +148,45 @@ fn mapped(file: &fs::File, length: usize) -> Vec<u8> {
     }
 }
 
+#[test]
+fn what_is_written_through_a_map_is_published_once_the_file_is_closed() {
+    let lab = Lab::new();
+    require_fuse();
+    let a = Plan::new("a").mounted().start(&lab);
+    for (name, length) in [("packed", 20_000), ("large", 200_000)] {
+        let path = a.path(name);
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.set_len(length as u64).unwrap();
+        let published = |first: u8, when: &str| {
+            until(&format!("{name} is published {when}"), || {
+                let reference = a.stored(&path);
+                (fs::read(a.reference(&reference)).unwrap()[0] == first).then_some(())
+            });
+        };
+        write_mapped(&file, length, |bytes| {
+            bytes[0] = 1;
+            published(1, "while it is open");
+            // Of the same page: the kernel does not touch the file's times once more.
+            bytes[0] = 2;
+        });
+        drop(file);
+        published(2, "after it was closed");
+    }
+}
+
+/// Has a file's bytes changed through a shared map of it.
+#[allow(unsafe_code)]
+fn write_mapped(file: &fs::File, length: usize, change: impl FnOnce(&mut [u8])) {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+    // SAFETY: a fresh map of a file of this length that nobody else changes, unmapped when its only borrower is done.
+    unsafe {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let map = mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0).unwrap();
+        change(std::slice::from_raw_parts_mut(map.cast::<u8>(), length));
+        munmap(map, length).unwrap();
+    }
+}
+
 // Promise 3 of tornet(7).
 #[test]
 fn random_read_fetches_slices_not_the_file() {

@@ -1,7 +1,7 @@
 //! Which paths of the own tree changed since it was last read.
 
 use super::seal::Extent;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ pub(super) struct Changes {
     paths: BTreeSet<PathBuf>,
     /// These and whatever is below them: what is on record of it may be of another time or place.
     below: BTreeSet<PathBuf>,
+    /// Files by `inode_key` whose records are not to be relied on if they were read since then (microseconds of Unix time).
+    rewritten: BTreeMap<[u8; 16], u64>,
 }
 
 impl Changes {
@@ -47,7 +49,17 @@ impl Changes {
         }
     }
 
+    pub(super) fn add_rewritten(&mut self, file: [u8; 16], since: u64) {
+        let known = self.rewritten.entry(file).or_insert(since);
+        *known = since.min(*known);
+    }
+
+    pub(super) fn rewritten(&self) -> &BTreeMap<[u8; 16], u64> {
+        &self.rewritten
+    }
+
     pub(super) fn merge(&mut self, other: Changes) {
+        other.rewritten.into_iter().for_each(|(file, since)| self.add_rewritten(file, since));
         self.all |= other.all;
         self.paths.extend(other.paths);
         self.below.extend(other.below);

@@ -52,10 +52,15 @@ pub(super) fn root_from_bytes(bytes: &[u8]) -> Option<RootRef> {
 
 /// Names a file or directory whatever its path: device and inode.
 pub(super) fn inode_key(metadata: &std::fs::Metadata) -> [u8; 16] {
+    file_key(metadata.dev(), metadata.ino())
+}
+
+/// The same of these numbers.
+pub(super) fn file_key(dev: u64, ino: u64) -> [u8; 16] {
     let mut key = [0; 16];
     let (device, inode) = key.split_at_mut(8);
-    device.copy_from_slice(&metadata.dev().to_be_bytes());
-    inode.copy_from_slice(&metadata.ino().to_be_bytes());
+    device.copy_from_slice(&dev.to_be_bytes());
+    inode.copy_from_slice(&ino.to_be_bytes());
     key
 }
 

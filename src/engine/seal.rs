@@ -21,7 +21,7 @@ use crate::content::section::Stripe;
 use crate::node::input::Group;
 use crate::store::{Class, Store, StoreError, Table};
 use rayon::prelude::*;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -40,6 +40,8 @@ const BATCH: usize = 128;
 /// it costs little work.
 const RECORDS: usize = 20_000;
 
+/// Passes whose end is remembered.
+const PASSES_MAX: usize = 256;
 /// Longer than the clock that stamps files takes from tick to tick (10 ms at most on Linux).
 const TICK: Duration = Duration::from_millis(20);
 
@@ -135,6 +137,8 @@ pub(super) struct Sealer {
     total: AtomicU64,
     /// Large files that are being sealed: bytes done and in all.
     files: Mutex<HashMap<[u8; 16], Work>>,
+    /// The last passes by their job, and when they ended, in microseconds of Unix time.
+    ended: Mutex<VecDeque<(u64, u64)>>,
     stopping: AtomicBool,
 }
 
@@ -163,6 +167,7 @@ impl Sealer {
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
             files: Mutex::default(),
+            ended: Mutex::default(),
             stopping: AtomicBool::new(false),
         }))
     }
@@ -188,7 +193,45 @@ impl Sealer {
         let record = self.pool.install(|| run.directory(Path::new(""), 0))?;
         let missing = || SealError::read(root, std::io::ErrorKind::NotFound.into());
         let root = record.ok_or_else(missing)?.node;
+        let mut ended = lock(&self.ended);
+        ended.push_back((job, micros(SystemTime::now())));
+        if ended.len() > PASSES_MAX {
+            ended.pop_front();
+        }
+        drop(ended);
         run.finish(root)
+    }
+
+    /// Forgets what is on record of files that may have been written to since the moments given, if they were read since then:
+    /// their times do not tell.
+    pub(super) fn distrust(&self, files: &BTreeMap<[u8; 16], u64>) -> Result<(), SealError> {
+        let read = |job| lock(&self.ended).iter().find(|(other, _)| *other == job).map_or(job, |(_, end)| *end);
+        let mut doubtful: Vec<(Table, &[u8])> = Vec::new();
+        for (key, since) in files {
+            if self.file_record(key)?.is_some_and(|record| read(record.job) >= *since) {
+                doubtful.push((record::FILES, key));
+            }
+            if self.store.state().value(record::SINGLES, key)?.is_some() {
+                doubtful.push((record::SINGLES, key));
+            }
+        }
+        if !doubtful.is_empty() {
+            self.store
+                .state()
+                .write(true, |tx| doubtful.iter().try_for_each(|(table, key)| tx.delete(*table, key).map(|_| ())))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the short files among these were read as they are now.
+    fn knows_short(&self, items: &[Item]) -> Result<bool, SealError> {
+        for item in items.iter().filter(|item| matches!(item.body, ItemBody::Small)) {
+            let found = self.file_record(&record::inode_key(&item.metadata))?;
+            if found.is_none_or(|record| record.stamp != Stamp::of(&item.metadata)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Seals one file into a tree of its own.
@@ -496,6 +539,7 @@ impl Run<'_> {
         let signature = leaf_signature(*scheme, items);
         if let Some(bytes) = store.state().value(record::LEAVES, &signature)?
             && let Ok(known) = LeafRecord::from_bytes(&bytes)
+            && self.sealer.knows_short(items)?
         {
             let first = items.first().map(|item| item.name.clone()).unwrap_or_default();
             return Ok(DirectoryChild { first, entries: known.entries, bytes: known.bytes, node: known.node });
@@ -632,6 +676,10 @@ fn gone<T>(path: &Path, error: std::io::Error) -> Result<Option<T>, SealError> {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(None),
         _ => Err(SealError::read(path, error)),
     }
+}
+
+fn micros(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
 }
 
 /// What was a file a moment ago is gone, or something else stands there.

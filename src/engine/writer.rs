@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -159,6 +159,14 @@ impl Writer {
         self.note(|waiting| waiting.add_below(path));
     }
 
+    /// The file of this device and inode number may have been written to at any moment since then without a trace in its
+    /// times. Its paths are told besides, and after this.
+    pub fn rewritten(&self, (dev, ino): (u64, u64), since: SystemTime) {
+        let since = since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
+        // Nothing to look at yet, so nothing to wake anybody for.
+        lock(&self.inner.dirty).waiting.add_rewritten(record::file_key(dev, ino), since);
+    }
+
     fn note(&self, add: impl FnOnce(&mut Changes)) {
         let now = Instant::now();
         let mut dirty = lock(&self.inner.dirty);
@@ -190,7 +198,7 @@ impl Writer {
                 dirty.running = std::mem::take(&mut dirty.waiting);
                 dirty.running.clone()
             };
-            let result = self.seal_own(changes.extent()).await;
+            let result = self.seal_own(changes.clone()).await;
             let again = {
                 let mut dirty = lock(&self.inner.dirty);
                 dirty.running = Changes::default();
@@ -252,12 +260,13 @@ impl Writer {
     }
 
     /// Seals the own tree and writes its reference down. Tells whether that is another than before.
-    async fn seal_own(&self, extent: Extent) -> Result<(Pass, bool), SealError> {
+    async fn seal_own(&self, changes: Changes) -> Result<(Pass, bool), SealError> {
         let this = self.clone();
         let started = Instant::now();
         let work = move || {
             let _passing = this.inner.gate.enter();
-            let pass = this.inner.sealer.directory(&this.inner.tree, &extent, job_id())?;
+            this.inner.sealer.distrust(changes.rewritten())?;
+            let pass = this.inner.sealer.directory(&this.inner.tree, &changes.extent(), job_id())?;
             let root = RootRef { kind: Kind::Directory, node: pass.root };
             let moved = this.write_root(record::TREE, &root, pass.job)?;
             Ok::<_, SealError>((pass, moved))
@@ -545,8 +554,7 @@ impl Writer {
 fn job_id() -> u64 {
     use std::sync::atomic::AtomicU64;
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = std::time::SystemTime::now();
-    let micros = now.duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(unix_now(), |d| d.as_micros() as u64);
+    let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(unix_now(), |d| d.as_micros() as u64);
     LAST.fetch_max(micros, Ordering::Relaxed);
     LAST.fetch_add(1, Ordering::Relaxed)
 }

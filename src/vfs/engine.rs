@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -239,6 +239,10 @@ impl Swarm for EngineSwarm {
             Reach::Here => self.engine.writer().changed(path),
             Reach::Below => self.engine.writer().changed_below(path),
         }
+    }
+
+    fn rewritten(&self, file: (u64, u64), since: SystemTime) {
+        self.engine.writer().rewritten(file, since);
     }
 
     fn state(&self, path: &Path) -> String {

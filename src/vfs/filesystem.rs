@@ -70,9 +70,7 @@ impl Family {
 impl Filesystem {
     /// The file system whose own tree is the directory `tree`.
     pub fn open(tree: &Path, swarm: Arc<dyn Swarm>, settings: Settings) -> std::result::Result<Arc<Filesystem>, Error> {
-        let told = swarm.clone();
-        let sink = Box::new(move |path: &Path, reach| told.changed(path, reach));
-        let own = OwnTree::open(tree, settings.writeback, sink)
+        let own = OwnTree::open(tree, settings.writeback, swarm.clone())
             .map_err(|errno| Error::because(errno, format!("cannot open the own tree {}: {errno}", tree.display())))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let owner = Owner {

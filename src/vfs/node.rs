@@ -40,6 +40,13 @@ pub(crate) struct Key {
     ino: u64,
 }
 
+impl Key {
+    /// Device and inode number.
+    pub(crate) fn numbers(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+}
+
 impl From<&Stat> for Key {
     fn from(stat: &Stat) -> Key {
         Key { dev: stat.st_dev, ino: stat.st_ino }

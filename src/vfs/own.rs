@@ -15,10 +15,7 @@ use super::handle::Handles;
 use super::node::{Node, Nodes, ROOT, Unnamed};
 use super::own_file::OpenFile;
 use super::own_list::OpenDirectory;
-use super::swarm::Reach;
-
-/// Told of every change, with the path below the root of the tree.
-pub(crate) type ChangeSink = Box<dyn Fn(&Path, Reach) + Send + Sync>;
+use super::swarm::{Reach, Swarm};
 
 /// Names at the top of the tree that belong to the file system itself.
 pub const RESERVED: [&[u8]; 3] = [b"ref", b"names", b".tornet"];
@@ -34,7 +31,8 @@ pub(crate) struct OwnTree {
     pub(super) writeback: bool,
     /// Files may be given to their callers.
     privileged: bool,
-    sink: ChangeSink,
+    /// Told of every change, with the path below the root of the tree.
+    pub(super) swarm: Arc<dyn Swarm>,
 }
 
 impl fmt::Debug for OwnTree {
@@ -65,7 +63,7 @@ pub(crate) fn raise_files_max() -> u64 {
 
 impl OwnTree {
     /// Opens the directory `root`, which must exist.
-    pub(crate) fn open(root: &Path, writeback: bool, sink: ChangeSink) -> Result<OwnTree, Errno> {
+    pub(crate) fn open(root: &Path, writeback: bool, swarm: Arc<dyn Swarm>) -> Result<OwnTree, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(root, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
@@ -79,7 +77,7 @@ impl OwnTree {
             descriptors,
             writeback,
             privileged: rustix::process::geteuid().is_root(),
-            sink,
+            swarm,
         })
     }
 
@@ -87,7 +85,7 @@ impl OwnTree {
         // A directory without a path was removed, and nothing in it is published; or it is being renamed, and then
         // everything in it is looked at afterwards.
         if let Some(path) = parent.path() {
-            (self.sink)(&path.join(name), reach);
+            self.swarm.changed(&path.join(name), reach);
         }
     }
 
@@ -95,13 +93,13 @@ impl OwnTree {
     pub(super) fn changed_node(&self, node: &Arc<Node>, links: u64) {
         if node.kind == FileType::Directory {
             if let Some(path) = node.path() {
-                (self.sink)(&path, Reach::Here);
+                self.swarm.changed(&path, Reach::Here);
             }
             return;
         }
         let places = node.places();
         if links > places.len() as u64 {
-            (self.sink)(Path::new(""), Reach::Below);
+            self.swarm.changed(Path::new(""), Reach::Below);
         }
         for place in places {
             self.changed_in(&place.parent, place.name(), Reach::Here);
@@ -306,7 +304,7 @@ impl OwnTree {
             && node.kind == FileType::Directory
             && let Some(path) = node.path()
         {
-            (self.sink)(&path, Reach::Below);
+            self.swarm.changed(&path, Reach::Below);
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::SystemTime;
 
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -26,6 +27,7 @@ pub(crate) struct OpenFile {
     failure: AtomicI32,
     /// Set when the kernel serves this file: writes then pass us by.
     lent: Option<Lent>,
+    opened: SystemTime,
 }
 
 impl Drop for OpenFile {
@@ -86,7 +88,8 @@ impl OwnTree {
         let lent = node.openings.open(lend, fd.as_fd());
         let shown = lent.clone();
         let (dirty, failure) = (AtomicBool::new(dirty), AtomicI32::new(0));
-        let handle = self.files.insert(OpenFile { node, fd, writable, dirty, failure, lent });
+        let opened = SystemTime::now();
+        let handle = self.files.insert(OpenFile { node, fd, writable, dirty, failure, lent, opened });
         Opened { handle, keep_cache, direct: false, no_flush: !writable, lent: shown }
     }
 
@@ -232,6 +235,10 @@ impl OwnTree {
     pub(crate) fn close_file(&self, handle: u64) {
         if let Some(file) = self.files.remove(handle) {
             file.assume_dirty();
+            // Through a map of it programs write for as long as they like after the one time that its times tell of.
+            if file.writable && file.lent.is_some() {
+                self.swarm.rewritten(file.node.key.numbers(), file.opened);
+            }
             self.tell(&file);
         }
     }

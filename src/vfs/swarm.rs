@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -18,6 +19,8 @@ pub trait Swarm: Send + Sync + 'static {
     fn resolve(&self, reference: &str) -> Result<Waiting<Remote>>;
     /// Something at `path` of the own tree changed, or below it, as `reach` says.
     fn changed(&self, path: &Path, reach: Reach);
+    /// The kernel may have written to the file of this device and inode number at any moment since then, whatever its times say.
+    fn rewritten(&self, file: (u64, u64), since: SystemTime);
     /// How far publishing is with `path` of the own tree, in words.
     fn state(&self, path: &Path) -> String;
     /// `path` of the own tree has a reference.

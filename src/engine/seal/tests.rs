@@ -93,3 +93,25 @@ fn directory_that_moved_is_looked_at_to_its_bottom() {
     let pass = bench.pass(&changes.extent(), 2);
     assert_eq!(pass.root, bench.pass(&Extent::All, 3).root);
 }
+
+#[test]
+fn file_that_was_written_to_without_a_trace_in_its_times_is_read_again() {
+    let bench = bench();
+    fs::write(bench.tree.join("short"), b"text").unwrap();
+    fs::write(bench.tree.join("large"), vec![7; 100_000]).unwrap();
+    let begun = micros(SystemTime::now());
+    let root = bench.pass(&Extent::All, 1_000).root;
+    let ended = micros(SystemTime::now());
+    let key = |name: &str| record::inode_key(&fs::symlink_metadata(bench.tree.join(name)).unwrap());
+    let job = |name: &str| bench.sealer.file_record(&key(name)).unwrap().map(|record| record.job);
+    let distrust = |since| bench.sealer.distrust(&["short", "large"].map(|name| (key(name), since)).into()).unwrap();
+    // Opened after it was read: what is on record of it is true.
+    distrust(ended + 1);
+    bench.pass(&Extent::All, 2_000);
+    assert_eq!((job("short"), job("large")), (Some(1_000), Some(1_000)));
+    // Opened while the pass ran that read it, though after that began.
+    distrust(begun);
+    assert_eq!((job("short"), job("large")), (None, None));
+    assert_eq!(bench.pass(&Extent::All, 3_000).root, root);
+    assert_eq!((job("short"), job("large")), (Some(3_000), Some(3_000)));
+}

@@ -117,6 +117,18 @@ fn what_changes_while_a_directory_is_not_removed_after_all_is_told() {
 }
 
 #[test]
+fn file_that_the_kernel_may_have_written_is_told_as_rewritten_when_it_is_closed() {
+    let world = world();
+    let node = world.file(ROOT, "file", "1");
+    for (flags, lent, count) in [(2, true, 1), (0, true, 0), (2, false, 0)] {
+        let lend = |_: std::os::fd::BorrowedFd<'_>| lent.then(|| Arc::new(()) as crate::vfs::Lent);
+        let opened = now(world.fs.open_file(node, flags, &lend)).unwrap();
+        world.fs.close_file(node, opened.handle);
+        assert_eq!(std::mem::take(&mut *world.swarm.rewritten.lock().unwrap()).len(), count, "{flags} {lent}");
+    }
+}
+
+#[test]
 fn file_is_found_in_a_directory_that_was_forgotten_and_learned_anew() {
     let world = world();
     let dir = world.directory(ROOT, "dir");

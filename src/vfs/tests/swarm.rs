@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -117,6 +118,7 @@ pub(crate) struct MemorySwarm {
     pub(crate) changed: Mutex<Vec<PathBuf>>,
     /// Those of them that reach below the path.
     pub(crate) below: Mutex<Vec<PathBuf>>,
+    pub(crate) rewritten: Mutex<Vec<(u64, u64)>>,
     pub(crate) silent: Arc<AtomicBool>,
 }
 
@@ -132,6 +134,10 @@ impl Swarm for MemorySwarm {
         if reach == Reach::Below {
             self.below.lock().unwrap().push(path.to_path_buf());
         }
+    }
+
+    fn rewritten(&self, file: (u64, u64), _since: SystemTime) {
+        self.rewritten.lock().unwrap().push(file);
     }
 
     fn state(&self, _path: &Path) -> String {
