@@ -894,3 +894,69 @@ fn liars_alone_are_damage_long_before_the_deadline() {
     assert_eq!(result.as_ref().unwrap_err().kind, WantFailureKind::Damaged);
     assert!(*at < ms(15_000), "{at:?}");
 }
+
+/// A peer gives one chunk slice by slice, and of another, which a reader waits for, one slice after `slice_after` milliseconds or none.
+/// When a second peer, in reach after `second_after`, was asked for that chunk, in milliseconds.
+fn second_is_asked(slice_after: Option<u64>, second_after: u64, hedge_tokens: u64) -> Option<u64> {
+    let mut fetch = Fetch::new(FetchConfig { hedge_percent: 0, ..FetchConfig::default() }, 1);
+    fetch.hedge_tokens = hedge_tokens;
+    let (stuck, flowing) = (chunk(1), chunk(2));
+    fetch.peer_up(ms(0), peer(1), Some(Duration::from_millis(20)));
+    for (number, id) in [(1, stuck), (2, flowing)] {
+        let needs = vec![(0, SliceRange { first: 0, count: if id == stuck { 16 } else { 64 } })];
+        fetch.want(ms(0), Want { needs, ..stripe(number, &[id], 1, 1 << 20, Urgency::Reader, ms(20_000)) });
+        fetch.providers(ms(0), id, &[contact(1)]);
+    }
+    let mut calls: BTreeMap<ChunkId, Vec<(CallId, SliceRange)>> = BTreeMap::new();
+    for at in 1..10_000 {
+        while fetch.poll_timeout().is_some_and(|due| due <= ms(at)) {
+            fetch.tick(ms(at));
+        }
+        if at == second_after {
+            fetch.peer_up(ms(at), peer(2), Some(Duration::from_millis(400)));
+            fetch.providers(ms(at), stuck, &[contact(2)]);
+        }
+        if at % 40 == 0 {
+            let slice = SliceRange { first: (at / 40 % 64) as u8, count: 1 };
+            let call = calls[&flowing].iter().find(|(_, asked)| asked.mask() & slice.mask() != 0).unwrap().0;
+            fetch.delivered(ms(at), call, slice);
+        }
+        if slice_after == Some(at) {
+            fetch.delivered(ms(at), calls[&stuck][0].0, SliceRange { first: 0, count: 1 });
+        }
+        while let Some(action) = fetch.poll() {
+            match action {
+                FetchAction::Ask { to, fetch, .. } if to.peer == peer(2) && fetch.chunk == stuck => return Some(at),
+                FetchAction::Ask { call, fetch, .. } => {
+                    calls.entry(fetch.chunk).or_default().push((call, fetch.slices))
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_late_call_that_brings_a_slice_can_be_late_again() {
+    let asked = second_is_asked(Some(300), 320, 2 << 20);
+    assert!(asked.is_some_and(|at| at < 2000), "{asked:?}");
+}
+
+#[test]
+fn without_means_for_hedges_a_late_call_is_not_waited_for_to_its_end() {
+    let asked = second_is_asked(None, 1, 0);
+    assert!(asked.is_some_and(|at| at < 2000), "{asked:?}");
+}
+
+#[test]
+fn a_chunk_of_unknown_length_leaves_nothing_in_flight() {
+    let mut world = World::new(25);
+    let ids = world.chunks(0..1, 6_000);
+    world.provider(1, Manner::Honest, 10 * MIB, 30, &ids);
+    world.link(1);
+    world.want(Want { needs: vec![], likely: vec![contact(1)], ..stripe(1, &ids, 1, 0, Urgency::Reader, ms(9000)) });
+    world.run(ms(10_000));
+    assert!(world.result(1).1.is_ok());
+    assert_eq!((world.fetch.stats().in_flight_bytes, world.fetch.peer_load(&peer(1)).unwrap().0), (0, 0));
+}
