@@ -315,9 +315,12 @@ impl Ssh {
         };
         let child =
             command.arg(&point).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let device = |path: &Path| std::os::unix::fs::MetadataExt::dev(&fs::metadata(path).unwrap());
+        // While it is being made it may answer with an error.
+        let device =
+            |path: &Path| fs::metadata(path).ok().map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata));
         let above = device(&self.dir);
-        until("the peer's mount serves", || (device(&point) != above && fs::read_dir(&point).is_ok()).then_some(()));
+        let serves = || device(&point).is_some_and(|device| Some(device) != above) && fs::read_dir(&point).is_ok();
+        until("the peer's mount serves", || serves().then_some(()));
         PeerMount { point, seconds: start.elapsed().as_secs_f64(), child }
     }
 
