@@ -253,6 +253,25 @@ fn peers_are_remembered_across_restarts() {
 }
 
 #[test]
+fn peer_that_moved_is_found_at_the_address_that_the_user_names() {
+    let lab = Lab::new();
+    let linked = |node: &harness::node::Node| !node.json(&["--json", "peers"]).as_array().unwrap().is_empty();
+    let mut a = Plan::new("a").start(&lab);
+    let mut b = Plan::new("b").knows(&a).start(&lab);
+    until("they are linked", || linked(&b).then_some(()));
+    a.stop();
+    b.stop();
+    // The old address swallows what is sent to it, as addresses of the network do that nobody is at.
+    let old = a.address.rsplit_once('@').unwrap().1.to_string();
+    let silent = std::net::UdpSocket::bind(&old).unwrap();
+    let a = Plan::new("a").start(&lab);
+    assert_ne!(a.address.rsplit_once('@').unwrap().1, old);
+    let b = Plan::new("b").knows(&a).start(&lab);
+    until("they are linked again", || linked(&b).then_some(()));
+    drop(silent);
+}
+
+#[test]
 fn swarm_of_nodes_starts_with_one_command_and_ends_with_ctrl_c() {
     let lab = Lab::new();
     let mut swarm = Command::new(TORNET);
@@ -308,7 +327,13 @@ fn verify_counts_what_the_swarm_holds() {
         (verified["found"] == verified["chunks"] && verified["lost"] == 0).then_some(verified)
     });
     assert!(verified["groups"].as_u64().unwrap() > 0, "{verified}");
+    // What they announced is not taken for what they hold: they are asked.
     drop(hosts);
+    let output = a.run(&["--json", "verify", &reference]);
+    assert_eq!(output.status.code(), Some(1), "a lost tree is a failure: {}", printed(&output));
+    let verified: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&verified["found"], &verified["peers"]), (&0.into(), &0.into()), "{verified}");
+    assert_eq!(verified["lost"], verified["groups"]);
 }
 
 #[test]

@@ -114,7 +114,8 @@ pub enum Command {
         /// Files or directories
         #[arg(required = true, value_hint = ValueHint::AnyPath)]
         paths: Vec<PathBuf>,
-        /// Return only when other nodes hold it and find it, as far as there are enough of them
+        /// Return only when other nodes hold it and find it, as far as there are enough of them; fail where they are too
+        /// few to read it without this node
         #[arg(long)]
         wait: bool,
         #[command(flatten)]

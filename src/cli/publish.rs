@@ -3,6 +3,7 @@
 use super::{get, output, show};
 use crate::control::client::Client;
 use crate::control::message::{Answer, PathText, Request};
+use anyhow::bail;
 use std::path::PathBuf;
 
 /// What `--wait` is to wait for.
@@ -18,6 +19,7 @@ pub(super) enum Wait {
 
 /// Publishes each path and prints its reference as soon as it is as far as asked for.
 pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: bool) -> anyhow::Result<()> {
+    let mut alone = 0;
     for path in paths {
         let request = Request::Publish { path: PathText(show::real(path)?), wait: wait != Wait::No };
         let mut told = false;
@@ -34,10 +36,20 @@ pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: 
                 told = true;
             }
         };
+        if json {
+            output::json(&published)?
+        } else {
+            output::line(&published.reference)?
+        }
         if wait == Wait::Hosted && !published.readable_elsewhere {
             output::note(format_args!("{}: the rest is had from this node only", published.state));
+            alone += 1;
         }
-        if json { output::json(&published)? } else { output::line(&published.reference)? }
+    }
+    if alone > 0 {
+        bail!(
+            "published, but not enough nodes are linked that would keep it: it is offered on in the background; see `tornet peers`"
+        );
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Calls to peers: dial, ask, and for slices verify each one before it is stored.
 
+use super::link::Links;
 use super::reactor::{Event, Shell};
 use super::swarm::Waiting;
 use crate::base::digest::ChunkId;
-use crate::base::limit::{CHUNK_BYTES_MAX, SLICE_BYTES};
+use crate::base::limit::{CHUNK_BYTES_MAX, IDS_MAX, SLICE_BYTES};
 use crate::base::peer::Contact;
 use crate::base::range::{SliceRange, slice_count};
 use crate::content::chunk::Outline;
@@ -15,10 +16,13 @@ use crate::wire::message::{CallFailure, Fetch, Request, Response, Slices};
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Slices are handed to the store in runs of this many (256 KiB): few enough to be served on early, enough to be cheap.
 const RUN: u8 = 16;
+/// A peer that does not say in this time what it holds, does not count as a holder.
+const HELD_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A call as a task; its end is reported as `Event::CallEnded`.
 pub(super) fn call(
@@ -47,6 +51,25 @@ pub(super) fn call(
         let result = tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(CallFailure::Timeout));
         let _ = events.send(Event::CallEnded { call, result });
     }
+}
+
+/// Which of these chunks a peer says, now, that it holds whole. None where it does not answer.
+pub(super) async fn held(links: Arc<Links>, holder: Contact, chunks: Vec<ChunkId>) -> Vec<ChunkId> {
+    let mut found = Vec::new();
+    for batch in chunks.chunks(IDS_MAX) {
+        let ask = async {
+            let link = links.link(&holder).await.ok()?;
+            let answer = link.ask(&Request::Locate { chunks: batch.to_vec() }.to_bytes()).await.ok()?;
+            match Response::from_bytes(&answer.header).ok()? {
+                Response::Located(located) => Some(located.held),
+                _ => None,
+            }
+        };
+        let Ok(Some(bits)) = tokio::time::timeout(HELD_TIMEOUT, ask).await else { break };
+        let bit = |place: usize| bits.get(place / 8).is_some_and(|byte| byte >> (place % 8) & 1 == 1);
+        found.extend(batch.iter().enumerate().filter(|(place, _)| bit(*place)).map(|(_, id)| *id));
+    }
+    found
 }
 
 /// Whether this kind of answer may follow this kind of request.

@@ -8,15 +8,19 @@ use crate::net::link::Link;
 use crate::node::input::Input;
 use crate::wire::message::CallFailure;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::swarm::lock;
 
 /// One address gets this long to answer a handshake.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// And this long before the next one is tried beside it (RFC 8305, section 5).
+const DIAL_HEAD_START: Duration = Duration::from_millis(250);
 
 /// All links of this node.
 pub(super) struct Links {
@@ -43,7 +47,7 @@ impl Links {
         lock(&self.open).get(peer).and_then(|links| links.last().cloned())
     }
 
-    /// The open link to `to`, or a new one to the first of its addresses that answers.
+    /// The open link to `to`, or a new one to whichever of its addresses answers first; earlier ones have a head start.
     pub(super) async fn link(self: &Arc<Self>, to: &Contact) -> Result<Link, CallFailure> {
         if let Some(link) = self.open_to(&to.peer) {
             return Ok(link);
@@ -64,17 +68,41 @@ impl Links {
     }
 
     async fn dial(self: &Arc<Self>, to: &Contact) -> Result<Link, CallFailure> {
-        for addr in &to.addrs {
-            match tokio::time::timeout(DIAL_TIMEOUT, self.endpoint.dial(&to.peer, *addr)).await {
-                Ok(Ok(link)) => {
-                    self.register(link.clone(), true);
-                    return Ok(link);
+        // An address that does not answer must not cost the next one its time: peers move, and old addresses are remembered.
+        let mut dials = JoinSet::new();
+        let mut addrs = to.addrs.iter();
+        let mut more = true;
+        loop {
+            if more {
+                match addrs.next() {
+                    Some(addr) => _ = dials.spawn(self.clone().dial_one(to.peer, *addr)),
+                    None => more = false,
                 }
-                Ok(Err(error)) => debug!(peer = %format_args!("{:.8}", to.peer), %addr, %error, "dial failed"),
-                Err(_) => debug!(peer = %format_args!("{:.8}", to.peer), %addr, "dial timed out"),
+            }
+            let head_start =
+                async { if more { tokio::time::sleep(DIAL_HEAD_START).await } else { std::future::pending().await } };
+            tokio::select! {
+                done = dials.join_next() => match done {
+                    Some(Ok(Some(link))) => {
+                        self.register(link.clone(), true);
+                        return Ok(link);
+                    }
+                    Some(_) => {}
+                    None if more => {}
+                    None => return Err(CallFailure::Unreachable(to.peer)),
+                },
+                () = head_start => {}
             }
         }
-        Err(CallFailure::Unreachable(to.peer))
+    }
+
+    async fn dial_one(self: Arc<Self>, peer: PeerId, addr: SocketAddr) -> Option<Link> {
+        match tokio::time::timeout(DIAL_TIMEOUT, self.endpoint.dial(&peer, addr)).await {
+            Ok(Ok(link)) => return Some(link),
+            Ok(Err(error)) => debug!(peer = %format_args!("{peer:.8}"), %addr, %error, "dial failed"),
+            Err(_) => debug!(peer = %format_args!("{peer:.8}"), %addr, "dial timed out"),
+        }
+        None
     }
 
     fn register(self: &Arc<Self>, link: Link, dialled: bool) {

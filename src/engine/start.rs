@@ -139,9 +139,9 @@ impl Engine {
         let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, settings.lease);
 
         let mut tasks = vec![tokio::spawn(reactor::run(node, shell, queue)), tokio::spawn(links.clone().accept())];
-        let mut contacts = settings.bootstrap.clone();
-        contacts.extend(memory::recall(&store));
-        swarm.command(Command::Bootstrap(contacts));
+        // What the user names is the newest word.
+        swarm.command(Command::Bootstrap(memory::recall(&store)));
+        swarm.command(Command::Bootstrap(settings.bootstrap.clone()));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(tell_dropped(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
@@ -202,6 +202,10 @@ impl Engine {
 
     pub(super) fn swarm(&self) -> &Swarm {
         &self.inner.swarm
+    }
+
+    pub(super) fn links(&self) -> &Arc<Links> {
+        &self.inner.links
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {

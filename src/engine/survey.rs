@@ -1,11 +1,13 @@
 //! Whole trees at once: visit every file, keep a tree here, count in the swarm who holds it.
 
+use super::client;
 use super::error::{ReadError, ReadErrorKind};
 use super::reader::{Child, DirectoryHandle, FileHandle, Tree, TreeNode};
 use super::start::Engine;
 use super::swarm::lock;
 use crate::base::digest::ChunkId;
 use crate::base::limit::IDS_MAX;
+use crate::base::peer::{Contact, PeerId};
 use crate::content::cipher::ReadKey;
 use crate::content::reference::{NodeRef, RootRef, VerifyRef};
 use crate::content::section::VerifySection;
@@ -17,10 +19,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Entries read from a directory at once.
 const PAGE: usize = 1024;
+/// Holders asked at once what they hold.
+const HOLDERS_ASKED: usize = 16;
 
 /// What a walk comes to.
 pub(super) enum Visit<'a> {
@@ -71,7 +76,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Counts, for every stripe of a tree, the shards that other peers hold. Fetches manifests, not content, and opens no more
+    /// Counts, for every stripe of a tree, the shards that other peers say they hold, asked now. Fetches manifests, not content, and opens no more
     /// of them than a verify key does.
     pub async fn verify(
         &self,
@@ -85,18 +90,33 @@ impl Engine {
         let ids: Vec<ChunkId> = ids.into_iter().collect();
         survey.chunks = ids.len() as u64;
         progress.total.store(ids.len() as u64, Ordering::Relaxed);
-        let mut holders: BTreeMap<ChunkId, usize> = BTreeMap::new();
-        let mut peers = BTreeSet::new();
+        // Who announced a chunk may be gone since, or have dropped it: each is asked.
+        let mut announced: BTreeMap<PeerId, (Contact, Vec<ChunkId>)> = BTreeMap::new();
         let own = self.peer_id();
         for batch in ids.chunks(IDS_MAX) {
             for (id, found) in self.swarm().locate(batch.to_vec(), deadline).await {
-                let others: Vec<_> = found.iter().filter(|contact| contact.peer != own).collect();
-                holders.insert(id, others.len());
-                peers.extend(others.iter().map(|contact| contact.peer));
+                for contact in found.into_iter().filter(|contact| contact.peer != own) {
+                    announced.entry(contact.peer).or_insert_with(|| (contact, Vec::new())).1.push(id);
+                }
             }
             progress.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
         }
-        survey.peers = peers.len() as u64;
+        let mut holders: BTreeMap<ChunkId, usize> = BTreeMap::new();
+        let mut asked = JoinSet::new();
+        let mut waiting = announced.into_values();
+        loop {
+            while asked.len() < HOLDERS_ASKED
+                && let Some((contact, ids)) = waiting.next()
+            {
+                asked.spawn(client::held(self.links().clone(), contact, ids));
+            }
+            let Some(held) = asked.join_next().await else { break };
+            let held = held.unwrap_or_default();
+            survey.peers += u64::from(!held.is_empty());
+            for id in held {
+                *holders.entry(id).or_default() += 1;
+            }
+        }
         survey.found = holders.values().filter(|count| **count > 0).count() as u64;
         for (ids, needed) in groups {
             let found = ids.iter().filter(|id| holders.get(id).is_some_and(|count| *count > 0)).count();

@@ -4,6 +4,7 @@ use super::Node;
 use super::calls::Purpose;
 use super::effect::Effect;
 use super::find::Why;
+use crate::base::limit::CONTACT_ADDRS_MAX;
 use crate::base::network::{scope, tellable};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
@@ -80,7 +81,7 @@ impl Join {
 }
 
 impl Node {
-    /// Contacts to begin with.
+    /// Contacts to begin with. Of a peer that is known by other addresses, too, the newest come first.
     pub(super) fn bootstrap(&mut self, now: Instant, contacts: Vec<Contact>) {
         for contact in contacts {
             if contact.peer == self.me
@@ -91,7 +92,12 @@ impl Node {
             self.peers.named(now, &contact);
             let fresh = Boot { contact: contact.clone(), at: now, pause: BOOT_PAUSE_MIN, dialling: false };
             let boot = self.join.boot.entry(contact.peer).or_insert(fresh);
-            boot.contact = contact;
+            let known = std::mem::replace(&mut boot.contact, contact);
+            for addr in known.addrs {
+                if boot.contact.addrs.len() < CONTACT_ADDRS_MAX && !boot.contact.addrs.contains(&addr) {
+                    boot.contact.addrs.push(addr);
+                }
+            }
             boot.at = boot.at.min(now);
         }
     }

@@ -209,10 +209,9 @@ impl Peers {
     pub(crate) fn named(&mut self, now: Instant, contact: &Contact) {
         let entry = self.entry(now, contact.peer);
         entry.retry_at = Instant::default();
-        for addr in contact.addrs.iter().rev() {
-            if scope(addr).is_some() && !entry.addrs.contains(addr) {
-                entry.addrs.insert(0, *addr);
-            }
+        for addr in contact.addrs.iter().rev().filter(|addr| scope(addr).is_some()) {
+            entry.addrs.retain(|known| known != addr);
+            entry.addrs.insert(0, *addr);
         }
         entry.addrs.truncate(CONTACT_ADDRS_MAX);
     }

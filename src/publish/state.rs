@@ -6,6 +6,7 @@ use crate::base::digest::ChunkId;
 use crate::base::network::Network;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -74,11 +75,15 @@ impl GroupState {
         confirmed.map(|(peer, _)| peer).collect::<BTreeSet<_>>().len() as u16
     }
 
-    /// Worst first: share of the wanted hosts in thousandths, then the numbers themselves.
-    pub(super) fn rank(&self) -> (u32, u16, u16) {
-        (u32::from(self.hosts) * 1000 / u32::from(self.wanted.max(1)), self.hosts, self.wanted)
+    /// Worst first, and of equally good ones that which wants most hosts, so that a file in stripes ends at 12/12 and not at its
+    /// manifest's 5/5.
+    pub(super) fn rank(&self) -> Rank {
+        (u32::from(self.hosts) * 1000 / u32::from(self.wanted.max(1)), Reverse(self.wanted), self.hosts)
     }
 }
+
+/// Share of the wanted hosts in thousandths, hosts wanted, hosts there.
+pub(super) type Rank = (u32, Reverse<u16>, u16);
 
 /// A job under way.
 #[derive(Debug)]
@@ -94,7 +99,7 @@ pub(super) struct Job {
     /// Chunks that are not announced, of so many.
     pub(super) unannounced: u64,
     pub(super) to_announce: u64,
-    ranks: BTreeMap<(u32, u16, u16), u32>,
+    ranks: BTreeMap<Rank, u32>,
     /// When progress may be told next; `None` when there is none to tell.
     pub(super) tell_at: Option<Instant>,
     pub(super) told_at: Option<Instant>,
@@ -153,7 +158,7 @@ impl Job {
 
     pub(super) fn progress(&self) -> Progress {
         let (hosts_min, hosts_wanted) =
-            self.ranks.first_key_value().map_or((0, 0), |((_, hosts, wanted), _)| (*hosts, *wanted));
+            self.ranks.first_key_value().map_or((0, 0), |((_, Reverse(wanted), hosts), _)| (*hosts, *wanted));
         let announced = self.to_announce - self.unannounced;
         let (hosted, wanted, to_announce) = (self.hosted, self.wanted, self.to_announce);
         Progress { hosted, wanted, hosts_min, hosts_wanted, announced, to_announce }
