@@ -163,6 +163,12 @@ fn full_disk_is_reported_to_the_writer_and_survived() {
     let result = fs::write(a.path("huge"), noise(2, 40 << 20));
     assert_eq!(errno(result), code(Errno::NOSPC));
     assert_eq!(fs::read(a.path("small")).unwrap(), noise(1, 50_000), "the rest stays readable");
+    // What did fit cannot be sealed beside itself, and that is said where people ask.
+    let huge = a.path("huge");
+    let full = |text: &str| ["full", "space"].iter().any(|word| text.to_lowercase().contains(word));
+    until("why names the full disk", || full(&a.tornet(&["why", huge.to_str().unwrap()])).then_some(()));
+    let trouble = a.json(&["--json", "status"])["trouble"].clone();
+    assert!(trouble.as_str().is_some_and(full), "{trouble}");
     fs::remove_file(a.path("huge")).unwrap();
     // The disk gets its space back once the kernel has forgotten the file.
     until("there is space again", || fs::write(a.path("after"), noise(3, 50_000)).ok());

@@ -62,6 +62,9 @@ fn screen(status: &Status) -> String {
             Size(store.limit_bytes)
         ),
     );
+    if let Some(trouble) = &status.trouble {
+        row("trouble", trouble.clone());
+    }
     if status.damaged > 0 {
         row("damaged", format!("{} slices found on disk and dropped: look after the disk", status.damaged));
     }

@@ -171,6 +171,8 @@ pub struct Status {
     pub tree: Option<String>,
     /// Changed paths of the own tree that are not published yet.
     pub staged: u64,
+    /// Why they could not be published when that was tried last, or why the store takes no more.
+    pub trouble: Option<String>,
     /// Bytes that are being sealed.
     pub publishing: Option<Work>,
     /// Chunk copies that peers hold for us, of those wanted.

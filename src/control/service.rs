@@ -112,6 +112,7 @@ impl Node {
             peers_known: status.contacts,
             tree: Some(status.tree).filter(|tree| !tree.is_empty()),
             staged: status.staged,
+            trouble: status.trouble,
             publishing: status.publishing.map(work),
             hosting: work(status.hosting),
             safe_to_shut_down: status.safe_to_shut_down,
@@ -370,10 +371,15 @@ impl Node {
         let state = asked.map_err(|_| "the node is stopping".to_string())?;
         let peers = self.engine.peers().len();
         let detail = match state {
-            PublishState::Staged => format!(
+            PublishState::Staged => match self.engine.writer().trouble() {
+                Some(trouble) => {
+                    format!("changed on this machine, and not sealed yet: {trouble}; it is tried again every few seconds")
+                }
+                None => format!(
                 "changed on this machine; it is sealed once nothing has changed for {} ms",
                 self.engine.settings().quiet.as_millis()
-            ),
+                ),
+            },
             PublishState::Publishing { .. } => "being sealed now".to_string(),
             PublishState::Stored if peers == 0 => {
                 "sealed and kept here; no other node holds it, because this one has no peers: give it one with --bootstrap".to_string()

@@ -229,6 +229,7 @@ impl Engine {
             contacts: stats.contacts as u64,
             tree: inner.writer.tree_reference().unwrap_or_default(),
             staged,
+            trouble: inner.writer.trouble().or(usage.trouble),
             publishing: inner.writer.sealing(),
             hosting,
             safe_to_shut_down: staged == 0 && (hosting.done >= hosting.total || inner.writer.has_nothing()),

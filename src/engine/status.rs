@@ -23,6 +23,8 @@ pub struct Status {
     pub tree: String,
     /// Changed paths of the own tree that are not published yet.
     pub staged: u64,
+    /// Why that failed when it was tried last, or why the store takes no more.
+    pub trouble: Option<String>,
     /// Bytes of the running publishing pass: done and in all.
     pub publishing: Option<Work>,
     /// Chunk copies that peers hold for us, of those wanted, over all unfinished jobs.

@@ -105,6 +105,8 @@ struct Inner {
     gate: Arc<Gate>,
     /// The tree moved on: chunks of the one before may be forgotten.
     moved: Notify,
+    /// Why the last pass over the own tree failed.
+    trouble: Mutex<Option<String>>,
     jobs: Mutex<BTreeMap<u64, watch::Receiver<Progress>>>,
     /// Finished jobs whose record was read, so that the state of many files costs one look each.
     known: Mutex<HashMap<u64, JobRecord>>,
@@ -139,6 +141,7 @@ impl Writer {
             idle: Notify::new(),
             gate: Arc::default(),
             moved: Notify::new(),
+            trouble: Mutex::default(),
             jobs: Mutex::default(),
             known: Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -214,6 +217,7 @@ impl Writer {
             };
             match result {
                 Ok((pass, moved)) => {
+                    *lock(&self.inner.trouble) = None;
                     if moved || first {
                         self.inner.moved.notify_one();
                     }
@@ -223,6 +227,9 @@ impl Writer {
                 Err(SealError::Stopped) => return,
                 Err(error) => {
                     warn!(%error, "the own tree could not be published; trying again");
+                    *lock(&self.inner.trouble) = Some(error.to_string());
+                    // What it sealed before it failed is in the way of the next try where space is short.
+                    self.inner.moved.notify_one();
                     tokio::time::sleep(Duration::from_secs(5)).await;
                 }
             }
@@ -499,6 +506,11 @@ impl Writer {
             }
         };
         tokio::time::timeout(deadline, wait).await.is_ok()
+    }
+
+    /// Why the own tree could not be published when that was tried last; it is tried again and again.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.inner.trouble).clone()
     }
 
     /// Paths that are staged or being sealed; a full look at the tree counts as one.
