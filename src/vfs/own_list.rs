@@ -15,8 +15,9 @@ use super::own::{OwnTree, RESERVED, number};
 /// Bytes of directory read at once.
 const READ_BYTES: usize = 32 << 10;
 
-/// An open directory. What was read of it is kept until it is closed, and a position is an index into that: so positions stay
-/// good however the directory changes meanwhile, and names of ours can stand among those on disk.
+/// An open directory. A position is that of the file system below, moved on by the number of our own names that stand first. So it
+/// means the same in every opening of the directory, whatever was removed meanwhile: the kernel keeps listings, and may begin with one
+/// that another opening made and go on with this.
 #[derive(Debug)]
 pub(crate) struct OpenDirectory {
     node: Arc<Node>,
@@ -24,10 +25,16 @@ pub(crate) struct OpenDirectory {
     read: Mutex<Names>,
 }
 
+/// One buffer of names.
 #[derive(Debug, Default)]
 struct Names {
     text: Vec<u8>,
     names: Vec<Name>,
+    /// Where the first of them was found.
+    start: u64,
+    /// The next one to be listed.
+    next: usize,
+    /// Nothing follows them.
     complete: bool,
 }
 
@@ -37,6 +44,8 @@ struct Name {
     len: u8,
     kind: u8,
     ino: u64,
+    /// Where a listing goes on after it.
+    after: u64,
 }
 
 const KINDS: [FileType; 7] = [
@@ -50,24 +59,57 @@ const KINDS: [FileType; 7] = [
 ];
 
 impl Names {
-    fn push(&mut self, name: &[u8], kind: FileType, ino: u64) {
+    fn push(&mut self, name: &[u8], kind: FileType, ino: u64, after: u64) {
         // Linux has no names longer than this.
         let Ok(len) = u8::try_from(name.len()) else { return };
         let kind = KINDS.iter().position(|known| *known == kind).unwrap_or(0) as u8;
-        self.names.push(Name { start: self.text.len(), len, kind, ino });
+        self.names.push(Name { start: self.text.len(), len, kind, ino, after });
         self.text.extend_from_slice(name);
     }
 
-    fn get(&self, index: usize) -> Option<(&[u8], FileType, u64)> {
+    /// The name at `index`, its kind, inode number, and where a listing goes on after it.
+    fn get(&self, index: usize) -> Option<(&[u8], FileType, u64, u64)> {
         let name = self.names.get(index)?;
         let text = self.text.get(name.start..name.start.checked_add(usize::from(name.len))?)?;
-        Some((text, *KINDS.get(usize::from(name.kind))?, name.ino))
+        Some((text, *KINDS.get(usize::from(name.kind))?, name.ino, name.after))
+    }
+
+    /// Goes to position `offset`, if that is among these names.
+    fn go_to(&mut self, offset: u64) -> bool {
+        let after = |index: usize| match index.checked_sub(1) {
+            None => Some(self.start),
+            Some(before) => self.names.get(before).map(|name| name.after),
+        };
+        // Mostly where the last listing ended.
+        let found = if after(self.next) == Some(offset) {
+            Some(self.next)
+        } else {
+            (0..=self.names.len()).find(|index| after(*index) == Some(offset))
+        };
+        self.next = found.unwrap_or(self.next);
+        found.is_some()
     }
 }
 
 impl OpenDirectory {
-    /// Reads one buffer more.
-    fn read_more(&self, names: &mut Names) -> Result<(), Errno> {
+    /// Begins anew at position `offset`; `first` are names that stand before those on disk.
+    fn seek(&self, names: &mut Names, offset: u64, first: &[(&[u8], Entry)]) -> Result<(), Errno> {
+        let ours = first.len() as u64;
+        *names = Names { start: offset.min(ours), ..Names::default() };
+        for (place, (name, entry)) in (1..).zip(first).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+            names.push(name, FileType::Directory, entry.node, place);
+        }
+        if offset >= ours {
+            names.start = offset;
+        }
+        rustix::fs::seek(&self.fd, SeekFrom::Start(offset.saturating_sub(ours)))?;
+        Ok(())
+    }
+
+    /// Reads the next buffer in place of the one before. `ours` is how far positions are moved on.
+    fn read_more(&self, names: &mut Names, ours: u64) -> Result<(), Errno> {
+        let start = names.names.last().map_or(names.start, |name| name.after);
+        *names = Names { start, ..Names::default() };
         let mut buffer = Vec::with_capacity(READ_BYTES);
         let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
         loop {
@@ -79,7 +121,9 @@ impl OpenDirectory {
             let name = entry.file_name().to_bytes();
             // What lies under a reserved name is hidden by ours.
             if !(self.node.id == ROOT && RESERVED.contains(&name)) {
-                names.push(name, entry.file_type(), entry.ino());
+                // The end may be the highest position there is.
+                let after = entry.next_entry_cookie().saturating_add(ours).min(i64::MAX as u64);
+                names.push(name, entry.file_type(), entry.ino(), after);
             }
             if entries.is_buffer_empty() {
                 return Ok(());
@@ -107,22 +151,20 @@ impl OwnTree {
     ) -> Result<(), Errno> {
         let directory = self.directories.find(handle)?;
         let mut names = lock(&directory.read);
-        if offset == 0 {
-            *names = Names::default();
-            rustix::fs::seek(&directory.fd, SeekFrom::Start(0))?;
-            first.iter().for_each(|(name, entry)| names.push(name, FileType::Directory, entry.node));
+        // A listing that begins sees the directory as it is now.
+        if offset == 0 || !names.go_to(offset) {
+            directory.seek(&mut names, offset, first)?;
         }
-        let mut index = usize::try_from(offset).map_err(|_| Errno::INVAL)?;
         loop {
-            while index >= names.names.len() {
+            while names.next >= names.names.len() {
                 if names.complete {
                     return Ok(());
                 }
-                directory.read_more(&mut names)?;
+                directory.read_more(&mut names, first.len() as u64)?;
             }
-            let Some((name, kind, ino)) = names.get(index) else { return Ok(()) };
-            let offset = index as u64 + 1;
-            let entry = match first.get(index) {
+            let Some((name, kind, ino, offset)) = names.get(names.next) else { return Ok(()) };
+            let ours = first.iter().find(|(own, _)| *own == name);
+            let entry = match ours {
                 _ if !listing.wants_attributes() || name == b"." || name == b".." => None,
                 Some((_, entry)) => Some(*entry),
                 None => self.item(&directory, name),
@@ -135,12 +177,12 @@ impl OwnTree {
                 entry,
             };
             if !listing.add(&item) {
-                if let Some(entry) = entry {
+                if let Some(entry) = entry.filter(|_| ours.is_none()) {
                     self.nodes.forget(entry.node, 1);
                 }
                 return Ok(());
             }
-            index += 1;
+            names.next += 1;
         }
     }
 
