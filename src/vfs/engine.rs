@@ -15,9 +15,7 @@ use super::swarm::{Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, R
 use crate::base::text::TextError;
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef};
-use crate::engine::{
-    Child, DirectoryHandle, Engine, FileHandle, PublishState, ReadError, ReadErrorKind, Reader, TreeNode,
-};
+use crate::engine::{Child, DirectoryHandle, Engine, FileHandle, ReadError, ReadErrorKind, Reader, TreeNode};
 
 /// Entries taken from a directory at once.
 const ENTRIES_AT_ONCE: usize = 512;
@@ -247,10 +245,6 @@ impl Swarm for EngineSwarm {
 
     fn state(&self, path: &Path) -> String {
         self.engine.writer().state(path).to_string()
-    }
-
-    fn published(&self, path: &Path) -> bool {
-        matches!(self.engine.writer().state(path), PublishState::Stored | PublishState::Hosted { .. })
     }
 
     fn reference(&self, path: &Path) -> Waiting<Option<String>> {

@@ -23,8 +23,6 @@ pub trait Swarm: Send + Sync + 'static {
     fn rewritten(&self, file: (u64, u64), since: SystemTime);
     /// How far publishing is with `path` of the own tree, in words.
     fn state(&self, path: &Path) -> String;
-    /// `path` of the own tree has a reference.
-    fn published(&self, path: &Path) -> bool;
     /// The reference of `path` of the own tree as it was published last; `None` before the first time.
     fn reference(&self, path: &Path) -> Waiting<Option<String>>;
     /// The same, as a reference that lets its holder verify but not read.

@@ -1,7 +1,8 @@
 //! Extended attributes: those of the files, and those by which tornet tells of itself.
 //!
-//! `user.tornet.ref`, `.verify` and `.state` stand on every file and directory. Setting or removing one is accepted and
-//! forgotten: `cp -a`, `mv` and `rsync -X` carry them along with a file's own attributes and would complain of a refusal.
+//! `user.tornet.ref`, `.verify` and `.state` answer to their names on every file and directory, and are not listed: programs that
+//! copy or compare a file's attributes (`cp -a`, `mv`, `rsync -X`, `tar --xattrs`) would carry them along, and never find two
+//! copies alike. Setting or removing one is accepted and forgotten, for the sake of copies made by versions that listed them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -55,36 +56,17 @@ impl Filesystem {
         Ok(found.map(|(_, value)| value.clone()).ok_or(Errno::NODATA)?)
     }
 
-    /// The names of all attributes, each ended by a zero byte.
+    /// The names of the file's own attributes, each ended by a zero byte.
     pub fn xattrs(&self, node: u64) -> Outcome<Vec<u8>> {
-        let list = |names: Vec<&[u8]>| names.iter().flat_map(|name| [name, &b"\0"[..]].concat()).collect::<Vec<u8>>();
+        let listed = |name: &[u8]| !name.starts_with(PREFIX) && supported(OsStr::from_bytes(name)).is_ok();
         match Family::of(node) {
-            Family::Own => self.own_xattrs(node),
+            Family::Own => self.own.xattrs(node).into(),
             Family::Control => Outcome::Now(Ok(Vec::new())),
-            Family::Foreign => Outcome::Now((|| {
-                let reference = self.foreign.reference(node)?;
-                let found = self.foreign.find(node)?;
-                let mut names: Vec<&[u8]> = found.xattrs.iter().map(|(name, _)| name.as_slice()).collect();
-                names.retain(|name| !name.starts_with(PREFIX) && supported(OsStr::from_bytes(name)).is_ok());
-                if reference.is_some() {
-                    names.push(REFERENCE);
-                }
-                Ok(list(names))
-            })()),
+            Family::Foreign => Outcome::Now(self.foreign.find(node).map(|found| {
+                let names = found.xattrs.iter().map(|(name, _)| name.as_slice()).filter(|name| listed(name));
+                names.flat_map(|name| [name, &b"\0"[..]].concat()).collect()
+            })),
         }
-    }
-
-    fn own_xattrs(&self, node: u64) -> Outcome<Vec<u8>> {
-        let listed = self.own.xattrs(node).map(|mut names| {
-            let carries = self.own.nodes.find(node).is_ok_and(|node| node.kind != rustix::fs::FileType::Symlink);
-            if let Some(path) = self.own.path(node).filter(|_| carries) {
-                // A reference is listed where there is one: a program that copies all attributes asks for each.
-                let known: &[&[u8]] = if self.swarm.published(&path) { &[REFERENCE, VERIFY, STATE] } else { &[STATE] };
-                known.iter().for_each(|name| names.extend_from_slice(&[name, &b"\0"[..]].concat()));
-            }
-            names
-        });
-        listed.into()
     }
 
     /// Sets an attribute, with the flags of `setxattr`.
