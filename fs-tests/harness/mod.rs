@@ -9,6 +9,7 @@
 pub mod forge;
 pub mod liar;
 pub mod node;
+pub mod program;
 pub mod tree;
 
 use std::fs;
