@@ -87,6 +87,8 @@ pub(crate) struct Node {
     pub(crate) kind: FileType,
     pub(crate) stamp: Mutex<Option<Stamp>>,
     pub(super) openings: Openings,
+    /// Held while the file is written to and its times are put back, or set.
+    pub(super) times: Mutex<()>,
     places: Mutex<Vec<Place>>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
@@ -102,6 +104,7 @@ impl Node {
             kind,
             stamp: Mutex::default(),
             openings: Openings::default(),
+            times: Mutex::default(),
             places: Mutex::default(),
             fd: Mutex::default(),
             used: AtomicBool::new(false),

@@ -25,6 +25,7 @@ impl OwnTree {
     pub(crate) fn set_attr(&self, id: u64, set: &SetAttr) -> Result<Attr, Errno> {
         let node = self.nodes.find(id)?;
         let fd = self.nodes.fd(&node)?;
+        let turn = super::node::lock(&node.times);
         if let Some(mode) = set.mode {
             if node.kind == FileType::Symlink {
                 return Err(Errno::OPNOTSUPP);
@@ -65,6 +66,7 @@ impl OwnTree {
             *super::node::lock(&node.stamp) = Some((&rustix::fs::fstat(&*fd)?).into());
         }
         let stat = rustix::fs::fstat(&*fd)?;
+        drop(turn);
         // Times of access are not published.
         if set.mode.or(set.uid).or(set.gid).is_some() || set.size.is_some() || set.mtime.is_some() {
             self.changed_node(&node, stat.st_nlink);
@@ -138,7 +140,7 @@ impl OwnTree {
 }
 
 /// The `utimensat` values for "leave as it is" and "now".
-const UTIME_OMIT: i64 = (1 << 30) - 2;
+pub(super) const UTIME_OMIT: i64 = (1 << 30) - 2;
 const UTIME_NOW: i64 = (1 << 30) - 1;
 
 /// Attributes of the system and its security modules are the mount's business, not the file's; programs take this answer

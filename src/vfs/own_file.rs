@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::SystemTime;
 
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Entry, KEPT, Opened, PERMISSIONS};
 use super::backing::{Lend, Lent};
 use super::node::{Node, Stamp, lock};
 use super::own::{OwnTree, number};
+use super::own_attr::UTIME_OMIT;
 use super::swarm::Reach;
 
 /// A file that a program has open.
@@ -189,9 +190,35 @@ impl OwnTree {
         Ok(done)
     }
 
+    /// Changes a file's content. Where the kernel gathers writes it keeps the times, too, and tells them by themselves: those of
+    /// its late writes are not the file's.
+    fn changing<T>(&self, file: &OpenFile, change: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        if !self.writeback {
+            return change();
+        }
+        let turn = lock(&file.node.times);
+        let before = rustix::fs::fstat(&file.fd)?;
+        let done = change();
+        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 };
+        let kept = Timestamps { last_access: omitted, last_modification: modified };
+        rustix::fs::futimens(&file.fd, &kept)?;
+        drop(turn);
+        done
+    }
+
     /// Writes `data` at `offset`; fewer bytes than given only when the disk takes no more.
     pub(crate) fn write(&self, handle: u64, offset: u64, data: &[u8], kill_privileges: bool) -> Result<usize, Errno> {
         let file = self.files.find(handle)?;
+        let done = self.changing(&file, || Self::write_all(&file, offset, data))?;
+        if kill_privileges {
+            self.kill_privileges(&file.node)?;
+        }
+        file.dirty.store(true, Ordering::Relaxed);
+        Ok(done)
+    }
+
+    fn write_all(file: &OpenFile, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             match rustix::io::pwrite(&file.fd, rest, offset + done as u64) {
@@ -207,10 +234,6 @@ impl OwnTree {
                 }
             }
         }
-        if kill_privileges {
-            self.kill_privileges(&file.node)?;
-        }
-        file.dirty.store(true, Ordering::Relaxed);
         Ok(done)
     }
 
@@ -266,7 +289,8 @@ impl OwnTree {
     pub(crate) fn allocate(&self, handle: u64, offset: u64, len: u64, mode: u32) -> Result<(), Errno> {
         let file = self.files.find(handle)?;
         let mode = FallocateFlags::from_bits_retain(mode);
-        rustix::fs::fallocate(&file.fd, mode, offset, len).map_err(|error| file.failed(error))?;
+        self.changing(&file, || rustix::fs::fallocate(&file.fd, mode, offset, len))
+            .map_err(|error| file.failed(error))?;
         file.dirty.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -286,14 +310,11 @@ impl OwnTree {
         let (source, target) = (self.files.find(from.0)?, self.files.find(to.0)?);
         let (mut offset_from, mut offset_to) = (from.1, to.1);
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
-        let copied = rustix::fs::copy_file_range(
-            source.fd.as_fd(),
-            Some(&mut offset_from),
-            target.fd.as_fd(),
-            Some(&mut offset_to),
-            len,
-        )
-        .map_err(|error| target.failed(error))?;
+        let (input, output) = (source.fd.as_fd(), target.fd.as_fd());
+        let copied = self.changing(&target, || {
+            rustix::fs::copy_file_range(input, Some(&mut offset_from), output, Some(&mut offset_to), len)
+        });
+        let copied = copied.map_err(|error| target.failed(error))?;
         target.dirty.store(true, Ordering::Relaxed);
         Ok(copied)
     }

@@ -30,11 +30,15 @@ fn world() -> World {
 }
 
 fn world_with(trees: impl IntoIterator<Item = (&'static str, Tree)>) -> World {
+    world_set(trees, Settings::default())
+}
+
+fn world_set(trees: impl IntoIterator<Item = (&'static str, Tree)>, settings: Settings) -> World {
     enter_thread().unwrap();
     let trees = trees.into_iter().map(|(name, tree)| (name.to_string(), tree)).collect();
     let swarm = Arc::new(MemorySwarm { trees, ..MemorySwarm::default() });
     let dir = tempfile::tempdir().unwrap();
-    let fs = Filesystem::open(dir.path(), swarm.clone(), Settings::default()).unwrap();
+    let fs = Filesystem::open(dir.path(), swarm.clone(), settings).unwrap();
     World { fs, swarm, dir }
 }
 

@@ -255,6 +255,21 @@ fn attributes_change_as_asked() {
 }
 
 #[test]
+fn times_are_the_kernels_where_it_gathers_writes() {
+    let world = world_set([], Settings { writeback: true });
+    let node = world.file(ROOT, "file", "12345");
+    let told = Timestamp { seconds: 1_000_000, nanos: 123_456_789 };
+    now(world.fs.set_attr(node, &SetAttr { mtime: Some(SetTime::At(told)), ..SetAttr::default() })).unwrap();
+    world.told();
+    let opened = now(world.fs.open_file(node, 1, &|_| None)).unwrap();
+    world.fs.write(node, opened.handle, 0, b"late", false).unwrap();
+    now(world.fs.allocate(node, opened.handle, 0, 1 << 20, 0)).unwrap();
+    world.fs.close_file(node, opened.handle);
+    assert_eq!(now(world.fs.attr(node, None)).unwrap().mtime, told);
+    assert_eq!(world.told(), paths(&["file"]), "it changed nonetheless");
+}
+
+#[test]
 fn a_write_by_an_ordinary_user_drops_set_user_id() {
     let world = world();
     let node = world.file(ROOT, "tool", "x");

@@ -1,0 +1,78 @@
+//! Files whose pages programs may have mapped for writing past us.
+//!
+//! Where the kernel serves a file by itself (`backing`) a shared map of it is one of the file below: no word of it reaches us, not when it
+//! is made, nor when it is stored to, nor when it ends, which may be long after the file was closed. Only a file opened for reading and
+//! writing can be mapped so. Of such files, while they are open and for long after:
+//! - the kernel is told to ask for attributes every time;
+//! - times are looked at every second;
+//! - the publisher writes their pages to the disk before it reads them. A store into a page that is dirty already leaves no trace;
+//!   one into a page that was written out moves the file's times.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use super::node::{Key, Node, lock};
+
+/// Closed files that are remembered; the oldest go first. A map that stands for longer than so many others take to be opened and closed is
+/// looked at again only when the file is.
+const CLOSED_MAX: usize = 512;
+
+#[derive(Default)]
+struct State {
+    nodes: HashMap<Key, Arc<Node>>,
+    /// In the order in which they were closed; those opened again are among them, too.
+    closed: VecDeque<Key>,
+}
+
+/// The files that may be mapped now.
+#[derive(Default)]
+pub(crate) struct Mapped(Mutex<State>);
+
+impl fmt::Debug for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapped").finish_non_exhaustive()
+    }
+}
+
+impl Mapped {
+    /// A file was opened so that it may be mapped. Tells whether it could not have been before.
+    pub(super) fn opened(&self, node: &Arc<Node>) -> bool {
+        lock(&self.0).nodes.insert(node.key, node.clone()).is_none()
+    }
+
+    /// The last to have the file open has closed it.
+    pub(super) fn closed(&self, node: &Node) {
+        let mut state = lock(&self.0);
+        if !state.nodes.contains_key(&node.key) {
+            return;
+        }
+        state.closed.retain(|key| *key != node.key);
+        state.closed.push_back(node.key);
+        while state.closed.len() > CLOSED_MAX {
+            let Some(oldest) = state.closed.pop_front() else { return };
+            if state.nodes.get(&oldest).is_some_and(|node| !node.openings.are_any()) {
+                state.nodes.remove(&oldest);
+            }
+        }
+    }
+
+    /// The kernel has forgotten the node, so nothing maps it.
+    pub(super) fn forgotten(&self, node: &Node) {
+        let mut state = lock(&self.0);
+        // Its inode number may stand for another file by now.
+        if state.nodes.get(&node.key).is_some_and(|known| std::ptr::eq(&**known, node)) {
+            state.nodes.remove(&node.key);
+            state.closed.retain(|key| *key != node.key);
+        }
+    }
+
+    /// Whether the file may be mapped.
+    pub(crate) fn holds(&self, key: Key) -> bool {
+        lock(&self.0).nodes.contains_key(&key)
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Node>> {
+        lock(&self.0).nodes.values().cloned().collect()
+    }
+}
