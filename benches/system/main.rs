@@ -334,7 +334,7 @@ impl Bench {
     }
 
     fn read(&mut self) {
-        let source = self.fresh(Plan::new("source"));
+        let source = self.fresh(Plan::new("origin"));
         let reference = source.publish(&self.file);
         let cold = |bench: &Bench| {
             let reader = bench.fresh(reader().mounted().knows(&source));
@@ -423,7 +423,7 @@ impl Bench {
     }
 
     fn tree(&mut self) {
-        let source = self.fresh(Plan::new("source"));
+        let source = self.fresh(Plan::new("origin"));
         let reference = source.publish(&self.tree);
         let works = [
             ("find in the tree, cold", "find . | wc -l"),
