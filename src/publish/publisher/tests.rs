@@ -153,7 +153,7 @@ fn a_gibibyte_is_placed_on_twelve_peers_with_each_stripe_on_distinct_ones() {
     }
     assert_eq!(world.distinct(&groups[128]), 5);
     assert!(world.offers < 100, "offers are batched: {}", world.offers);
-    assert_eq!((world.progress[&JobId(1)].hosts_min, world.progress[&JobId(1)].hosts_wanted), (5, 5));
+    assert_eq!((world.progress[&JobId(1)].hosts_min, world.progress[&JobId(1)].hosts_wanted), (12, 12));
     assert!(world.publisher.index.is_empty(), "what is done is forgotten");
     assert_eq!(world.publisher.stats().outstanding, 0);
 }
