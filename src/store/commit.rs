@@ -123,7 +123,8 @@ impl Inner {
         let synced = self.segments.sync();
         let result = match synced {
             Ok(()) => match self.index.commit(&batch, &self.segments) {
-                Err(StoreError::Full) if self.folder.release()? => self.index.commit(&batch, &self.segments),
+                // The index has taken what was set aside.
+                Err(StoreError::Full) => self.index.commit(&batch, &self.segments),
                 other => other,
             },
             Err(error) => {

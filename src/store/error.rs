@@ -65,12 +65,16 @@ impl StoreError {
     /// Wraps a system error; "no space" and "over quota" become `Full`.
     pub(super) fn io(what: &'static str, file: impl Into<String>, source: impl Into<std::io::Error>) -> StoreError {
         let source = source.into();
-        match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge => {
-                StoreError::Full
-            }
-            _ => StoreError::Io { what, file: file.into(), source },
+        if StoreError::is_full(&source) {
+            return StoreError::Full;
         }
+        StoreError::Io { what, file: file.into(), source }
+    }
+
+    /// Whether the system's answer means that there is no room.
+    pub(super) fn is_full(source: &std::io::Error) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 
     /// Wraps an error of redb.

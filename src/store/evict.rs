@@ -18,9 +18,10 @@ const COOLING: u64 = 4;
 impl Inner {
     /// Done after each commit.
     pub(super) fn maintain(&self, carry: &mut Carry) -> Result<(), StoreError> {
-        self.state.persist()?;
+        // Where this finds the disk full, making room is all the more urgent.
+        let persisted = self.state.persist();
         if lock(&self.failed).is_some() {
-            return Ok(());
+            return persisted;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         while self.end_leases(now)? {
@@ -41,6 +42,8 @@ impl Inner {
         let headroom = 4 * self.commit_bytes() + self.budget.max();
         let quota = self.config.cache_bytes.saturating_sub(headroom);
         let cached = lock(&self.totals).cached;
+        // What is kept is written once there is space set aside, so what is cached makes room for that too.
+        let floor = floor.saturating_add(self.folder.unreserved());
         let wanted = cached.saturating_sub(quota).max(floor.saturating_sub(free).min(cached));
         let mut evicted = 0;
         if wanted > 0 {
@@ -48,7 +51,7 @@ impl Inner {
             self.commit(carry, false)?;
         }
         // Set aside again as soon as that leaves room; until then it is not there to be given back.
-        if free.saturating_add(evicted) > floor
+        if free.saturating_add(evicted) >= floor
             && let Err(error) = self.folder.reserve()
         {
             tracing::debug!(%error, "no space set aside");
@@ -57,7 +60,7 @@ impl Inner {
         if self.tight.swap(tight, Ordering::AcqRel) != tight {
             tracing::info!(tight, free, floor, "free space against its floor");
         }
-        Ok(())
+        persisted
     }
 
     fn end_leases(&self, now: u64) -> Result<bool, StoreError> {

@@ -98,11 +98,14 @@ impl Folder {
         set_aside.map_err(|e| StoreError::io("set space aside in", RESERVE, e))
     }
 
-    /// Gives back what `reserve` set aside; whether there was any.
-    pub(super) fn release(&self) -> Result<bool, StoreError> {
-        let had = self.has(RESERVE);
-        self.remove(RESERVE)?;
-        Ok(had)
+    /// Bytes that `reserve` would set aside now.
+    pub(super) fn unreserved(&self) -> u64 {
+        if self.has(RESERVE) { 0 } else { RESERVE_BYTES }
+    }
+
+    /// Gives back what `reserve` set aside.
+    pub(super) fn release(&self) -> Result<(), StoreError> {
+        self.remove(RESERVE)
     }
 
     /// Bytes free for us and bytes in all of the file system that holds the folder.

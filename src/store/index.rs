@@ -27,7 +27,11 @@ impl Base {
     /// Opens or makes the database in file `file` of the folder.
     pub(super) fn open(folder: Arc<Folder>, file: &'static str, cache_bytes: usize) -> Result<Base, StoreError> {
         let base = Base { folder, file, cache_bytes, open: RwLock::new(None) };
-        let database = base.load()?;
+        let database = match base.load() {
+            // Opening may have to repair, and so to write.
+            Err(StoreError::Full) => base.folder.release().and_then(|()| base.load())?,
+            other => other?,
+        };
         *base.open.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
         Ok(base)
     }
@@ -54,6 +58,10 @@ impl Base {
                 let _ = self.folder.file(&suspect(self.file));
             }
             if damaged || matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                // On a full disk what was set aside is needed now: for opening it, which may write, and for the next try.
+                if matches!(&error, redb::Error::Io(e) if StoreError::is_full(e)) {
+                    let _ = self.folder.release();
+                }
                 let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
                 // Closed first: two handles on one file would fight over its lock.
                 let _ = guarded(|| {

@@ -73,6 +73,8 @@ fn write(inner: &Inner, lanes: &mut Lanes, id: &ChunkId) -> Result<u64, StoreErr
     if !kept && inner.tight.load(Ordering::Acquire) {
         return Err(StoreError::Full);
     }
+    // Without space set aside, chunks could fill the disk so that not even the index can say which of them to give up.
+    inner.folder.reserve()?;
     let bytes: u64 = job.pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
     let (place, fresh) = match (job.place, &job.outline) {
         (Some(place), _) => (place, None),
