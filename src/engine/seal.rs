@@ -30,7 +30,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::warn;
 
@@ -44,6 +44,10 @@ const RECORDS: usize = 20_000;
 const PASSES_MAX: usize = 256;
 /// Longer than the clock that stamps files takes from tick to tick (10 ms at most on Linux).
 const TICK: Duration = Duration::from_millis(20);
+
+/// How old the times of a file must be that programs may have mapped, before what was read of it is taken for all that belongs to them:
+/// the kernel moves the times first and stores then, and in between may wait for the disk.
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
 
 /// Why something could not be sealed.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +118,8 @@ pub(super) struct Pass {
     pub(super) chunks: Vec<ChunkId>,
     /// Paths that changed while they were read: not in this tree, or in it as they were; to be looked at again.
     pub(super) unstable: Vec<PathBuf>,
+    /// Paths that are in it as they were read, and are to be read once more after `SETTLE`.
+    pub(super) young: Vec<PathBuf>,
 }
 
 /// What grows while a pass runs.
@@ -121,6 +127,7 @@ pub(super) struct Pass {
 struct Sink {
     groups: Vec<Group>,
     unstable: Vec<PathBuf>,
+    young: Vec<PathBuf>,
     /// Table, key, value; not yet written.
     records: Vec<(Table, Vec<u8>, Vec<u8>)>,
     /// Groups from here on are not yet written.
@@ -139,6 +146,7 @@ pub(super) struct Sealer {
     files: Mutex<HashMap<[u8; 16], Work>>,
     /// The last passes by their job, and when they ended, in microseconds of Unix time.
     ended: Mutex<VecDeque<(u64, u64)>>,
+    mapped: OnceLock<Box<dyn Fn(u64, u64) -> bool + Send + Sync>>,
     stopping: AtomicBool,
 }
 
@@ -168,6 +176,7 @@ impl Sealer {
             total: AtomicU64::new(0),
             files: Mutex::default(),
             ended: Mutex::default(),
+            mapped: OnceLock::new(),
             stopping: AtomicBool::new(false),
         }))
     }
@@ -180,6 +189,21 @@ impl Sealer {
     /// Bytes of a large file that is being sealed.
     pub(super) fn file_progress(&self, key: &[u8; 16]) -> Option<Work> {
         lock(&self.files).get(key).copied()
+    }
+
+    /// Takes what tells whether a file may be mapped for writing.
+    pub(super) fn may_be_mapped(&self, known: Box<dyn Fn(u64, u64) -> bool + Send + Sync>) {
+        let _ = self.mapped.set(known);
+    }
+
+    /// Sees to it that whatever is stored in the file from now on moves its times. A store through a map does so only where the
+    /// page was written to the disk since the last one.
+    fn make_clean(&self, file: &File, metadata: &Metadata) -> std::io::Result<()> {
+        if self.is_mapped(metadata) { file.sync_data() } else { Ok(()) }
+    }
+
+    fn is_mapped(&self, metadata: &Metadata) -> bool {
+        self.mapped.get().is_some_and(|mapped| mapped(metadata.dev(), metadata.ino()))
     }
 
     /// Makes running passes end with `SealError::Stopped`.
@@ -270,7 +294,7 @@ impl Run<'_> {
         let Run { job, sink, .. } = self;
         let sink = sink.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let chunks = sink.groups.iter().flat_map(|group| group.chunks.iter().map(|(id, _)| *id)).collect();
-        Ok(Pass { root, job, groups: sink.groups, chunks, unstable: sink.unstable })
+        Ok(Pass { root, job, groups: sink.groups, chunks, unstable: sink.unstable, young: sink.young })
     }
 
     /// Makes chunks durable, then what refers to them, in that order: a crash in between only repeats work.
@@ -340,6 +364,16 @@ impl Run<'_> {
         lock(&self.sink).unstable.push(path.to_path_buf());
     }
 
+    /// Whether the file is to be read once more, as a store through a map may be under way that its times tell of already.
+    fn young(&self, path: &Path, metadata: &Metadata) -> bool {
+        let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
+        let young = age.is_some_and(|age| age < SETTLE) && self.sealer.is_mapped(metadata);
+        if young {
+            lock(&self.sink).young.push(path.to_path_buf());
+        }
+        young
+    }
+
     fn full(&self, path: &Path) -> PathBuf {
         if path.as_os_str().is_empty() { self.root.to_path_buf() } else { self.root.join(path) }
     }
@@ -367,12 +401,14 @@ impl Run<'_> {
             }
             Err(source) => return Err(SealError::read(&full, source)),
         };
+        self.sealer.make_clean(&file, metadata).map_err(|source| SealError::read(&full, source))?;
         let before = file.metadata().map_err(|source| SealError::read(&full, source))?;
         // Its directory's entry is made from `metadata`: what grew since would not fit it.
         if !before.is_file() || record::inode_key(&before) != key || Stamp::of(&before) != stamp {
             self.unstable(path);
             return Ok(None);
         }
+        let young = self.young(path, metadata);
         self.sealer.total.fetch_add(stamp.size, Ordering::Relaxed);
         lock(&self.sealer.files).insert(key, Work { done: 0, total: stamp.size });
         let sealed = self.body(&full, &file, stamp.size, executable, &key);
@@ -384,8 +420,10 @@ impl Run<'_> {
                 return Ok(None);
             }
         };
-        let record = FileRecord { stamp, executable, node: Some(node), job: self.job };
-        self.note(record::FILES, key.to_vec(), record.to_bytes())?;
+        if !young {
+            let record = FileRecord { stamp, executable, node: Some(node), job: self.job };
+            self.note(record::FILES, key.to_vec(), record.to_bytes())?;
+        }
         Ok(Some(node))
     }
 
@@ -438,10 +476,14 @@ impl Run<'_> {
         Ok(Some(root))
     }
 
+    fn read_short(&self, path: &Path, metadata: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
+        read_short(path, metadata, |file| self.sealer.make_clean(file, metadata))
+    }
+
     /// A short file as a tree of its own, whatever its directory holds of it.
     fn short(&self, path: &Path, metadata: &Metadata) -> Result<Option<NodeRef>, SealError> {
         let full = self.full(path);
-        let Some(bytes) = read_short(&full, metadata).map_err(|source| SealError::read(&full, source))? else {
+        let Some(bytes) = self.read_short(&full, metadata).map_err(|source| SealError::read(&full, source))? else {
             self.unstable(path);
             return Ok(None);
         };
@@ -552,7 +594,8 @@ impl Run<'_> {
             let body = match &item.body {
                 ItemBody::Small => {
                     let full = self.full(&path);
-                    let Some(bytes) = read_short(&full, &item.metadata).unwrap_or(None) else {
+                    let young = self.young(&path, &item.metadata);
+                    let Some(bytes) = self.read_short(&full, &item.metadata).unwrap_or(None) else {
                         self.unstable(&path);
                         whole = false;
                         continue;
@@ -561,7 +604,11 @@ impl Run<'_> {
                     self.sealer.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     let executable = executable(item.metadata.mode() as u16);
                     let record = FileRecord { stamp: Stamp::of(&item.metadata), executable, node: None, job: self.job };
-                    records.push((record::inode_key(&item.metadata), record));
+                    if young {
+                        whole = false;
+                    } else {
+                        records.push((record::inode_key(&item.metadata), record));
+                    }
                     DraftBody::Small(bytes)
                 }
                 ItemBody::File { size, node } => DraftBody::File { size: *size, node: *node },
@@ -718,13 +765,18 @@ fn list(path: &Path) -> std::io::Result<Vec<OsString>> {
 }
 
 /// A short file's bytes; `None` when it is not any more what `metadata` says.
-fn read_short(path: &Path, metadata: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
+fn read_short(
+    path: &Path,
+    metadata: &Metadata,
+    make_clean: impl FnOnce(&File) -> std::io::Result<()>,
+) -> std::io::Result<Option<Vec<u8>>> {
     let stamp = Stamp::of(metadata);
     wait_for_tick(&stamp);
     let file = match open(path) {
         Err(error) if replaced(&error) => return Ok(None),
         other => other?,
     };
+    make_clean(&file)?;
     let mut bytes = Vec::with_capacity(stamp.size as usize + 1);
     (&file).take(PACKED_BYTES_MAX as u64).read_to_end(&mut bytes)?;
     let after = file.metadata()?;

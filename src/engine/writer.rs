@@ -6,7 +6,7 @@ use super::change::Changes;
 use super::gate::Gate;
 use super::reactor::unix_now;
 use super::record::{self, DirectoryRecord, FileRecord, JobRecord, SingleRecord, Stamp};
-use super::seal::{Extent, Pass, SealError, Sealer};
+use super::seal::{self, Extent, Pass, SealError, Sealer};
 use super::status::Work;
 use super::swarm::{Swarm, lock};
 use crate::content::reference::{Kind, RootRef};
@@ -88,6 +88,8 @@ struct Dirty {
     waiting: Changes,
     /// What the running pass works on.
     running: Changes,
+    /// To be looked at once more, when their times are old enough.
+    young: Changes,
     first: Option<Instant>,
     last: Option<Instant>,
 }
@@ -156,6 +158,11 @@ impl Writer {
         self.note(|waiting| waiting.add(path));
     }
 
+    /// Gives what tells of a file, by device and inode number, whether programs may have it mapped for writing. The first word counts.
+    pub fn may_be_mapped(&self, known: Box<dyn Fn(u64, u64) -> bool + Send + Sync>) {
+        self.inner.sealer.may_be_mapped(known);
+    }
+
     /// Anything at or below this path may have changed or be new there, as after a directory was renamed: what is on
     /// record of its subdirectories is not relied on.
     pub fn changed_below(&self, path: &Path) {
@@ -178,6 +185,13 @@ impl Writer {
         add(&mut dirty.waiting);
         drop(dirty);
         self.inner.wake.notify_one();
+    }
+
+    fn note_young(&self) {
+        let young = std::mem::take(&mut lock(&self.inner.dirty).young);
+        if !young.is_empty() {
+            self.note(|waiting| waiting.merge(young));
+        }
     }
 
     /// Publishes changes until the engine stops. Resumes hosting that an earlier run did not finish.
@@ -206,7 +220,10 @@ impl Writer {
                 let mut dirty = lock(&self.inner.dirty);
                 dirty.running = Changes::default();
                 match &result {
-                    Ok((pass, _)) => pass.unstable.iter().for_each(|path| dirty.waiting.add(path)),
+                    Ok((pass, _)) => {
+                        pass.unstable.iter().for_each(|path| dirty.waiting.add(path));
+                        pass.young.iter().for_each(|path| dirty.young.add(path));
+                    }
                     Err(_) => dirty.waiting.merge(changes),
                 }
                 let again = !dirty.waiting.is_empty();
@@ -218,6 +235,13 @@ impl Writer {
             match result {
                 Ok((pass, moved)) => {
                     *lock(&self.inner.trouble) = None;
+                    if !pass.young.is_empty() {
+                        let later = self.clone();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(seal::SETTLE).await;
+                            later.note_young();
+                        });
+                    }
                     if moved || first {
                         self.inner.moved.notify_one();
                     }
@@ -370,7 +394,7 @@ impl Writer {
     pub fn state(&self, path: &Path) -> PublishState {
         let (dirty, running) = {
             let dirty = lock(&self.inner.dirty);
-            (dirty.waiting.touches(path), dirty.running.touches(path))
+            (dirty.waiting.touches(path) || dirty.young.touches(path), dirty.running.touches(path))
         };
         let full = self.inner.tree.join(path);
         let Ok(metadata) = std::fs::symlink_metadata(&full) else { return PublishState::Staged };
@@ -516,7 +540,7 @@ impl Writer {
     /// Paths that are staged or being sealed; a full look at the tree counts as one.
     pub fn staged(&self) -> u64 {
         let dirty = lock(&self.inner.dirty);
-        dirty.waiting.len() + dirty.running.len()
+        dirty.waiting.len() + dirty.running.len() + dirty.young.len()
     }
 
     /// Bytes of the running pass, done and in all.

@@ -5,21 +5,21 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     AccessFlags, BackingId, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::interrupt;
 use crate::base::time::Timestamp;
 use crate::vfs::{
-    self, Attr, Caller, Entry, Error, Filesystem, Item, KEPT, Lent, Listing, Lookup, Opened, Outcome, SetAttr, SetTime,
+    self, Attr, Caller, Entry, Error, Filesystem, Item, Lent, Listing, Lookup, Opened, Outcome, SetAttr, SetTime,
 };
 
 /// Requests that the kernel sends ahead (readahead, writeback) before it waits.
@@ -37,11 +37,17 @@ pub(super) struct Adapter {
     writeback: bool,
     /// Files of the own tree are lent to the kernel, which then reads and writes them by itself.
     lends: bool,
+    /// For what the kernel must hear without having asked; there once the session is.
+    notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Adapter {
     pub(super) fn new(filesystem: Arc<Filesystem>, runtime: Handle, writeback: bool, lends: bool) -> Adapter {
-        Adapter { filesystem, runtime, writeback, lends }
+        Adapter { filesystem, runtime, writeback, lends, notifier: Arc::default() }
+    }
+
+    pub(super) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        self.notifier.clone()
     }
 
     /// Lends a file by `register`. Where it cannot be lent (a stacked file system below, say) it is served as ever.
@@ -360,7 +366,8 @@ impl fuser::Filesystem for Adapter {
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.work("getattr", |fs| {
             let attr = fs.attr(ino.0, fh.map(|fh| fh.0));
-            self.finish(request, attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
+            let kept = fs.kept(ino.0);
+            self.finish(request, attr, reply, move |reply, attr| reply.attr(&kept, &file_attr(ino.0, &attr)));
         });
     }
 
@@ -395,7 +402,8 @@ impl fuser::Filesystem for Adapter {
                 kill_privileges: size.is_some() && request.uid() != 0,
             };
             let attr = fs.set_attr(ino.0, &set);
-            self.finish(request, attr, reply, move |reply, attr| reply.attr(&KEPT, &file_attr(ino.0, &attr)));
+            let kept = fs.kept(ino.0);
+            self.finish(request, attr, reply, move |reply, attr| reply.attr(&kept, &file_attr(ino.0, &attr)));
         });
     }
 
@@ -454,8 +462,13 @@ impl fuser::Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.work("open", |fs| {
             let opened = fs.open_file(ino.0, flags.0 as u32, &|file| self.lend(|| reply.open_backing(file)));
-            self.finish(request, opened, reply, |reply, opened| {
+            let notifier = self.notifier.clone();
+            self.finish(request, opened, reply, move |reply, opened| {
                 let (handle, flags) = (FileHandle(opened.handle), open_flags(&opened));
+                if let Some(notifier) = notifier.get().filter(|_| opened.stale) {
+                    // The attributes alone. A kernel that has none has nothing to forget.
+                    let _ = notifier.inval_inode(ino, -1, 0);
+                }
                 match lent(&opened) {
                     Some(file) => reply.opened_passthrough(handle, flags, file),
                     None => reply.opened(handle, flags),

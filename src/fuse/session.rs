@@ -23,7 +23,9 @@ pub(super) fn start(
     config.clone_fd = true;
     let adapter = Adapter::new(filesystem, runtime, options.writeback, !options.no_passthrough);
     // Who may use the mount was told to the kernel when it was mounted: the library needs no rule of its own.
+    let notifier = adapter.notifier();
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+    let _ = notifier.set(session.notifier());
     std::thread::Builder::new().name("fuse".to_string()).spawn(move || {
         if let Err(error) = session.run() {
             tracing::warn!(%error, "the kernel's requests cannot be read any more");

@@ -154,6 +154,8 @@ pub struct Opened {
     pub no_flush: bool,
     /// The kernel reads and writes the file by itself, by this registration.
     pub lent: Option<Lent>,
+    /// What the kernel knows of the file's attributes may no longer be relied on, as the file can be mapped from now on.
+    pub stale: bool,
 }
 
 /// Space of the file system, in the terms of `statvfs`.

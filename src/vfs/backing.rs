@@ -36,13 +36,19 @@ impl Openings {
         state.lent.clone()
     }
 
-    /// One opening less.
-    pub(super) fn close(&self) {
+    /// One opening less. Tells whether that was the last.
+    pub(super) fn close(&self) -> bool {
         let mut state = lock(&self.0);
         state.count = state.count.saturating_sub(1);
         if state.count == 0 {
             state.lent = None;
         }
+        state.count == 0
+    }
+
+    /// Whether the file is open at all.
+    pub(super) fn are_any(&self) -> bool {
+        lock(&self.0).count > 0
     }
 }
 

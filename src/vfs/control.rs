@@ -106,7 +106,7 @@ impl Control {
         let (this, content) = (self.clone(), self.swarm.control(name));
         Outcome::later(async move {
             let handle = this.open.insert(content.await?);
-            Ok(Opened { handle, keep_cache: false, direct: true, no_flush: true, lent: None })
+            Ok(Opened { handle, keep_cache: false, direct: true, no_flush: true, ..Opened::default() })
         })
     }
 

@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use super::outcome::Waiting;
-use super::swarm::{Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+use super::swarm::{
+    MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm,
+};
 use crate::base::text::TextError;
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef};
@@ -241,6 +243,10 @@ impl Swarm for EngineSwarm {
 
     fn rewritten(&self, file: (u64, u64), since: SystemTime) {
         self.engine.writer().rewritten(file, since);
+    }
+
+    fn may_be_mapped(&self, known: MayBeMapped) {
+        self.engine.writer().may_be_mapped(known);
     }
 
     fn state(&self, path: &Path) -> String {

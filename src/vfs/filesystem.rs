@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use rustix::io::Errno;
 
-use super::attr::{Attr, Caller, Entry, Listing, Lookup, Opened, SetAttr, Space};
+use super::attr::{Attr, Caller, Entry, KEPT, Listing, Lookup, Opened, SetAttr, Space};
 use super::backing::Lend;
 use super::control::{CONTROL, Control, Owner, REF, TOP};
 use super::error::{Error, Result};
 use super::foreign::{FOREIGN, Foreign};
-use super::node::ROOT;
+use super::node::{Key, ROOT};
 use super::outcome::Outcome;
 use super::own::OwnTree;
 use super::refusal::Refusals;
@@ -72,6 +72,8 @@ impl Filesystem {
     pub fn open(tree: &Path, swarm: Arc<dyn Swarm>, settings: Settings) -> std::result::Result<Arc<Filesystem>, Error> {
         let own = OwnTree::open(tree, settings.writeback, swarm.clone())
             .map_err(|errno| Error::because(errno, format!("cannot open the own tree {}: {errno}", tree.display())))?;
+        let mapped = own.mapped.clone();
+        swarm.may_be_mapped(Box::new(move |device, inode| mapped.holds(Key::new(device, inode))));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let owner = Owner {
             uid: rustix::process::getuid().as_raw(),
@@ -146,9 +148,17 @@ impl Filesystem {
     /// The kernel gives back look-ups that it was counted.
     pub fn forget(&self, node: u64, lookups: u64) {
         match Family::of(node) {
-            Family::Own => self.own.nodes.forget(node, lookups),
+            Family::Own => self.own.forget(node, lookups),
             Family::Control => {}
             Family::Foreign => self.foreign.forget(node, lookups),
+        }
+    }
+
+    /// For how long the kernel may keep the attributes of a node.
+    pub fn kept(&self, node: u64) -> Duration {
+        match Family::of(node) {
+            Family::Own => self.own.nodes.find(node).map_or(KEPT, |node| self.own.kept(&node)),
+            Family::Control | Family::Foreign => KEPT,
         }
     }
 
@@ -358,7 +368,7 @@ impl Filesystem {
 
     /// Opens a directory.
     pub fn open_directory(&self, node: u64) -> Outcome<Opened> {
-        let opened = |handle| Opened { handle, keep_cache: true, direct: false, no_flush: true, lent: None };
+        let opened = |handle| Opened { handle, keep_cache: true, direct: false, no_flush: true, ..Opened::default() };
         match Family::of(node) {
             Family::Own => self.own.open_directory(node).map(opened).into(),
             Family::Control => Outcome::Now(Ok(opened(0))),

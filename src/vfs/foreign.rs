@@ -261,7 +261,7 @@ impl Foreign {
         let this = self.clone();
         let insert = move |node: Arc<ForeignNode>, file| {
             let handle = this.files.insert(OpenForeignFile { node, file, timed_out: Mutex::default() });
-            Opened { handle, keep_cache: true, direct: false, no_flush: true, lent: None }
+            Opened { handle, keep_cache: true, direct: false, no_flush: true, ..Opened::default() }
         };
         if let Some(Remote::File(file)) = node.opened.get() {
             let file = file.clone();

@@ -11,6 +11,7 @@ mod filesystem;
 mod foreign;
 mod foreign_list;
 mod handle;
+mod mapped;
 mod node;
 mod outcome;
 mod own;
@@ -30,7 +31,9 @@ pub use filesystem::{Filesystem, Settings};
 pub use outcome::{Outcome, Waiting};
 pub use own::{RESERVED, enter_thread};
 pub use refusal::Refusals;
-pub use swarm::{Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+pub use swarm::{
+    MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm,
+};
 
 #[cfg(test)]
 mod tests;

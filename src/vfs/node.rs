@@ -45,6 +45,10 @@ impl Key {
     pub(crate) fn numbers(&self) -> (u64, u64) {
         (self.dev, self.ino)
     }
+
+    pub(crate) fn new(dev: u64, ino: u64) -> Key {
+        Key { dev, ino }
+    }
 }
 
 impl From<&Stat> for Key {
@@ -248,24 +252,24 @@ impl Nodes {
         node
     }
 
-    /// The kernel takes back `lookups` of its look-ups.
-    pub(crate) fn forget(&self, id: u64, lookups: u64) {
+    /// The kernel takes back `lookups` of its look-ups. Gives the node if those were all.
+    pub(crate) fn forget(&self, id: u64, lookups: u64) -> Option<Arc<Node>> {
         if id == ROOT {
-            return;
+            return None;
         }
         let mut table = lock(&self.table);
-        let Some((_, count)) = table.by_id.get_mut(&id) else { return };
+        let (_, count) = table.by_id.get_mut(&id)?;
         *count = count.saturating_sub(lookups);
         if *count > 0 {
-            return;
+            return None;
         }
-        if let Some((node, _)) = table.by_id.remove(&id) {
-            node.dead.store(true, Ordering::Relaxed);
-            if table.by_key.get(&node.key) == Some(&id) {
-                table.by_key.remove(&node.key);
-            }
-            drop(table); // closing the descriptor may take its time
+        let (node, _) = table.by_id.remove(&id)?;
+        node.dead.store(true, Ordering::Relaxed);
+        if table.by_key.get(&node.key) == Some(&id) {
+            table.by_key.remove(&node.key);
         }
+        // Closing the descriptor may take its time: that is for the caller, without the table.
+        Some(node)
     }
 
     /// Nodes known now.

@@ -6,12 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Entry, KEPT, Lookup, PERMISSIONS, Space, wide_device};
 use super::handle::Handles;
+use super::mapped::Mapped;
 use super::node::{Node, Nodes, ROOT, Unnamed};
 use super::own_file::OpenFile;
 use super::own_list::OpenDirectory;
@@ -25,6 +27,7 @@ pub(crate) struct OwnTree {
     pub(super) nodes: Nodes,
     pub(super) files: Handles<OpenFile>,
     pub(super) directories: Handles<OpenDirectory>,
+    pub(super) mapped: Arc<Mapped>,
     /// `/proc/self/fd`, through which a descriptor is opened again.
     pub(super) descriptors: OwnedFd,
     /// The kernel gathers writes itself and writes them later.
@@ -74,6 +77,7 @@ impl OwnTree {
             nodes: Nodes::new(fd, &stat, open_max),
             files: Handles::default(),
             directories: Handles::default(),
+            mapped: Arc::default(),
             descriptors,
             writeback,
             privileged: rustix::process::geteuid().is_root(),
@@ -125,7 +129,23 @@ impl OwnTree {
 
     pub(super) fn entry(&self, parent: &Arc<Node>, name: &OsStr, stat: &Stat) -> Entry {
         let node = self.nodes.intern(parent, name.as_bytes(), stat);
-        Entry { node: node.id, attr: Attr::from(stat), kept: KEPT }
+        Entry { node: node.id, attr: Attr::from(stat), kept: self.kept(&node) }
+    }
+
+    /// For how long the kernel may keep what it is told of the node.
+    pub(super) fn kept(&self, node: &Node) -> Duration {
+        if node.kind == FileType::RegularFile && self.mapped.holds(node.key) { Duration::ZERO } else { KEPT }
+    }
+
+    /// The kernel gives back look-ups that it was counted.
+    pub(crate) fn forget(&self, id: u64, lookups: u64) {
+        if let Some(node) = self.nodes.forget(id, lookups) {
+            // The last stores through a map may have come since the last look.
+            if self.mapped.holds(node.key) {
+                self.tell_node(&node);
+                self.mapped.forgotten(&node);
+            }
+        }
     }
 
     pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Lookup, Errno> {

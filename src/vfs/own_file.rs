@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Caller, Entry, KEPT, Opened, PERMISSIONS};
+use super::attr::{Attr, Caller, Entry, Opened, PERMISSIONS};
 use super::backing::{Lend, Lent};
+use super::mapped::Mapped;
 use super::node::{Node, Stamp, lock};
 use super::own::{OwnTree, number};
 use super::own_attr::UTIME_OMIT;
@@ -29,12 +30,15 @@ pub(crate) struct OpenFile {
     /// Set when the kernel serves this file: writes then pass us by.
     lent: Option<Lent>,
     opened: SystemTime,
+    mapped: Arc<Mapped>,
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
         self.lent = None;
-        self.node.openings.close();
+        if self.node.openings.close() {
+            self.mapped.closed(&self.node);
+        }
     }
 }
 
@@ -88,10 +92,12 @@ impl OwnTree {
         let writable = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
         let lent = node.openings.open(lend, fd.as_fd());
         let shown = lent.clone();
+        let stale = lent.is_some() && flags.contains(OFlags::RDWR) && self.mapped.opened(&node);
+        let mapped = self.mapped.clone();
         let (dirty, failure) = (AtomicBool::new(dirty), AtomicI32::new(0));
         let opened = SystemTime::now();
-        let handle = self.files.insert(OpenFile { node, fd, writable, dirty, failure, lent, opened });
-        Opened { handle, keep_cache, direct: false, no_flush: !writable, lent: shown }
+        let handle = self.files.insert(OpenFile { node, fd, writable, dirty, failure, lent, opened, mapped });
+        Opened { handle, keep_cache, direct: false, no_flush: !writable, lent: shown, stale }
     }
 
     pub(crate) fn open_file(&self, id: u64, flags: u32, lend: Lend<'_>) -> Result<Opened, Errno> {
@@ -143,8 +149,8 @@ impl OwnTree {
         let stat = rustix::fs::fstat(&fd)?;
         let node = self.nodes.intern(&parent, name.as_bytes(), &stat);
         *lock(&node.stamp) = Some((&stat).into());
-        let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT };
-        let opened = self.opened(node, fd, own, true, new, lend);
+        let opened = self.opened(node.clone(), fd, own, true, new, lend);
+        let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: self.kept(&node) };
         if opened.no_flush {
             self.changed_in(&parent, name, Reach::Here);
         }
@@ -170,8 +176,8 @@ impl OwnTree {
         let stat = rustix::fs::fstat(&fd)?;
         let path = rustix::fs::openat(&self.descriptors, number(&fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let node = self.nodes.intern_nameless(path, &stat);
-        let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT };
-        Ok((entry, self.opened(node, fd, own, false, true, lend)))
+        let opened = self.opened(node.clone(), fd, own, false, true, lend);
+        Ok((Entry { node: node.id, attr: Attr::from(&stat), kept: self.kept(&node) }, opened))
     }
 
     /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
@@ -281,9 +287,19 @@ impl OwnTree {
         }
     }
 
-    /// Says which files changed among those still open; to be called every second or so.
+    /// Says that the file changed, if its times show it.
+    pub(super) fn tell_node(&self, node: &Arc<Node>) {
+        let Ok(stat) = self.nodes.stat(node) else { return };
+        let now = Stamp::from(&stat);
+        if lock(&node.stamp).replace(now) != Some(now) {
+            self.changed_node(node, stat.st_nlink);
+        }
+    }
+
+    /// Says which files changed among those still open or mapped; to be called every second or so.
     pub(crate) fn tell_all(&self) {
         self.files.all().iter().for_each(|file| self.tell(file));
+        self.mapped.all().iter().for_each(|node| self.tell_node(node));
     }
 
     pub(crate) fn allocate(&self, handle: u64, offset: u64, len: u64, mode: u32) -> Result<(), Errno> {

@@ -178,7 +178,7 @@ impl OwnTree {
             };
             if !listing.add(&item) {
                 if let Some(entry) = entry.filter(|_| ours.is_none()) {
-                    self.nodes.forget(entry.node, 1);
+                    self.forget(entry.node, 1);
                 }
                 return Ok(());
             }

@@ -11,6 +11,9 @@ use super::error::Result;
 use super::outcome::Waiting;
 use crate::base::time::Timestamp;
 
+/// Whether a file may be mapped for writing, by device and inode number.
+pub type MayBeMapped = Box<dyn Fn(u64, u64) -> bool + Send + Sync>;
+
 /// Published trees to read, and the publisher of the own tree to tell of changes.
 ///
 /// Work that waits ends by its own deadline.
@@ -21,6 +24,9 @@ pub trait Swarm: Send + Sync + 'static {
     fn changed(&self, path: &Path, reach: Reach);
     /// The kernel may have written to the file of this device and inode number at any moment since then, whatever its times say.
     fn rewritten(&self, file: (u64, u64), since: SystemTime);
+    /// Gives what tells of a file of the own tree, by device and inode number, whether programs may have it mapped for writing:
+    /// what is stored through a map shows in the file's times only after its pages were written to the disk.
+    fn may_be_mapped(&self, known: MayBeMapped);
     /// How far publishing is with `path` of the own tree, in words.
     fn state(&self, path: &Path) -> String;
     /// The reference of `path` of the own tree as it was published last; `None` before the first time.

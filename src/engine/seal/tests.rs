@@ -39,7 +39,7 @@ fn file_that_grew_since_its_directory_was_read_waits_for_the_next_pass() {
     fs::write(&path, b"short").unwrap();
     let before = fs::symlink_metadata(&path).unwrap();
     fs::write(&path, b"longer").unwrap();
-    assert_eq!(read_short(&path, &before).unwrap(), None);
+    assert_eq!(read_short(&path, &before, |_| Ok(())).unwrap(), None);
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn file_that_is_renamed_away_while_it_is_looked_at_ends_no_pass() {
         if size > PACKED_BYTES_MAX {
             assert_eq!(run.file(Path::new("temporary"), &before).unwrap(), None);
         }
-        assert_eq!(read_short(&path, &before).unwrap(), None);
+        assert_eq!(read_short(&path, &before, |_| Ok(())).unwrap(), None);
         std::os::unix::fs::symlink("final", &path).unwrap();
-        assert_eq!(read_short(&path, &before).unwrap(), None);
+        assert_eq!(read_short(&path, &before, |_| Ok(())).unwrap(), None);
         fs::remove_file(&path).unwrap();
     }
 }
@@ -74,7 +74,7 @@ fn file_is_read_only_when_a_further_change_would_show_in_its_stamp() {
     let path = bench.tree.join("file");
     fs::write(&path, b"text").unwrap();
     let metadata = fs::symlink_metadata(&path).unwrap();
-    assert_eq!(read_short(&path, &metadata).unwrap().as_deref(), Some(&b"text"[..]));
+    assert_eq!(read_short(&path, &metadata, |_| Ok(())).unwrap().as_deref(), Some(&b"text"[..]));
     assert_eq!(tick_left(&Stamp::of(&metadata), SystemTime::now()), Duration::ZERO);
 }
 
@@ -114,4 +114,26 @@ fn file_that_was_written_to_without_a_trace_in_its_times_is_read_again() {
     assert_eq!((job("short"), job("large")), (None, None));
     assert_eq!(bench.pass(&Extent::All, 3_000).root, root);
     assert_eq!((job("short"), job("large")), (Some(3_000), Some(3_000)));
+}
+
+#[test]
+fn what_was_read_of_a_file_that_may_be_mapped_is_final_only_when_its_times_are_old() {
+    let bench = bench();
+    bench.sealer.may_be_mapped(Box::new(|_, _| true));
+    let paths = [("large", 100_000), ("short", 10)].map(|(name, size)| {
+        let path = bench.tree.join(name);
+        fs::write(&path, vec![1; size]).unwrap();
+        path
+    });
+    let known =
+        |path: &PathBuf| bench.sealer.file_record(&record::inode_key(&fs::metadata(path).unwrap())).unwrap().is_some();
+    let mut young = bench.pass(&Extent::All, 1).young;
+    young.sort();
+    assert_eq!(young, [PathBuf::from("large"), PathBuf::from("short")]);
+    assert!(!paths.iter().any(known));
+    for path in &paths {
+        File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - 2 * SETTLE).unwrap();
+    }
+    assert_eq!(bench.pass(&Extent::All, 2).young, Vec::<PathBuf>::new());
+    assert!(paths.iter().all(known));
 }

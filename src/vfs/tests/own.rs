@@ -1,6 +1,7 @@
 //! The own tree.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
 
 use rustix::fs::FileType;
 
@@ -252,6 +253,45 @@ fn attributes_change_as_asked() {
     world.told();
     now(world.fs.set_attr(node, &SetAttr { atime: Some(SetTime::Now), ..SetAttr::default() })).unwrap();
     assert_eq!(world.told(), paths(&[]));
+}
+
+#[test]
+fn a_file_that_may_be_mapped_is_looked_at_after_it_was_closed() {
+    let world = world();
+    let node = world.file(ROOT, "file", "1");
+    let path = world.dir.path().join("file");
+    let lend = |_: std::os::fd::BorrowedFd<'_>| Some(Arc::new(()) as crate::vfs::Lent);
+    // Opened for writing alone it cannot be mapped.
+    let opened = now(world.fs.open_file(node, 1, &lend)).unwrap();
+    assert!(!opened.stale && world.fs.kept(node) > Duration::ZERO);
+    world.fs.close_file(node, opened.handle);
+    let open = |node| now(world.fs.open_file(node, 2, &lend)).unwrap();
+    let (first, second) = (open(node), open(node));
+    assert!(first.stale && !second.stale, "the kernel is told once");
+    assert_eq!(world.fs.kept(node), Duration::ZERO);
+    world.fs.close_file(node, first.handle);
+    world.fs.close_file(node, second.handle);
+    world.told();
+    // As a store through a map does.
+    std::fs::write(&path, "12").unwrap();
+    world.fs.own.tell_all();
+    assert_eq!(world.told(), paths(&["file"]));
+    world.fs.own.tell_all();
+    assert_eq!(world.told(), paths(&[]));
+    assert_eq!(world.fs.kept(node), Duration::ZERO);
+    // What the kernel does not know it has not mapped, and of so many the first is hardly mapped any more.
+    std::fs::write(&path, "123").unwrap();
+    world.fs.forget(node, 1);
+    assert_eq!(world.told(), paths(&["file"]), "the last word");
+    assert!(world.fs.own.mapped.all().is_empty());
+    for n in 0..600 {
+        let node = world.file(ROOT, &n.to_string(), "");
+        let opened = open(node);
+        world.fs.close_file(node, opened.handle);
+    }
+    assert_eq!(world.fs.own.mapped.all().len(), 512);
+    let (first, last) = (world.find("0").unwrap(), world.find("599").unwrap());
+    assert!(world.fs.kept(first) > Duration::ZERO && world.fs.kept(last) == Duration::ZERO);
 }
 
 #[test]

@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use crate::base::time::Timestamp;
 use crate::vfs::error::{Error, Result};
 use crate::vfs::outcome::Waiting;
-use crate::vfs::swarm::{Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+use crate::vfs::swarm::{
+    MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm,
+};
 
 /// A published tree.
 #[derive(Clone, Debug)]
@@ -143,6 +145,8 @@ impl Swarm for MemorySwarm {
     fn state(&self, _path: &Path) -> String {
         "staged".into()
     }
+
+    fn may_be_mapped(&self, _: MayBeMapped) {}
 
     fn reference(&self, path: &Path) -> Waiting<Option<String>> {
         let reference = path.starts_with("published").then(|| "tornet1own".to_string());
