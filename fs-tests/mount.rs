@@ -511,8 +511,10 @@ fn reader_that_is_killed_or_interrupted_while_nothing_comes_is_gone_at_once() {
     // It is linked and says nothing any more: the look-up of the name waits, which the kernel cannot end by itself.
     a.signal(rustix::process::Signal::STOP);
     for signal in [rustix::process::Signal::KILL, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
-        let mut reader =
-            std::process::Command::new("stat").arg(&path).stdout(std::process::Stdio::null()).spawn().unwrap();
+        // Tests that run in the background of a shell have their interruptions ignored, and so would the reader.
+        let mut reader = std::process::Command::new("env");
+        reader.args(["--default-signal=INT,TERM", "stat"]).arg(&path).stdout(std::process::Stdio::null());
+        let mut reader = reader.spawn().unwrap();
         let pid = rustix::process::Pid::from_child(&reader);
         let status = format!("/proc/{}/status", reader.id());
         // Nothing else takes it so long: asleep for half a second it waits for the reference.
