@@ -1,38 +1,32 @@
 //! From local files to sealed trees: reads, seals, codes and stores in parallel; reuses what did not change.
 
-use super::record::{self, DirectoryRecord, FileRecord, LeafRecord, Stamp};
+mod directory;
+mod disk;
+
+use super::record::{self, FileRecord, Stamp};
 use super::status::Work;
 use super::swarm::lock;
-use crate::base::codec::Writer;
 use crate::base::digest::ChunkId;
-use crate::base::limit::{PACKED_BYTES_MAX, TREE_DEPTH_MAX, XATTRS_BYTES_MAX};
-use crate::base::time::Timestamp;
-use crate::content::build::{
-    DirectoryBuilder, Draft, DraftBody, FileBuilder, Measure, SealedStripe, build_file, leaf_ranges, seal_leaf,
-    seal_stripe, travelling_xattrs,
-};
+use crate::base::limit::PACKED_BYTES_MAX;
+use crate::content::build::{FileBuilder, SealedStripe, build_file, seal_stripe};
 use crate::content::chunk::SealedChunk;
 use crate::content::cipher::{ConvergenceSecret, ReadKey};
-use crate::content::directory::{DirectoryChild, EntryKind, Xattrs, check_name, executable, xattr_travels};
+use crate::content::directory::executable;
 use crate::content::erasure::Scheme;
 use crate::content::extent::{self, ExtentPlan};
 use crate::content::reference::NodeRef;
 use crate::content::section::Stripe;
 use crate::node::input::Group;
 use crate::store::{Class, Store, StoreError, Table};
+use disk::{open, read_short, replaced, wait_for_tick};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::Read;
-use std::ops::Range;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tracing::warn;
 
 /// Stripes of a large file that are sealed before their manifest nodes are built: 1 GiB with 8 data chunks.
 const BATCH: usize = 128;
@@ -42,9 +36,6 @@ const RECORDS: usize = 20_000;
 
 /// Passes whose end is remembered.
 const PASSES_MAX: usize = 256;
-/// Longer than the clock that stamps files takes from tick to tick (10 ms at most on Linux).
-const TICK: Duration = Duration::from_millis(20);
-
 /// How old the times of a file must be that programs may have mapped, before what was read of it is taken for all that belongs to them:
 /// the kernel moves the times first and stores then, and in between may wait for the disk.
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
@@ -245,17 +236,6 @@ impl Sealer {
                 .write(true, |tx| doubtful.iter().try_for_each(|(table, key)| tx.delete(*table, key).map(|_| ())))?;
         }
         Ok(())
-    }
-
-    /// Whether the short files among these were read as they are now.
-    fn knows_short(&self, items: &[Item]) -> Result<bool, SealError> {
-        for item in items.iter().filter(|item| matches!(item.body, ItemBody::Small)) {
-            let found = self.file_record(&record::inode_key(&item.metadata))?;
-            if found.is_none_or(|record| record.stamp != Stamp::of(&item.metadata)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Seals one file into a tree of its own.
@@ -493,315 +473,14 @@ impl Run<'_> {
         self.nodes(&built.nodes)?;
         Ok(Some(built.root))
     }
-
-    /// Seals a directory and everything in it that is not on record. `None`: it is gone.
-    fn directory(&self, path: &Path, depth: usize) -> Result<Option<DirectoryRecord>, SealError> {
-        self.sealer.go_on()?;
-        let full = self.full(path);
-        if depth > TREE_DEPTH_MAX {
-            return Err(limit(&full, format!("directories are nested deeper than {TREE_DEPTH_MAX}")));
-        }
-        let metadata = match std::fs::symlink_metadata(&full) {
-            Ok(metadata) => metadata,
-            Err(error) => return gone(&full, error),
-        };
-        let key = record::inode_key(&metadata);
-        if !self.extent.covers(path)
-            && let Some(bytes) = self.sealer.store.state().value(record::DIRECTORIES, &key)?
-            && let Ok(record) = DirectoryRecord::from_bytes(&bytes)
-        {
-            return Ok(Some(record));
-        }
-        let names = match list(&full) {
-            Ok(names) => names,
-            Err(error) => return gone(&full, error),
-        };
-        let items = names.into_par_iter().map(|name| self.item(path, name, depth)).collect::<Result<Vec<_>, _>>()?;
-        let items: Vec<Item> = items.into_iter().flatten().collect();
-        let measures: Vec<Measure> = items.iter().map(Item::measure).collect();
-        let ranges = leaf_ranges(&measures);
-        let leaf = |range: Range<usize>| self.leaf(path, items.get(range).unwrap_or_default());
-        let children = ranges.into_par_iter().map(leaf).collect::<Result<Vec<_>, _>>()?;
-        let Sealer { secret, scheme, .. } = self.sealer;
-        let mut builder = DirectoryBuilder::new(secret, *scheme);
-        // Files that changed while they were read may have left a leaf without entries.
-        let any = children.iter().any(|child| child.entries > 0);
-        let mut children = children.into_iter().filter(|child| child.entries > 0 || !any);
-        if let Some(first) = children.next() {
-            builder.push(first);
-            children.filter(|_| any).for_each(|child| builder.push(child));
-        }
-        let built = builder.finish().map_err(|error| limit(&full, error))?;
-        self.nodes(&built.nodes)?;
-        let record = DirectoryRecord { node: built.root, bytes: built.bytes, job: self.job };
-        self.note(record::DIRECTORIES, key.to_vec(), record.to_bytes())?;
-        Ok(Some(record))
-    }
-
-    /// One name of a directory, with what is below it sealed. `None`: of a kind that does not travel, or it changed.
-    fn item(&self, parent: &Path, name: OsString, depth: usize) -> Result<Option<Item>, SealError> {
-        let path = parent.join(&name);
-        let full = self.full(&path);
-        let metadata = match std::fs::symlink_metadata(&full) {
-            Ok(metadata) => metadata,
-            Err(error) => return gone(&full, error),
-        };
-        if check_name(name.as_bytes()).is_err() {
-            warn!(path = %full.display(), "this name cannot be published");
-            return Ok(None);
-        }
-        let kind = metadata.file_type();
-        let body = if kind.is_dir() {
-            match self.directory(&path, depth + 1)? {
-                Some(record) => ItemBody::Directory { bytes: record.bytes, node: record.node },
-                None => return Ok(None),
-            }
-        } else if kind.is_symlink() {
-            match std::fs::read_link(&full) {
-                Ok(target) => ItemBody::Symlink(target.into_os_string().into_vec()),
-                Err(error) => return gone(&full, error),
-            }
-        } else if kind.is_file() && metadata.size() < PACKED_BYTES_MAX as u64 {
-            ItemBody::Small
-        } else if kind.is_file() {
-            match self.file(&path, &metadata)? {
-                Some(node) => ItemBody::File { size: metadata.size(), node },
-                None => return Ok(None),
-            }
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(Item { name: name.into_vec(), xattrs: xattrs(&full), metadata, body }))
-    }
-
-    /// Seals a leaf, or takes it from the record of the same leaf.
-    fn leaf(&self, parent: &Path, items: &[Item]) -> Result<DirectoryChild, SealError> {
-        self.sealer.go_on()?;
-        let Sealer { secret, scheme, store, .. } = self.sealer;
-        let signature = leaf_signature(*scheme, items);
-        if let Some(bytes) = store.state().value(record::LEAVES, &signature)?
-            && let Ok(known) = LeafRecord::from_bytes(&bytes)
-            && self.sealer.knows_short(items)?
-        {
-            let first = items.first().map(|item| item.name.clone()).unwrap_or_default();
-            return Ok(DirectoryChild { first, entries: known.entries, bytes: known.bytes, node: known.node });
-        }
-        let mut drafts = Vec::with_capacity(items.len());
-        let mut records = Vec::new();
-        let mut whole = true;
-        for item in items {
-            let path = parent.join(OsStr::from_bytes(&item.name));
-            let body = match &item.body {
-                ItemBody::Small => {
-                    let full = self.full(&path);
-                    let young = self.young(&path, &item.metadata);
-                    let Some(bytes) = self.read_short(&full, &item.metadata).unwrap_or(None) else {
-                        self.unstable(&path);
-                        whole = false;
-                        continue;
-                    };
-                    self.sealer.total.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    self.sealer.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    let executable = executable(item.metadata.mode() as u16);
-                    let record = FileRecord { stamp: Stamp::of(&item.metadata), executable, node: None, job: self.job };
-                    if young {
-                        whole = false;
-                    } else {
-                        records.push((record::inode_key(&item.metadata), record));
-                    }
-                    DraftBody::Small(bytes)
-                }
-                ItemBody::File { size, node } => DraftBody::File { size: *size, node: *node },
-                ItemBody::Directory { bytes, node } => DraftBody::Directory { bytes: *bytes, node: *node },
-                ItemBody::Symlink(target) => DraftBody::Symlink(target.clone()),
-            };
-            drafts.push(Draft {
-                name: item.name.clone(),
-                mode: (item.metadata.mode() & 0o777) as u16,
-                mtime: Timestamp { seconds: item.metadata.mtime(), nanos: item.metadata.mtime_nsec() as u32 },
-                xattrs: item.xattrs.clone(),
-                body,
-            });
-        }
-        let sealed = seal_leaf(secret, *scheme, drafts).map_err(|error| limit(&self.full(parent), error))?;
-        if let Some(pack) = &sealed.pack {
-            self.stripe(pack)?;
-        }
-        self.nodes(std::slice::from_ref(&sealed.node))?;
-        for (key, record) in records {
-            self.note(record::FILES, key.to_vec(), record.to_bytes())?;
-        }
-        let child = sealed.child;
-        if whole {
-            let known = LeafRecord { node: child.node, entries: child.entries, bytes: child.bytes };
-            self.note(record::LEAVES, signature.to_vec(), known.to_bytes())?;
-        }
-        Ok(child)
-    }
-}
-
-/// One name of a directory, before it is sealed.
-struct Item {
-    name: Vec<u8>,
-    metadata: Metadata,
-    xattrs: Xattrs,
-    body: ItemBody,
-}
-
-enum ItemBody {
-    /// Read when its leaf is sealed.
-    Small,
-    File {
-        size: u64,
-        node: NodeRef,
-    },
-    Directory {
-        bytes: u64,
-        node: NodeRef,
-    },
-    Symlink(Vec<u8>),
-}
-
-impl Item {
-    fn measure(&self) -> Measure {
-        let (kind, size) = match &self.body {
-            ItemBody::Small => (EntryKind::File, self.metadata.size()),
-            ItemBody::File { size, .. } => (EntryKind::File, *size),
-            ItemBody::Directory { bytes, .. } => (EntryKind::Directory, *bytes),
-            ItemBody::Symlink(target) => (EntryKind::Symlink, target.len() as u64),
-        };
-        Measure::new(&self.name, kind, size, &self.xattrs)
-    }
-}
-
-/// A hash of all that decides what a leaf's chunks will be, without reading its files.
-fn leaf_signature(scheme: Scheme, items: &[Item]) -> [u8; 32] {
-    let mut out = Writer::new();
-    out.raw(&[scheme.k, scheme.m]);
-    for item in items {
-        out.bytes(&item.name);
-        out.uint(u64::from(item.metadata.mode() & 0o777));
-        out.int(item.metadata.mtime());
-        out.uint(item.metadata.mtime_nsec() as u64);
-        out.uint(item.xattrs.len() as u64);
-        for (name, value) in &item.xattrs {
-            out.bytes(name);
-            out.bytes(value);
-        }
-        match &item.body {
-            ItemBody::Small => {
-                out.byte(0);
-                out.raw(&record::inode_key(&item.metadata));
-                Stamp::of(&item.metadata).write(&mut out);
-            }
-            ItemBody::File { size, node } => {
-                out.byte(1);
-                out.uint(*size);
-                out.raw(&node.id.0);
-            }
-            ItemBody::Directory { bytes, node } => {
-                out.byte(2);
-                out.uint(*bytes);
-                out.raw(&node.id.0);
-            }
-            ItemBody::Symlink(target) => {
-                out.byte(3);
-                out.bytes(target);
-            }
-        }
-    }
-    *blake3::hash(&out.into_bytes()).as_bytes()
 }
 
 fn limit(path: &Path, why: impl std::fmt::Display) -> SealError {
     SealError::Limit { path: path.to_path_buf(), why: why.to_string() }
 }
 
-/// Something that was removed while the tree was read is no failure.
-fn gone<T>(path: &Path, error: std::io::Error) -> Result<Option<T>, SealError> {
-    match error.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(None),
-        _ => Err(SealError::read(path, error)),
-    }
-}
-
 fn micros(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
-}
-
-/// What was a file a moment ago is gone, or something else stands there.
-fn replaced(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
-}
-
-/// Waits until a change of the file would show in its stamp. File systems take times from a clock that ticks every few
-/// milliseconds: of two changes within one tick the second leaves the stamp as it is, and would be missed for ever by
-/// somebody who read the file between them.
-fn wait_for_tick(stamp: &Stamp) {
-    let left = tick_left(stamp, SystemTime::now());
-    if !left.is_zero() {
-        std::thread::sleep(left);
-    }
-}
-
-fn tick_left(stamp: &Stamp, now: SystemTime) -> Duration {
-    let (seconds, nanos) = stamp.changed;
-    let Ok(now) = now.duration_since(UNIX_EPOCH) else { return Duration::ZERO };
-    let changed = Duration::new(u64::try_from(seconds).unwrap_or(0), nanos);
-    match now.checked_sub(changed) {
-        Some(age) => TICK.saturating_sub(age),
-        // A clock that was set back; how long it takes to catch up is not known.
-        None => TICK,
-    }
-}
-
-/// The names in a directory, in the order that the format wants.
-fn list(path: &Path) -> std::io::Result<Vec<OsString>> {
-    let mut names =
-        std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
-    names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-    Ok(names)
-}
-
-/// A short file's bytes; `None` when it is not any more what `metadata` says.
-fn read_short(
-    path: &Path,
-    metadata: &Metadata,
-    make_clean: impl FnOnce(&File) -> std::io::Result<()>,
-) -> std::io::Result<Option<Vec<u8>>> {
-    let stamp = Stamp::of(metadata);
-    wait_for_tick(&stamp);
-    let file = match open(path) {
-        Err(error) if replaced(&error) => return Ok(None),
-        other => other?,
-    };
-    make_clean(&file)?;
-    let mut bytes = Vec::with_capacity(stamp.size as usize + 1);
-    (&file).take(PACKED_BYTES_MAX as u64).read_to_end(&mut bytes)?;
-    let after = file.metadata()?;
-    let same = record::inode_key(&after) == record::inode_key(metadata) && Stamp::of(&after) == stamp;
-    Ok((same && bytes.len() as u64 == stamp.size).then_some(bytes))
-}
-
-/// The extended attributes that travel; a file system that has none is as good as a file without.
-fn xattrs(path: &Path) -> Xattrs {
-    let mut names = [0u8; 4096];
-    let Ok(len) = rustix::fs::llistxattr(path, &mut names[..]) else { return Xattrs::new() };
-    let names = names.get(..len).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let wanted = names.filter(|name| xattr_travels(name));
-    let all = wanted.filter_map(|name| {
-        let mut value = [0u8; XATTRS_BYTES_MAX];
-        let len = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
-        Some((name.to_vec(), value.get(..len)?.to_vec()))
-    });
-    travelling_xattrs(all)
-}
-
-/// Opens for reading without following a link in the last place, and without waiting for a writer of a pipe.
-fn open(path: &Path) -> std::io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    std::fs::OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
 }
 
 #[cfg(test)]

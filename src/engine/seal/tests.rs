@@ -1,5 +1,6 @@
 //! What a pass makes of files that change around it.
 
+use super::disk::{TICK, tick_left};
 use super::*;
 use crate::store::StoreConfig;
 use std::fs;
