@@ -91,7 +91,10 @@ impl Folder {
             return Ok(());
         }
         let file = self.file(RESERVE)?;
-        let set_aside = fs::fallocate(&file, fs::FallocateFlags::empty(), 0, RESERVE_BYTES);
+        let set_aside = match fs::fallocate(&file, fs::FallocateFlags::empty(), 0, RESERVE_BYTES) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => fill(&file),
+            other => other.map_err(std::io::Error::from),
+        };
         if set_aside.is_err() {
             self.remove(RESERVE)?;
         }
@@ -120,6 +123,12 @@ pub(super) fn open_file(dir: BorrowedFd<'_>, name: &str, extra: OFlags) -> Resul
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | extra;
     let file = fs::openat(dir, name, flags, PRIVATE_FILE).map_err(|e| StoreError::io("open", name, e))?;
     Ok(File::from(file))
+}
+
+/// Takes the space by writing, where the file system cannot set it aside otherwise.
+fn fill(mut file: &File) -> std::io::Result<()> {
+    let block = vec![0; 64 << 10];
+    (0..RESERVE_BYTES / block.len() as u64).try_for_each(|_| file.write_all(&block))
 }
 
 fn open_dir(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, StoreError> {
