@@ -15,6 +15,7 @@ use crate::node::input::{Input, JobId};
 use crate::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,10 @@ use tracing::{debug, info, warn};
 
 /// Chunks told to the machine in one input.
 const STORED_BATCH: usize = 512;
+/// Where the disk is full, a reference is tried again so many times and after such pauses.
+const ROOM_TRIES: u32 = 3;
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
+
 /// How far a file or directory of the own tree is on its way to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishState {
@@ -463,21 +468,36 @@ impl Writer {
         if let Some(node) = found.node {
             return Ok(Some(RootRef { kind: Kind::File, node }));
         }
-        // A packed file gets a node of its own when somebody asks for its reference.
+        // What a failed pass left may be what fills the disk: it is forgotten soon.
+        for _ in 0..ROOM_TRIES {
+            match self.packed_reference(path, &full, &metadata) {
+                Err(PublishError::Seal(SealError::Store(StoreError::Full))) if !self.stopping() => {
+                    self.inner.moved.notify_one();
+                    std::thread::sleep(ROOM_PAUSE);
+                }
+                other => return other,
+            }
+        }
+        self.packed_reference(path, &full, &metadata)
+    }
+
+    /// A packed file gets a node of its own when somebody asks for its reference.
+    fn packed_reference(&self, path: &Path, full: &Path, metadata: &Metadata) -> Result<Option<RootRef>, PublishError> {
+        let key = record::inode_key(metadata);
         let _passing = self.inner.gate.enter();
         let state = self.inner.store.state();
         let known = state.value(record::SINGLES, &key).map_err(SealError::from)?;
         if let Some(known) = known.and_then(|bytes| SingleRecord::from_bytes(&bytes).ok())
             && known.path == path
-            && known.stamp == Stamp::of(&metadata)
+            && known.stamp == Stamp::of(metadata)
         {
             return Ok(Some(RootRef { kind: Kind::File, node: known.node }));
         }
-        let pass = self.inner.sealer.file(&full, job_id())?;
+        let pass = self.inner.sealer.file(full, job_id())?;
         if !pass.unstable.is_empty() {
             return Ok(None);
         }
-        let single = SingleRecord { stamp: Stamp::of(&metadata), node: pass.root, path: path.to_path_buf() };
+        let single = SingleRecord { stamp: Stamp::of(metadata), node: pass.root, path: path.to_path_buf() };
         state
             .write(true, |tx| tx.put(record::SINGLES, &key, &single.to_bytes()))
             .map_err(|error: StoreError| SealError::from(error))?;

@@ -5,6 +5,7 @@ use super::index::Batch;
 use super::queue::Round;
 use super::segment::Place;
 use super::{Inner, lock};
+use crate::base::digest::ChunkId;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -34,13 +35,10 @@ pub(super) fn run(inner: &Inner, freed: Vec<(Place, u64)>) {
     inner.punch(&mut carry);
     loop {
         let round = inner.rounds.next(SOON, LATE, inner.commit_bytes());
-        inner.retry_stuck();
-        if round != Round::Due {
-            inner.rounds.draining(|| inner.queue.drain());
-        }
-        let mut result = inner.commit(&mut carry, round == Round::Last);
-        if result.is_ok() && round != Round::Due {
-            result = inner.unwritten();
+        let mut result = inner.settle(&mut carry, round);
+        if matches!(result, Err(StoreError::Full)) && round != Round::Due && inner.maintain(&mut carry).is_ok() {
+            // What is cached has made room, if there was any.
+            result = inner.settle(&mut carry, round);
         }
         if let (Err(error), Round::Due) = (&result, round) {
             tracing::warn!(%error, "the store could not commit; it tries again");
@@ -57,6 +55,17 @@ pub(super) fn run(inner: &Inner, freed: Vec<(Place, u64)>) {
 }
 
 impl Inner {
+    /// One round: what could not be written is tried again, and everything written is committed. Where somebody waits, an error also when
+    /// anything is still not written that must be.
+    fn settle(&self, carry: &mut Carry, round: Round) -> Result<(), StoreError> {
+        self.retry_stuck();
+        if round != Round::Due {
+            self.rounds.draining(|| self.queue.drain());
+        }
+        self.commit(carry, round == Round::Last)?;
+        if round == Round::Due { Ok(()) } else { self.unwritten() }
+    }
+
     /// Uncommitted bytes at which a commit falls due: so few that a small cache does not overrun its quota between commits.
     pub(super) fn commit_bytes(&self) -> u64 {
         (self.config.cache_bytes / 32).clamp(COMMIT_BYTES_MIN, COMMIT_BYTES)
@@ -68,7 +77,10 @@ impl Inner {
             return;
         }
         self.budget.set_stuck(None);
-        for id in std::mem::take(&mut *lock(&self.stuck)) {
+        let mut ids = std::mem::take(&mut *lock(&self.stuck));
+        // What must be kept comes first: there may not be room for all.
+        ids.sort_by_key(|id| !self.must_keep(id));
+        for id in ids {
             let queue = self.entries.look(&self.index, &id, |entry| {
                 if !entry.queued && !entry.pieces.is_empty() {
                     entry.queued = true;
@@ -84,15 +96,16 @@ impl Inner {
     /// An error if anything could not be written that must be. Cached chunks may wait in memory as long as the disk is full.
     fn unwritten(&self) -> Result<(), StoreError> {
         let Some(error) = self.budget.stuck() else { return Ok(()) };
-        for id in lock(&self.stuck).clone() {
-            let must = |entry: &super::Entry| {
-                !entry.pieces.is_empty() && (entry.row.pinned || entry.row.class != super::Class::Cached)
-            };
-            if self.entries.peek(&id, must) == Some(true) {
-                return Err(error);
-            }
-        }
-        Ok(())
+        let stuck = lock(&self.stuck).clone();
+        if stuck.iter().any(|id| self.must_keep(id)) { Err(error) } else { Ok(()) }
+    }
+
+    /// Whether the chunk waits in memory to be written and may not be given up.
+    fn must_keep(&self, id: &ChunkId) -> bool {
+        let must = |entry: &super::Entry| {
+            !entry.pieces.is_empty() && (entry.row.pinned || entry.row.class != super::Class::Cached)
+        };
+        self.entries.peek(id, must) == Some(true)
     }
 
     /// One commit of all that changed. On error all of it stays and is tried again with the next.
@@ -122,11 +135,7 @@ impl Inner {
         }
         let synced = self.segments.sync();
         let result = match synced {
-            Ok(()) => match self.index.commit(&batch, &self.segments) {
-                // The index has taken what was set aside.
-                Err(StoreError::Full) => self.index.commit(&batch, &self.segments),
-                other => other,
-            },
+            Ok(()) => self.index.commit(&batch, &self.segments),
             Err(error) => {
                 // What the disk lost in a failed sync, no second sync brings back: trust nothing that is not committed.
                 self.fail(&error);

@@ -42,9 +42,20 @@ impl Base {
             .map_err(StoreError::index)
     }
 
+    /// Runs `work` on the database; once more when somebody else's failure had locked it up, and on a full disk, with what was
+    /// set aside.
+    pub(super) fn with<R>(&self, mut work: impl FnMut(&Database) -> Result<R, redb::Error>) -> Result<R, StoreError> {
+        match self.attempt(&mut work) {
+            Err(redb::Error::PreviousIo) => self.attempt(work),
+            Err(redb::Error::Io(e)) if StoreError::is_full(&e) => self.attempt(work),
+            other => other,
+        }
+        .map_err(StoreError::index)
+    }
+
     /// Runs `work` on the database. When redb has locked itself up after an I/O error, opens it anew for the next one; when it
     /// finds its file damaged, by an error or by a panic, leaves a mark for the next start.
-    pub(super) fn with<R>(&self, work: impl FnOnce(&Database) -> Result<R, redb::Error>) -> Result<R, StoreError> {
+    fn attempt<R>(&self, work: impl FnOnce(&Database) -> Result<R, redb::Error>) -> Result<R, redb::Error> {
         let result = {
             let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
             match open.as_ref() {
@@ -52,33 +63,36 @@ impl Base {
                 None => Err(redb::Error::PreviousIo),
             }
         };
-        result.map_err(|error| {
-            let damaged = matches!(error, redb::Error::Corrupted(_) | redb::Error::LockPoisoned(_));
-            if damaged && self.file == FILE {
-                let _ = self.folder.file(&suspect(self.file));
+        let Err(error) = &result else { return result };
+        let damaged = matches!(error, redb::Error::Corrupted(_) | redb::Error::LockPoisoned(_));
+        if damaged && self.file == FILE {
+            let _ = self.folder.file(&suspect(self.file));
+        }
+        if damaged || matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+            // On a full disk what was set aside is needed now: for opening it, which may write, and for the next try.
+            if matches!(error, redb::Error::Io(e) if StoreError::is_full(e)) {
+                let _ = self.folder.release();
             }
-            if damaged || matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
-                // On a full disk what was set aside is needed now: for opening it, which may write, and for the next try.
-                if matches!(&error, redb::Error::Io(e) if StoreError::is_full(e)) {
-                    let _ = self.folder.release();
-                }
-                let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-                // Closed first: two handles on one file would fight over its lock.
-                let _ = guarded(|| {
-                    *open = None;
-                    Ok(())
-                });
-                *open = self.load().ok();
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            // Closed first: two handles on one file would fight over its lock.
+            let _ = guarded(|| {
+                *open = None;
+                Ok(())
+            });
+            match self.load() {
+                Ok(database) => *open = Some(database),
+                Err(StoreError::Full) => return Err(redb::Error::Io(ErrorKind::StorageFull.into())),
+                Err(error) => tracing::warn!(%error, file = self.file, "a database could not be opened anew"),
             }
-            StoreError::index(error)
-        })
+        }
+        result
     }
 
     /// One transaction.
     pub(super) fn write<R>(
         &self,
         durability: Durability,
-        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+        mut work: impl FnMut(&WriteTransaction) -> Result<R, redb::Error>,
     ) -> Result<R, StoreError> {
         self.with(|database| {
             let mut tx = database.begin_write()?;

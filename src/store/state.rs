@@ -65,12 +65,12 @@ impl State {
         })
     }
 
-    /// Changes in one transaction: all of them or none, and none when `work` fails. `durable`: they are on disk when this
+    /// Changes in one transaction: all of them or none, and none when `work` fails. After a failure of the disk `work` may run a second time. `durable`: they are on disk when this
     /// returns; otherwise within seconds.
     pub fn write<R, E: From<StoreError>>(
         &self,
         durable: bool,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<R, E>,
+        mut work: impl FnMut(&mut Transaction<'_>) -> Result<R, E>,
     ) -> Result<R, E> {
         let durability = if durable { Durability::Immediate } else { Durability::None };
         let mut refused = None;

@@ -17,7 +17,10 @@ use super::swarm::{
 use crate::base::text::TextError;
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef};
-use crate::engine::{Child, DirectoryHandle, Engine, FileHandle, ReadError, ReadErrorKind, Reader, TreeNode};
+use crate::engine::{
+    Child, DirectoryHandle, Engine, FileHandle, PublishError, ReadError, ReadErrorKind, Reader, SealError, TreeNode,
+};
+use crate::store::StoreError;
 
 /// Entries taken from a directory at once.
 const ENTRIES_AT_ONCE: usize = 512;
@@ -34,6 +37,16 @@ impl From<ReadError> for Error {
             ReadErrorKind::Stopped => Errno::NOTCONN,
         };
         Error::because(errno, error.detail)
+    }
+}
+
+impl From<PublishError> for Error {
+    fn from(error: PublishError) -> Error {
+        let errno = match &error {
+            PublishError::Seal(SealError::Store(StoreError::Full)) => Errno::NOSPC,
+            _ => Errno::IO,
+        };
+        Error::because(errno, error.to_string())
     }
 }
 
@@ -69,7 +82,7 @@ impl EngineSwarm {
             // A small file's node is sealed when it is first asked for.
             let found = tokio::task::spawn_blocking(move || writer.reference(&path)).await;
             let found = found.map_err(|_| Error::because(Errno::IO, "the node is stopping"))?;
-            let found = found.map_err(|error| Error::because(Errno::IO, error.to_string()))?;
+            let found = found.map_err(Error::from)?;
             Ok(found.as_ref().map(text))
         })
     }
