@@ -151,12 +151,17 @@ struct Map {
 
 #[allow(unsafe_code)]
 impl Map {
-    fn new(file: &fs::File, len: usize) -> Map {
+    fn new(file: &fs::File, len: usize, protection: ProtFlags) -> Map {
         let start = std::ptr::null_mut();
         // SAFETY: a fresh map, unmapped by its owner alone.
-        let start =
-            unsafe { rustix::mm::mmap(start, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0) };
+        let start = unsafe { rustix::mm::mmap(start, len, protection, MapFlags::SHARED, file, 0) };
         Map { start: start.unwrap().cast(), len }
+    }
+
+    /// Reads the file into memory and keeps the kernel from giving that memory to others.
+    fn lock(&self) {
+        // SAFETY: the map is there.
+        unsafe { rustix::mm::mlock(self.start.cast(), self.len).unwrap() };
     }
 
     fn store(&self, offset: usize, byte: u8) {
@@ -195,7 +200,7 @@ fn what_is_stored_through_a_map_is_published_while_it_stands_and_after_the_file_
             fs::write(&path, vec![0; size]).unwrap();
             let before = fs::metadata(&path).unwrap();
             let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-            let map = Map::new(&file, size);
+            let map = Map::new(&file, size, ProtFlags::READ | ProtFlags::WRITE);
             files.push((path, before, map, (!closed).then_some(file)));
         }
         a.stored(a.mount());
@@ -405,9 +410,13 @@ fn bytes_once_read_are_read_again_from_memory_while_the_node_stands_still() {
         let reference = a.reference(&a.stored(&a.path("file")));
         for path in [a.path("file"), reference] {
             assert!(fs::read(&path).unwrap() == noise(3, 3 << 20));
+            // A kernel may give up pages whenever it likes; what is asked is that opening anew does not.
+            let map = Map::new(&fs::File::open(&path).unwrap(), 3 << 20, ProtFlags::READ);
+            map.lock();
             let again = fs::File::open(&path).unwrap();
             a.signal(rustix::process::Signal::STOP);
-            let (bytes, _) = harness::within(Duration::from_secs(30), "a read of what is in memory", move || {
+            let what = format!("a read of what is in memory of {}", path.display());
+            let (bytes, _) = harness::within(Duration::from_secs(30), &what, move || {
                 let mut bytes = vec![0; 3 << 20];
                 std::os::unix::fs::FileExt::read_exact_at(&again, &mut bytes, 0).unwrap();
                 // Closing would ask the node.
