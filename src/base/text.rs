@@ -4,6 +4,7 @@ use super::limit::CONTACT_ADDRS_MAX;
 use super::peer::{Contact, PeerId};
 use bech32::primitives::decode::{CharError, CheckedHrpstring, CheckedHrpstringError, UncheckedHrpstringError};
 use bech32::{Bech32m, Hrp};
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -60,6 +61,9 @@ pub enum TextError {
         /// What it is.
         found: TextKind,
     },
+    /// A node's address, where a reference is needed.
+    #[error("this is the address of a node, not a reference: use it with --bootstrap")]
+    IsAddress,
     /// The checksum is right and yet the fields are not: made by a faulty program.
     #[error("damaged when it was made: its fields are not valid")]
     Fields,
@@ -128,6 +132,20 @@ pub fn decode(text: &str) -> Result<(TextKind, Vec<u8>), TextError> {
         return Err(TextError::Fields);
     }
     Ok((kind, fields))
+}
+
+/// What [`decode`] gives of a reference: where a node's address stands instead, the error says what that is for.
+pub fn decode_reference(text: &str) -> Result<(TextKind, Vec<u8>), TextError> {
+    match decode(text) {
+        Err(_) if text.split_once('@').is_some_and(|(name, _)| parse_peer(name).is_ok()) => Err(TextError::IsAddress),
+        other => other,
+    }
+}
+
+/// The usual form of a text form or of a name that may be one: in capitals throughout it is the same in small letters.
+pub fn canonical(text: &str) -> Cow<'_, str> {
+    let capitals = text.starts_with(|c: char| c.is_ascii_uppercase()) && !text.contains(|c: char| c.is_lowercase());
+    if capitals { text.to_ascii_lowercase().into() } else { text.into() }
 }
 
 /// The text form of a peer's name.
@@ -258,6 +276,24 @@ mod tests {
             parse_peer(&file).unwrap_err().to_string(),
             "this is a reference to a file, where a peer's address is needed"
         );
+    }
+
+    #[test]
+    fn capitals_are_made_small_where_nothing_else_is_there() {
+        assert_eq!(canonical(&PEER.to_uppercase()), PEER);
+        assert_eq!(canonical(PEER), PEER);
+        for other in ["", "Tornet1Q", "TORNET1q", "1TORNET"] {
+            assert_eq!(canonical(other), other);
+        }
+    }
+
+    #[test]
+    fn address_in_the_place_of_a_reference_is_told() {
+        for text in [format!("{PEER}@127.0.0.1:41641"), format!("{PEER}@nowhere")] {
+            assert_eq!(decode_reference(&text), Err(TextError::IsAddress));
+        }
+        assert!(TextError::IsAddress.to_string().contains("--bootstrap"));
+        assert!(!matches!(decode_reference("bogus@127.0.0.1:1"), Err(TextError::IsAddress) | Ok(_)));
     }
 
     #[test]

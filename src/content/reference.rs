@@ -95,7 +95,7 @@ impl FromStr for RootRef {
     type Err = TextError;
 
     fn from_str(text: &str) -> Result<RootRef, TextError> {
-        let (found, bytes) = text::decode(text)?;
+        let (found, bytes) = text::decode_reference(text)?;
         let kind = match found {
             TextKind::File => Kind::File,
             TextKind::Directory => Kind::Directory,
@@ -111,7 +111,7 @@ impl FromStr for VerifyRef {
 
     /// Also reads a reference that opens, since that gives the power to verify.
     fn from_str(text: &str) -> Result<VerifyRef, TextError> {
-        let (found, bytes) = text::decode(text)?;
+        let (found, bytes) = text::decode_reference(text)?;
         let kind = match found {
             TextKind::VerifyFile => Kind::File,
             TextKind::VerifyDirectory => Kind::Directory,

@@ -5,7 +5,8 @@ use super::message::{
     Verified, Why, Work,
 };
 use super::server::{Replies, Service};
-use crate::base::text::{TextError, escape};
+use crate::base::text::{TextError, canonical, escape};
+use crate::base::units::Span;
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef, VerifyRef};
 use crate::engine::{Counter, DirectoryHandle, Engine, PublishState, Survey, TreeNode};
@@ -79,7 +80,8 @@ impl Node {
         Some(match parts.next() {
             Some(Component::Normal(first)) if first == "ref" => match parts.next() {
                 Some(name) => {
-                    Place::Ref(name.as_os_str().to_string_lossy().into_owned(), parts.as_path().to_path_buf())
+                    let name = name.as_os_str().to_string_lossy();
+                    Place::Ref(canonical(&name).into_owned(), parts.as_path().to_path_buf())
                 }
                 None => Place::Other,
             },
@@ -319,13 +321,13 @@ impl Node {
     }
 
     async fn why(&self, path: &Path) -> Result<Why, String> {
-        let refusal =
-            self.mounted.as_ref().zip(self.below(path)).and_then(|(mounted, below)| mounted.refusals.why(below));
-        if let Some((at, reason)) = refusal {
-            let detail = format!("{}: {reason}", escape(at.as_os_str().as_bytes()));
+        let place = self.place(path);
+        if let Some((at, reason, age)) = place.as_ref().and_then(|place| self.refused(place, path)) {
+            let ago = Span(Duration::from_secs(age.as_secs().max(1)));
+            let detail = format!("{}: {reason} ({ago} ago)", escape(at.as_os_str().as_bytes()));
             return Ok(Why { state: "refused".into(), detail });
         }
-        match self.place(path) {
+        match place {
             Some(Place::Own(own)) => self.why_own(&own).await,
             Some(Place::Ref(name, rest)) => {
                 let root = match name.parse::<RootRef>() {
@@ -342,6 +344,17 @@ impl Node {
                 Ok(Why { state: "readable".into(), detail: "nothing of it was refused lately".into() })
             }
             None => Err(self.not_ours(path)),
+        }
+    }
+
+    /// What was refused there lately, why, and how long ago. Of a published tree also what lies around the path: one missing
+    /// chunk is felt at many places. The own tree has an account of its own to give.
+    fn refused(&self, place: &Place, path: &Path) -> Option<(PathBuf, String, Duration)> {
+        let refusals = &self.mounted.as_ref()?.refusals;
+        match place {
+            Place::Ref(name, rest) => refusals.around(&Path::new("ref").join(name).join(rest)),
+            Place::Own(own) => refusals.at(own),
+            Place::Other => refusals.at(self.below(path)?),
         }
     }
 

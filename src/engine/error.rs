@@ -67,13 +67,19 @@ impl From<WantFailure> for ReadError {
             WantFailureKind::Damaged => "only false data was delivered".to_string(),
             WantFailureKind::Price(_) => "it costs more than your limits allow".to_string(),
         };
+        let (found, needed) = (failure.found, failure.needed);
+        let shards = if found < needed {
+            format!("{found} of {needed} needed shards found")
+        } else {
+            format!("holders of {found} shards are known, {needed} would do, and they did not deliver")
+        };
         // Writing to a String cannot fail.
-        let _ = write!(detail, ": {} of {} needed shards found", failure.found, failure.needed);
+        let _ = write!(detail, ": {shards}");
         for (chunk, tried) in failure.missing.iter().take(16) {
             let _ = write!(detail, "; chunk {chunk:.16} missing");
             match tried.last() {
                 Some((peer, why)) => {
-                    let _ = write!(detail, " ({} peers asked, last {peer:.8}: {why})", tried.len());
+                    let _ = write!(detail, " ({} asked, last {peer:.8}: {why})", tried.len());
                 }
                 None => detail.push_str(" (no peer known that holds it)"),
             }
@@ -82,5 +88,19 @@ impl From<WantFailure> for ReadError {
             let _ = write!(detail, "; and {} more", failure.missing.len() - 16);
         }
         ReadError { kind, detail }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_found_are_not_said_to_be_too_few_when_they_are_not() {
+        let failure = |found| WantFailure { kind: WantFailureKind::Timeout, missing: Vec::new(), found, needed: 8 };
+        let told = |found| ReadError::from(failure(found)).detail;
+        assert_eq!(told(7), "no peer delivered in time: 7 of 8 needed shards found");
+        let enough = "no peer delivered in time: holders of 9 shards are known, 8 would do, and they did not deliver";
+        assert_eq!(told(9), enough);
     }
 }

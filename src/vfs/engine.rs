@@ -56,7 +56,7 @@ impl From<TextError> for Error {
             TextError::Newer(_) | TextError::UnknownKind(_) => Errno::PROTONOSUPPORT,
             _ => Errno::NOENT,
         };
-        Error::because(errno, format!("the reference is {error}"))
+        Error::because(errno, error.to_string())
     }
 }
 

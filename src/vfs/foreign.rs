@@ -22,13 +22,11 @@ use super::node::lock;
 use super::outcome::{Outcome, Waiting};
 use super::refusal::Refusals;
 use super::swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+use crate::base::text;
 use crate::base::time::Timestamp;
 
 /// Set in the number of every node of this kind.
 pub(crate) const FOREIGN: u64 = 1 << 63;
-
-/// How every reference begins: other names in `ref` are simply not there, so that programs may look for their files in it.
-const REFERENCE_PREFIX: &[u8] = b"tornet1";
 
 /// Preferred size of requests.
 const BLOCK_BYTES: u32 = 128 << 10;
@@ -206,18 +204,25 @@ impl Foreign {
     }
 
     pub(crate) fn lookup(self: &Arc<Self>, parent: u64, name: &OsStr) -> Outcome<Lookup> {
-        if let Some(entry) = self.known(parent, name.as_bytes()) {
-            return Outcome::Now(Ok(Lookup::Found(entry)));
+        if parent == REF {
+            return self.lookup_reference(&text::canonical(&name.to_string_lossy()));
         }
-        if parent == REF { self.lookup_reference(name) } else { self.lookup_name(parent, name) }
+        match self.known(parent, name.as_bytes()) {
+            Some(entry) => Outcome::Now(Ok(Lookup::Found(entry))),
+            None => self.lookup_name(parent, name),
+        }
     }
 
-    fn lookup_reference(self: &Arc<Self>, name: &OsStr) -> Outcome<Lookup> {
-        if !name.as_bytes().starts_with(REFERENCE_PREFIX) {
+    /// Other names than those that begin as references do are simply not there, so that programs may look for their files in `ref`.
+    fn lookup_reference(self: &Arc<Self>, name: &str) -> Outcome<Lookup> {
+        if let Some(entry) = self.known(REF, name.as_bytes()) {
+            return Outcome::Now(Ok(Lookup::Found(entry)));
+        }
+        if !name.starts_with(text::PREFIX) {
             return Outcome::Now(Ok(Lookup::Missing(KEPT)));
         }
         let path = Path::new("ref").join(name);
-        let text = name.to_string_lossy().into_owned();
+        let text = name.to_string();
         let waiting = match self.noted(|| path.clone(), self.swarm.resolve(&text)) {
             Ok(waiting) => waiting,
             Err(error) => return Outcome::refused(error),

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::node::lock;
 
@@ -11,7 +12,7 @@ const REFUSALS_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
 struct Kept {
-    reasons: HashMap<PathBuf, String>,
+    reasons: HashMap<PathBuf, (String, Instant)>,
     order: VecDeque<PathBuf>,
 }
 
@@ -23,7 +24,7 @@ impl Refusals {
     /// Remembers why `path` was refused.
     pub fn note(&self, path: &Path, reason: &str) {
         let mut kept = lock(&self.0);
-        if kept.reasons.insert(path.to_path_buf(), reason.to_string()).is_none() {
+        if kept.reasons.insert(path.to_path_buf(), (reason.to_string(), Instant::now())).is_none() {
             kept.order.push_back(path.to_path_buf());
             if kept.order.len() > REFUSALS_MAX
                 && let Some(oldest) = kept.order.pop_front()
@@ -33,13 +34,23 @@ impl Refusals {
         }
     }
 
-    /// Why `path`, or the nearest thing below or above it, was refused last.
-    pub fn why(&self, path: &Path) -> Option<(PathBuf, String)> {
+    /// Why `path` was refused last, and how long ago that was.
+    pub fn at(&self, path: &Path) -> Option<(PathBuf, String, Duration)> {
+        lock(&self.0).told(path)
+    }
+
+    /// The same of `path` or, where that was not refused, of what was refused last below or above it.
+    pub fn around(&self, path: &Path) -> Option<(PathBuf, String, Duration)> {
         let kept = lock(&self.0);
         let near = |known: &&PathBuf| known.starts_with(path) || path.starts_with(known);
-        let found = if kept.reasons.contains_key(path) { Some(path) } else { None };
-        let found = found.or_else(|| kept.order.iter().rev().find(near).map(PathBuf::as_path))?;
-        Some((found.to_path_buf(), kept.reasons.get(found)?.clone()))
+        kept.told(path).or_else(|| kept.told(kept.order.iter().rev().find(near)?))
+    }
+}
+
+impl Kept {
+    fn told(&self, path: &Path) -> Option<(PathBuf, String, Duration)> {
+        let (reason, when) = self.reasons.get(path)?;
+        Some((path.to_path_buf(), reason.clone(), when.elapsed()))
     }
 }
 
@@ -51,9 +62,11 @@ mod tests {
     fn a_refusal_is_found_by_its_path_and_by_paths_around_it() {
         let refusals = Refusals::default();
         refusals.note(Path::new("ref/x/film.mkv"), "no peer answered");
-        assert_eq!(refusals.why(Path::new("ref/x/film.mkv")).unwrap().1, "no peer answered");
-        assert_eq!(refusals.why(Path::new("ref/x")).unwrap().0, Path::new("ref/x/film.mkv"));
-        assert_eq!(refusals.why(Path::new("ref/y")), None);
+        assert_eq!(refusals.around(Path::new("ref/x/film.mkv")).unwrap().1, "no peer answered");
+        assert_eq!(refusals.around(Path::new("ref/x")).unwrap().0, Path::new("ref/x/film.mkv"));
+        assert_eq!(refusals.around(Path::new("ref/y")), None);
+        assert_eq!(refusals.at(Path::new("ref/x/film.mkv")).unwrap().1, "no peer answered");
+        assert_eq!(refusals.at(Path::new("ref/x")), None);
     }
 
     #[test]
@@ -63,7 +76,7 @@ mod tests {
             refusals.note(Path::new(&n.to_string()), "x");
         }
         assert_eq!(lock(&refusals.0).reasons.len(), REFUSALS_MAX);
-        assert_eq!(refusals.why(Path::new("3")), None);
-        assert!(refusals.why(Path::new("20")).is_some());
+        assert_eq!(refusals.around(Path::new("3")), None);
+        assert!(refusals.around(Path::new("20")).is_some());
     }
 }

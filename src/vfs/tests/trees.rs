@@ -91,7 +91,7 @@ fn no_change_of_a_published_tree_is_possible() {
     assert_eq!(errno(now(fs.open_file(file, 1, &|_| None))), Errno::ROFS);
     assert_eq!(errno(fs.mkdir(REF, name, 0o755, caller())), Errno::ROFS);
     assert_eq!(errno(fs.mkdir(TORNET, name, 0o755, caller())), Errno::ROFS);
-    let (path, why) = fs.refusals().why("ref/tornet1example/file".as_ref()).unwrap();
+    let (path, why, _) = fs.refusals().around("ref/tornet1example/file".as_ref()).unwrap();
     assert_eq!(path, PathBuf::from("ref/tornet1example/file"));
     assert!(why.contains("never change"));
 }
@@ -100,7 +100,7 @@ fn no_change_of_a_published_tree_is_possible() {
 fn a_mistyped_reference_is_refused_with_its_reason_and_other_names_are_just_missing() {
     let world = published();
     assert_eq!(errno(now(world.fs.lookup(REF, OsStr::new("tornet1mistyped")))), Errno::INVAL);
-    assert_eq!(world.fs.refusals().why("ref/tornet1mistyped".as_ref()).unwrap().1, "mistyped");
+    assert_eq!(world.fs.refusals().around("ref/tornet1mistyped".as_ref()).unwrap().1, "mistyped");
     assert_eq!(world.find("ref/.hidden"), None);
 }
 
@@ -113,7 +113,7 @@ fn silence_of_the_swarm_is_a_timeout_and_not_remembered_for_long() {
     world.swarm.silent.store(true, Ordering::Relaxed);
     assert_eq!(errno(now(world.fs.lookup(top, OsStr::new("many")))), Errno::TIMEDOUT);
     assert_eq!(errno(now(world.fs.read(file, opened.handle, 0, 5))), Errno::TIMEDOUT);
-    assert_eq!(world.fs.refusals().why("ref/tornet1example/file".as_ref()).unwrap().1, "no peer answered");
+    assert_eq!(world.fs.refusals().around("ref/tornet1example/file".as_ref()).unwrap().1, "no peer answered");
     world.swarm.silent.store(false, Ordering::Relaxed);
     // The kernel's second try at the same bytes does not wait again; others are free.
     assert_eq!(errno(now(world.fs.read(file, opened.handle, 2, 1))), Errno::TIMEDOUT);
