@@ -353,6 +353,9 @@ fn file_behaves_as_programs_expect_while_it_is_renamed_unlinked_and_linked() {
     assert_eq!(attribute(&a.path("old"), "user.colour").unwrap(), "blue");
     rustix::fs::removexattr(a.path("old"), "user.colour").unwrap();
     assert!(attribute(&a.path("old"), "user.colour").is_err());
+    let forge = |name| rustix::fs::setxattr(a.path("old"), name, b"x", rustix::fs::XattrFlags::empty());
+    assert_eq!(forge("user.tornet.ref"), Err(Errno::PERM));
+    assert_eq!(forge("user.tornet.x"), Err(Errno::PERM));
 }
 
 // Promise 6 of tornet(7).

@@ -2,7 +2,7 @@
 //!
 //! `user.tornet.ref`, `.verify` and `.state` answer to their names on every file and directory, and are not listed: programs that
 //! copy or compare a file's attributes (`cp -a`, `mv`, `rsync -X`, `tar --xattrs`) would carry them along, and never find two
-//! copies alike. Setting or removing one is accepted and forgotten, for the sake of copies made by versions that listed them.
+//! copies alike. They are nobody's to set or remove: who tries is told so.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -73,7 +73,7 @@ impl Filesystem {
     pub fn set_xattr(&self, node: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
         self.writable(node)?;
         if name.as_bytes().starts_with(PREFIX) {
-            return Ok(());
+            return Err(Errno::PERM.into());
         }
         Ok(self.own.set_xattr(node, name, value, flags)?)
     }
@@ -82,7 +82,7 @@ impl Filesystem {
     pub fn remove_xattr(&self, node: u64, name: &OsStr) -> Result<()> {
         self.writable(node)?;
         if name.as_bytes().starts_with(PREFIX) {
-            return Ok(());
+            return Err(Errno::PERM.into());
         }
         Ok(self.own.remove_xattr(node, name)?)
     }
