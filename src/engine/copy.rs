@@ -11,10 +11,11 @@ use crate::base::limit::NAME_BYTES_MAX;
 use crate::base::time::Timestamp;
 use crate::content::reference::RootRef;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -27,9 +28,13 @@ const FILES: usize = 32;
 /// A file of at most this many bytes is one of many; a larger one is copied by itself.
 const SMALL: u64 = 1 << 20;
 
+/// How the names of unfinished copies end.
+const PART_END: &str = ".tornet-part";
+
 impl Engine {
     /// Copies what a reference points to, to `dest`: a file becomes the file `dest`, a directory the directory `dest`
-    /// (which may exist: what is there already and equal is kept, so an interrupted copy goes on where it stopped).
+    /// (which may exist: what is there already and equal is kept, so an interrupted copy goes on where it stopped). What an
+    /// interrupted copy of another tree left there goes when this one is complete; one that fails leaves what it fetched, and nothing else.
     pub async fn copy_out(
         &self,
         reference: &RootRef,
@@ -37,14 +42,39 @@ impl Engine {
         deadline: Duration,
         progress: Arc<Counter>,
     ) -> Result<(), ReadError> {
+        let made = Made::default();
+        self.copy_tree(reference, dest, deadline, progress, &made).await?;
+        lock(&made.0).clear();
+        Ok(())
+    }
+
+    async fn copy_tree(
+        &self,
+        reference: &RootRef,
+        dest: &Path,
+        deadline: Duration,
+        progress: Arc<Counter>,
+        made: &Made,
+    ) -> Result<(), ReadError> {
         let small = Mutex::new(JoinSet::new());
         let directories = Mutex::new(Vec::new());
-        self.walk(reference, deadline, async |path, visit| {
+        // Unfinished files that were there before, until they turn out to belong to this tree.
+        let stale = Mutex::new(BTreeSet::new());
+        let walked = self.walk(reference, deadline, async |path, visit| {
             let target = if path.as_os_str().is_empty() { dest.to_path_buf() } else { dest.join(path) };
+            lock(&stale).remove(&target);
             match visit {
                 Visit::Directory(_, child) => {
-                    let made = make_dir(&target)?;
-                    if made || child.is_some() {
+                    let new = make_dir(&target)?;
+                    if new {
+                        lock(&made.0).push(target.clone());
+                    } else {
+                        lock(&stale).extend(parts(&target));
+                    }
+                    if child.is_none() {
+                        lock(&stale).insert(part_name(&target));
+                    }
+                    if new || child.is_some() {
                         lock(&directories).push((target, child.cloned()));
                     }
                     Ok(())
@@ -66,13 +96,19 @@ impl Engine {
                     result
                 }
             }
-        })
-        .await?;
+        });
+        let mut result = walked.await;
         let mut set = std::mem::take(&mut *lock(&small));
-        while !set.is_empty() {
-            joined(set.join_next().await)?;
+        while result.is_ok() && !set.is_empty() {
+            result = joined(set.join_next().await);
         }
+        // Those that go on end first: what they made without filling it they take away.
+        set.shutdown().await;
+        result?;
         // Attributes of directories last, the deepest first: filling a directory changes its time.
+        for path in std::mem::take(&mut *lock(&stale)) {
+            let _ = std::fs::remove_file(path);
+        }
         for (path, child) in lock(&directories).iter().rev() {
             match child {
                 Some(child) => set_attributes(path, child),
@@ -113,32 +149,62 @@ impl Engine {
             };
             return Err(local(&target, what));
         }
-        let part = part_name(&target);
-        let output = open_part(&part).map_err(|error| local(&part, error))?;
-        let had = output.metadata().map_err(|error| local(&part, error))?.len();
-        output.set_len(file.size()).map_err(|error| local(&part, error))?;
-        let output = Arc::new(output);
+        let part = Arc::new(Part::open(&target, file.size())?);
+        let mut set = JoinSet::new();
+        let mut filled = self.fill(&file, &part, deadline, &progress, &mut set).await;
+        while filled.is_ok() && !set.is_empty() {
+            filled = joined(set.join_next().await);
+        }
+        set.shutdown().await;
+        filled?;
+        let (executable, shown) = (file.executable(), target.clone());
+        let finish = move || -> std::io::Result<()> {
+            match &child {
+                Some(child) => set_attributes(&part.path, child)?,
+                None => {
+                    let mode = if executable { 0o755 } else { 0o644 };
+                    std::fs::set_permissions(&part.path, std::fs::Permissions::from_mode(mode))?;
+                }
+            }
+            part.filled.store(true, Ordering::Relaxed);
+            std::fs::rename(&part.path, &target)
+        };
+        tokio::task::spawn_blocking(finish)
+            .await
+            .map_err(|_| ReadError::stopped())?
+            .map_err(|error| local(&shown, error))
+    }
+
+    /// Fetches the file's units into its unfinished copy; the last of them are still under way in `set` when this returns.
+    async fn fill(
+        &self,
+        file: &Arc<FileHandle>,
+        part: &Arc<Part>,
+        deadline: Duration,
+        progress: &Arc<Counter>,
+        set: &mut JoinSet<Result<(), ReadError>>,
+    ) -> Result<(), ReadError> {
         let reader = self.reader().clone();
-        let mut set: JoinSet<Result<(), ReadError>> = JoinSet::new();
         let mut at = 0;
         while at < file.size() {
             let until = Instant::now() + deadline;
-            let unit = reader.unit_at(&file, at, until).await?;
+            let unit = reader.unit_at(file, at, until).await?;
             at += unit.len;
-            let (reader, file, output, part, progress) =
-                (reader.clone(), file.clone(), output.clone(), part.clone(), progress.clone());
+            let (reader, file, part, progress) = (reader.clone(), file.clone(), part.clone(), progress.clone());
             set.spawn(async move {
                 let len = unit.len;
-                if had >= unit.offset + len && kept(&output, &unit).await {
+                if part.had >= unit.offset + len && kept(&part, &unit).await {
                     progress.done.fetch_add(len, Ordering::Relaxed);
                     return Ok(());
                 }
                 let offset = unit.offset;
                 let bytes = reader.read_bulk(&file, offset..offset + len, Instant::now() + deadline).await?;
-                tokio::task::spawn_blocking(move || output.write_all_at(&bytes, offset))
+                part.filled.store(true, Ordering::Relaxed);
+                let output = part.clone();
+                tokio::task::spawn_blocking(move || output.file.write_all_at(&bytes, offset))
                     .await
                     .map_err(|_| ReadError::stopped())?
-                    .map_err(|error| local(&part, error))?;
+                    .map_err(|error| local(&part.path, error))?;
                 progress.done.fetch_add(len, Ordering::Relaxed);
                 Ok(())
             });
@@ -146,25 +212,47 @@ impl Engine {
                 joined(set.join_next().await)?;
             }
         }
-        while !set.is_empty() {
-            joined(set.join_next().await)?;
+        Ok(())
+    }
+}
+
+/// Directories that a copy made. Those of them in which nothing is go with it, unless it succeeds.
+#[derive(Default)]
+struct Made(Mutex<Vec<PathBuf>>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in lock(&self.0).iter().rev() {
+            let _ = std::fs::remove_dir(path);
         }
-        let executable = file.executable();
-        let finish = move || -> std::io::Result<()> {
-            match &child {
-                Some(child) => set_attributes(&part, child)?,
-                None => {
-                    let mode = if executable { 0o755 } else { 0o644 };
-                    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(mode))?;
-                }
-            }
-            std::fs::rename(&part, &target)
-        };
-        let name = part_name(Path::new("file"));
-        tokio::task::spawn_blocking(finish)
-            .await
-            .map_err(|_| ReadError::stopped())?
-            .map_err(|error| local(&name, error))
+    }
+}
+
+/// An unfinished copy of a file, new or left by an earlier run. It stays for the next run unless nothing came for it.
+struct Part {
+    path: PathBuf,
+    file: File,
+    /// Its length when it was opened.
+    had: u64,
+    filled: AtomicBool,
+}
+
+impl Part {
+    fn open(target: &Path, size: u64) -> Result<Part, ReadError> {
+        let path = part_name(target);
+        let file = open_part(&path).map_err(|error| local(&path, error))?;
+        let had = file.metadata().map_err(|error| local(&path, error))?.len();
+        let part = Part { path, file, had, filled: AtomicBool::new(had > 0) };
+        part.file.set_len(size).map_err(|error| local(&part.path, error))?;
+        Ok(part)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.filled.load(Ordering::Relaxed) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -173,11 +261,11 @@ fn joined(result: Option<Result<Result<(), ReadError>, tokio::task::JoinError>>)
 }
 
 /// Whether an interrupted copy left these bytes, right to the last bit: they seal to the chunk's name.
-async fn kept(output: &Arc<File>, unit: &Unit) -> bool {
-    let (output, unit) = (output.clone(), unit.clone());
+async fn kept(part: &Arc<Part>, unit: &Unit) -> bool {
+    let (part, unit) = (part.clone(), unit.clone());
     let check = move || {
         let mut plain = vec![0; unit.len as usize];
-        output.read_exact_at(&mut plain, unit.offset).is_ok() && unit.matches(plain)
+        part.file.read_exact_at(&mut plain, unit.offset).is_ok() && unit.matches(plain)
     };
     tokio::task::spawn_blocking(check).await.unwrap_or(false)
 }
@@ -186,12 +274,25 @@ fn part_name(target: &Path) -> PathBuf {
     let whole = target.file_name().unwrap_or_default();
     let mut name = std::ffi::OsString::from(".");
     name.push(whole);
-    name.push(".tornet-part");
+    name.push(PART_END);
     if name.len() > NAME_BYTES_MAX {
         // The same on every run, or an interrupted copy would not be found again.
-        name = format!(".{:.32}.tornet-part", ChunkId::of(whole.as_encoded_bytes())).into();
+        name = format!(".{:.32}{PART_END}", ChunkId::of(whole.as_encoded_bytes())).into();
     }
     target.with_file_name(name)
+}
+
+/// The unfinished copies in a directory.
+fn parts(directory: &Path) -> Vec<PathBuf> {
+    let unfinished = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        name.starts_with(b".")
+            && name.ends_with(PART_END.as_bytes())
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+    };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(unfinished).map(|entry| entry.path()).collect()
 }
 
 /// Opens the unfinished copy, new or left by an earlier run; never through a symbolic link.
