@@ -11,7 +11,7 @@ use harness::tree::noise;
 use harness::{Lab, TORNET_MOUNT, code, errno, mounts_below, printed, require_fuse, shell, until, within};
 use rustix::io::Errno;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -37,7 +37,12 @@ fn mount_at(lab: &Lab, data: &str, point: &Path) -> Output {
 
 #[track_caller]
 fn refused(output: &Output, words: &[&str]) {
-    assert_eq!(output.status.code(), Some(1), "{}", printed(output));
+    ended(output, 1, words);
+}
+
+#[track_caller]
+fn ended(output: &Output, code: i32, words: &[&str]) {
+    assert_eq!(output.status.code(), Some(code), "{}", printed(output));
     let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
     for word in words {
         assert!(said.contains(&word.to_lowercase()), "the message does not say `{word}`: {said:?}");
@@ -68,11 +73,15 @@ fn mistyped_newer_and_foreign_references_are_told_apart() {
         (mistyped.as_str(), "checksum"),
         (newer.as_str(), "newer"),
         (a.address.split('@').next().unwrap(), "peer"),
+        (a.address.as_str(), "--bootstrap"),
         ("hello", "not a reference"),
     ];
     for (reference, word) in cases {
-        let said = a.tornet_fails(&["get", reference, lab.path("dest").to_str().unwrap()]).to_lowercase();
-        assert!(said.contains(word), "get {reference}: {said:?} does not say `{word}`");
+        let dest = lab.path("dest");
+        for command in [&["get", reference, dest.to_str().unwrap()][..], &["pin", reference], &["verify", reference]] {
+            let said = a.tornet_refuses(command).to_lowercase();
+            assert!(said.contains(word), "{command:?}: {said:?} does not say `{word}`");
+        }
         let (result, took) = {
             let path = a.reference(reference);
             within(Duration::from_secs(20), "a look at a name that is no reference", move || fs::metadata(path))
@@ -85,10 +94,33 @@ fn mistyped_newer_and_foreign_references_are_told_apart() {
         assert!(why.contains(word), "why {reference}: {why:?} does not say `{word}`");
     }
     assert!(!lab.path("dest").exists());
-    // Upper case is the same reference in bech32m, if it is accepted at all.
-    if let Ok(bytes) = fs::read(a.reference(&good.to_uppercase())) {
-        assert_eq!(bytes, noise(1, 10_000));
+}
+
+#[test]
+fn reference_in_capitals_is_the_same_everywhere() {
+    let lab = Lab::new();
+    require_fuse();
+    let a = Plan::new("a").mounted().start(&lab);
+    fs::create_dir(lab.path("dir")).unwrap();
+    fs::write(lab.path("dir/file"), noise(1, 10_000)).unwrap();
+    let small = a.publish(&lab.path("dir"));
+    let capital = small.to_uppercase();
+    let both = [a.reference(&small), a.reference(&capital)];
+    let number = |path: &Path| fs::metadata(path).unwrap().ino();
+    // In either order, and again while the other one is in use.
+    let _inside = fs::File::open(both[0].join("file")).unwrap();
+    for path in [&both[1], &both[0], &both[1]] {
+        assert_eq!(number(path), number(&both[0]));
+        assert_eq!(fs::read(path.join("file")).unwrap(), noise(1, 10_000));
+        assert!(a.tornet(&["why", path.to_str().unwrap()]).starts_with("readable"), "{}", path.display());
+        assert_eq!(a.tornet(&["ref", path.to_str().unwrap()]), small);
     }
+    let slash = format!("{capital}/");
+    a.tornet(&["get", &slash, lab.path("dest").to_str().unwrap()]);
+    assert_eq!(fs::read(lab.path("dest/file")).unwrap(), noise(1, 10_000));
+    let mixed = a.reference(&small.replacen('t', "T", 1));
+    assert_eq!(errno(fs::metadata(&mixed)), code(Errno::NOENT));
+    assert!(a.tornet(&["why", mixed.to_str().unwrap()]).contains("mixed"));
 }
 
 #[test]
@@ -435,5 +467,9 @@ fn error_names_its_cause_once_and_says_what_would_have_been_right() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(said.matches("No such file").count(), 1, "{said:?}");
     let output = tornet(&["node", "--listen", "127.0.0.1:0", "--bootstrap", "bogus"]);
-    refused(&output, &["bogus", "not a node's address", "tornet1...@IP:PORT"]);
+    ended(&output, 2, &["bogus", "not a node's address", "tornet1...@IP:PORT"]);
+    // From the environment it is no wrong usage of this command.
+    let mut command = Command::new(harness::TORNET);
+    command.args(["node", "--listen", "127.0.0.1:0"]).env("HOME", lab.dir()).env("TORNET_NETWORK_BOOTSTRAP", "bogus");
+    refused(&command.output().unwrap(), &["TORNET_NETWORK_BOOTSTRAP", "bogus"]);
 }

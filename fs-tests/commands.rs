@@ -35,8 +35,63 @@ fn every_command_has_help_and_a_wrong_use_ends_with_2() {
         let output = Command::new(program).arg("--version").output().unwrap();
         assert!(String::from_utf8(output.stdout).unwrap().contains(env!("CARGO_PKG_VERSION")));
     }
-    let output = Command::new(TORNET_MOUNT).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", printed(&output));
+    let lab = Lab::new();
+    let point = lab.path("point");
+    for wrong in [&[][..], &["-o", "bogus"], &["-f", "-o", "bogus"], &["--bootstrap", "bogus"], &["--listen", "here"]] {
+        let mut command = Command::new(TORNET_MOUNT);
+        command.args(wrong).env("HOME", lab.dir());
+        if !wrong.is_empty() {
+            command.arg(&point);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", printed(&output));
+        assert!(output.stdout.is_empty(), "{wrong:?}: {}", printed(&output));
+    }
+}
+
+#[test]
+fn failure_is_json_too_where_json_is_asked_for() {
+    let lab = Lab::new();
+    let tornet = |args: &[&str], code: i32| {
+        let mut command = Command::new(TORNET);
+        command.args(["--json", "--data-dir"]).arg(lab.path("none")).args(args).env("HOME", lab.dir());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", printed(&output));
+        assert!(output.stdout.is_empty(), "{args:?}: {}", printed(&output));
+        let text = String::from_utf8(output.stderr).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap_or_else(|e| panic!("{args:?}: {text:?}: {e}"))
+    };
+    let said = tornet(&["status"], 1);
+    assert!(said["error"].as_str().unwrap().contains("no node is running"), "{said}");
+    assert!(said["remedy"].as_str().unwrap().contains("tornet-mount"), "{said}");
+    assert!(tornet(&["publish", "/etc/hostname"], 1)["remedy"].as_str().unwrap().contains("--wait"));
+    for wrong in [&["pin", "hello"][..], &["swarm", "many"], &["frobnicate"]] {
+        let said = tornet(wrong, 2);
+        assert!(said["error"].as_str().unwrap().contains(wrong[wrong.len() - 1]), "{said}");
+    }
+}
+
+#[test]
+fn who_waits_is_told_what_for_and_how_to_go_on_when_interrupted() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    fs::write(lab.path("file"), noise(30, 100_000)).unwrap();
+    let reference = a.publish(&lab.path("file"));
+    let b = Plan::new("b").start(&lab);
+    for command in [&["get", &reference, "dest"][..], &["pin", &reference], &["verify", &reference]] {
+        let mut child = b.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        assert!(first.starts_with("waiting: ") && first.contains("Ctrl-C"), "{command:?}: {first:?}");
+        harness::signal(child.id(), rustix::process::Signal::INT);
+        let rest: Vec<String> = lines.map_while(Result::ok).collect();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.stdout.is_empty(), "{command:?}: {}", printed(&output));
+        if command[0] == "get" {
+            assert_eq!(output.status.code(), Some(130), "{rest:?}");
+            assert!(rest.iter().any(|line| line.contains("goes on where it stopped")), "{rest:?}");
+        }
+    }
 }
 
 #[test]
@@ -96,6 +151,48 @@ fn interrupted_get_is_resumed_and_never_leaves_half_a_file_under_its_name() {
     }
     b.tornet(&["get", &reference, dest.to_str().unwrap()]);
     assert!(fs::read(&dest).unwrap() == bytes);
+}
+
+#[test]
+fn copy_takes_unfinished_files_of_other_trees_away_and_leaves_nothing_when_it_fails() {
+    let lab = Lab::new();
+    let mut a = Plan::new("a").start(&lab);
+    let b = Plan::new("b").config(READER).knows(&a).start(&lab);
+    let source = lab.make_dir("source");
+    fs::write(source.join("film"), noise(31, 300_000)).unwrap();
+    fs::write(source.join(".own.tornet-part"), b"published").unwrap();
+    let reference = a.publish(&source);
+    let dest = lab.make_dir("dest");
+    let stale = [lab.path(".dest.tornet-part"), dest.join(".other.tornet-part"), dest.join(".film.tornet-part")];
+    for path in stale.iter().chain([&dest.join(".own.tornet-part")]) {
+        fs::write(path, b"old").unwrap();
+    }
+    b.tornet(&["get", &reference, dest.to_str().unwrap()]);
+    tree::assert_same(&source, &dest);
+    assert!(stale.iter().all(|path| !path.exists()), "{}", shell(&format!("ls -la '{}'", lab.dir().display())));
+    // The manifests are here, what they name is not to be had.
+    fs::remove_file(source.join(".own.tornet-part")).unwrap();
+    fs::write(source.join("film"), noise(32, 300_000)).unwrap();
+    let reference = a.publish(&source);
+    b.tornet(&["verify", &reference]);
+    a.stop();
+    let dest = lab.path("dest2");
+    b.tornet_fails(&["get", &reference, dest.to_str().unwrap()]);
+    assert!(!dest.exists(), "{}", shell(&format!("ls -la '{}'", dest.display())));
+}
+
+#[test]
+fn several_paths_are_published_with_a_json_line_for_each() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let paths = [lab.path("one"), lab.path("two")];
+    for path in &paths {
+        fs::write(path, path.as_os_str().as_encoded_bytes()).unwrap();
+    }
+    let text = a.tornet(&["--json", "publish", paths[0].to_str().unwrap(), paths[1].to_str().unwrap()]);
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines.iter().zip(&paths).all(|(line, path)| line["reference"] == a.publish(path)), "{text}");
 }
 
 #[test]
@@ -220,7 +317,7 @@ fn verify_reference_lets_others_count_the_chunks_and_not_read_them() {
     assert!(groups > 10 && chunks > groups, "{groups} groups of {chunks} chunks");
     assert_eq!(count(&reference), (groups, chunks));
     for wrong in [&["get", &verify, "dest"][..], &["pin", &verify]] {
-        let said = b.tornet_fails(wrong);
+        let said = b.tornet_refuses(wrong);
         assert!(said.contains("verify reference"), "{wrong:?}: {said:?}");
     }
     drop(host);

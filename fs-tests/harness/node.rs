@@ -276,8 +276,19 @@ impl Node {
     /// Runs `tornet` with these arguments, which must fail with exit code 1; gives its standard error.
     #[track_caller]
     pub fn tornet_fails(&self, args: &[&str]) -> String {
+        self.tornet_ends(args, 1)
+    }
+
+    /// Runs `tornet` with these arguments, which must be refused as wrong usage; gives its standard error.
+    #[track_caller]
+    pub fn tornet_refuses(&self, args: &[&str]) -> String {
+        self.tornet_ends(args, 2)
+    }
+
+    #[track_caller]
+    fn tornet_ends(&self, args: &[&str], code: i32) -> String {
         let output = self.run(args);
-        assert_eq!(output.status.code(), Some(1), "tornet {args:?}: {}", printed(&output));
+        assert_eq!(output.status.code(), Some(code), "tornet {args:?}: {}", printed(&output));
         assert!(output.stdout.is_empty(), "a failure prints nothing on stdout: {}", printed(&output));
         String::from_utf8(output.stderr).unwrap()
     }

@@ -78,13 +78,13 @@ auto, noauto, user, nofail, _netdev, defaults, x-*)."
     version,
     max_term_width = 100,
     after_help = "\
-The folder itself is made by tornet-mount(1). Exit status: 0 done, 1 failed, 2 wrong usage. See tornet(7)."
+The folder itself is made by tornet-mount(1). Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. See tornet(7)."
 )]
 pub struct Program {
     #[command(flatten)]
     /// Where things are.
     pub place: Place,
-    /// Print one JSON object for programs to read
+    /// Print JSON for programs to read, one value on a line
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
@@ -108,7 +108,7 @@ pub enum Command {
     },
     /// Publish files or directories without copying them into the mount
     ///
-    /// Prints the reference of each, alone on a line. Without a running node, use --wait: this command then serves by
+    /// Prints the reference of each, alone on a line (with --json an object on a line for each). Without a running node, use --wait: this command then serves by
     /// itself until other nodes host what it published.
     Publish {
         /// Files or directories

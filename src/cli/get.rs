@@ -1,23 +1,27 @@
 //! `tornet get`: names the copy, shows its progress.
 
-use super::output;
-use crate::base::text::escape;
+use super::output::{self, Usage};
+use super::waiting::Waiting;
+use crate::base::text::{TextError, canonical, escape};
 use crate::base::units::Size;
-use crate::content::reference::RootRef;
 use crate::control::client::Client;
 use crate::control::message::{Answer, PathText, Progress, Request};
 use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// Letters of a reference that name its copy when the user names none: enough to tell one from another.
 const NAME_CHARS: usize = 20;
+/// What a user who waits for the swarm is told.
+pub(super) const SEEKING: &str = "peers that hold it are looked for; Ctrl-C gives up, and where none answers in time it fails by itself; \
+    `tornet peers` lists who is linked";
 
 /// Fetches `reference` to `dest`.
 pub(super) fn get(client: &mut Client, reference: &str, dest: &Path, json: bool) -> anyhow::Result<()> {
     let request = Request::Get { reference: reference.to_string(), dest: PathText::from(dest) };
-    match ask(client, &request)? {
+    match ask(client, &request, SEEKING)? {
         Answer::Fetched(done) if json => Ok(output::json(&done)?),
         Answer::Fetched(done) => {
             output::note(format_args!("{}: {}", escape(dest.as_os_str().as_bytes()), Size(done.bytes)));
@@ -27,10 +31,14 @@ pub(super) fn get(client: &mut Client, reference: &str, dest: &Path, json: bool)
     }
 }
 
-/// Refuses what is no reference to read by.
-pub(super) fn check(reference: &str) -> anyhow::Result<()> {
-    let parsed: Result<RootRef, _> = reference.trim().parse();
-    parsed.map(|_| ()).map_err(|e| anyhow!("{}: {e}", escape(reference.as_bytes())))
+/// A reference of kind `R` in its usual form; anything else is wrong usage.
+pub(super) fn reference<R: FromStr<Err = TextError>>(text: &str) -> anyhow::Result<String> {
+    // As the shell completes it below ref/.
+    let plain = canonical(text.trim().trim_end_matches('/'));
+    match plain.parse::<R>() {
+        Ok(_) => Ok(plain.into_owned()),
+        Err(error) => Err(Usage::because(format_args!("{}: {error}", escape(text.as_bytes())))),
+    }
 }
 
 /// Where the copy goes, as an absolute path.
@@ -49,15 +57,25 @@ pub(super) fn place(reference: &str, dest: Option<PathBuf>) -> anyhow::Result<Pa
     Ok(place)
 }
 
-/// Asks something that may take long, with a progress bar when somebody looks.
-pub(super) fn ask(client: &mut Client, request: &Request) -> anyhow::Result<Answer> {
+/// Asks something that may take long. Who looks sees a progress bar, others now and then how far it is; until anything is known
+/// of that, both are told `words`.
+pub(super) fn ask(client: &mut Client, request: &Request, words: &str) -> anyhow::Result<Answer> {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
-    bar.set_style(style("bytes"));
-    let mut unit = String::new();
+    let waiting = bar.is_hidden().then(|| Waiting::begin(words));
+    let mut shown = None;
     let answer = client.ask_with(request, |progress: Progress| {
-        if unit != progress.unit {
-            bar.set_style(style(&progress.unit));
-            unit.clone_from(&progress.unit);
+        let unit = (progress.total > 0).then(|| progress.unit.clone());
+        if shown.as_ref() != Some(&unit) {
+            bar.set_style(style(unit.as_deref()));
+            shown = Some(unit.clone());
+        }
+        if unit.is_none() {
+            bar.set_message(words.to_string());
+            bar.tick();
+            return;
+        }
+        if let Some(waiting) = &waiting {
+            waiting.change(far(&progress));
         }
         bar.set_message(progress.stage.clone());
         bar.set_length(progress.total);
@@ -67,11 +85,21 @@ pub(super) fn ask(client: &mut Client, request: &Request) -> anyhow::Result<Answ
     Ok(answer?)
 }
 
-fn style(unit: &str) -> ProgressStyle {
+fn far(progress: &Progress) -> String {
+    let Progress { stage, done, total, unit } = progress;
+    match unit.as_str() {
+        "bytes" => format!("{stage}, {} of {} so far", Size(*done), Size(*total)),
+        unit => format!("{stage}, {done} of {total} {unit} so far"),
+    }
+}
+
+/// Without a unit nothing is known yet of how much there is.
+fn style(unit: Option<&str>) -> ProgressStyle {
     let template = match unit {
-        "bytes" => "{msg} {bar:30} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
-        "copies" => "{msg} {bar:30} {pos} of {len} copies",
-        _ => "{msg} {bar:30} {pos} of {len} chunks",
+        None => "{spinner} {wide_msg}",
+        Some("bytes") => "{msg} {bar:30} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
+        Some("copies") => "{msg} {bar:30} {pos} of {len} copies",
+        Some(_) => "{msg} {bar:30} {pos} of {len} chunks",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
@@ -79,6 +107,22 @@ fn style(unit: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::reference::RootRef;
+
+    #[test]
+    fn reference_is_read_as_people_paste_it() {
+        let good = crate::base::text::encode(crate::base::text::TextKind::File, &[1; 67]);
+        assert_eq!(reference::<RootRef>(&format!(" {}/\n", good.to_uppercase())).unwrap(), good);
+        assert!(reference::<RootRef>("TORNET1QQ").unwrap_err().is::<Usage>());
+    }
+
+    #[test]
+    fn how_far_it_is_has_its_unit() {
+        let progress =
+            |unit: &str| Progress { stage: "fetching".into(), done: 1 << 20, total: 3 << 20, unit: unit.into() };
+        assert_eq!(far(&progress("bytes")), "fetching, 1 MiB of 3 MiB so far");
+        assert_eq!(far(&progress("chunks")), "fetching, 1048576 of 3145728 chunks so far");
+    }
 
     #[test]
     fn a_copy_has_a_name_and_a_parent_that_is_there() {

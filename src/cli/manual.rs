@@ -8,6 +8,35 @@ use std::io::{self, Write};
 /// How an apostrophe is written, for the two kinds of troff.
 const PREAMBLE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
 
+/// The same for every command: `output::exit` is the table, `process` ends what is interrupted.
+const EXIT_STATUS: &str = "\
+.SH EXIT STATUS
+.TP
+.B 0
+Done.
+.TP
+.B 1
+It failed; the standard error says what, why, and what to do.
+.TP
+.B 2
+Wrong usage, and nothing was tried: an unknown command, flag or mount option, a flag's value that makes no sense, a text that is no reference.
+.TP
+.B 130
+Interrupted before it was done.
+";
+
+/// What `--json` means where it stands.
+const JSON: &str = "\
+.PP
+With
+.B \\-\\-json
+a failure is an object on one line too, the last of the standard error: its field
+.I error
+says what failed and why, and
+.IR remedy ,
+where there is one, what to do.
+";
+
 /// Every generated page: its file name and its text.
 pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
@@ -38,6 +67,10 @@ fn page(command: &Command, name: &str, found: &mut Vec<(String, Vec<u8>)>) -> io
     }
     if command.get_after_help().is_some() {
         page.render_extra_section(&mut text)?;
+    }
+    text.extend(EXIT_STATUS.as_bytes());
+    if command.get_arguments().any(|argument| argument.get_id() == "json") {
+        text.extend(JSON.as_bytes());
     }
     writeln!(text, ".SH SEE ALSO\n.BR tornet (1),\n.BR tornet\\-mount (1),\n.BR tornet.toml (5),\n.BR tornet (7)")?;
     // Each section brings the same two lines before it; they are needed once.

@@ -12,13 +12,16 @@ mod publish;
 mod show;
 mod swarm;
 mod umount;
+mod waiting;
 
 use crate::config::{self, Settings, place};
-use crate::control::client::{Client, ClientError};
+use crate::content::reference::{RootRef, VerifyRef};
+use crate::control::client::{Client, ClientError, START};
 use crate::control::message::{Answer, Request};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
 use command::{Command, Meet, MountProgram, Place, Program};
+use output::Remedied;
 use publish::Wait;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,13 +29,19 @@ use std::process::ExitCode;
 /// The whole of the program `tornet`.
 pub fn tornet() -> ExitCode {
     process::harden();
-    output::exit("tornet", run(Program::parse()))
+    match Program::try_parse() {
+        Ok(program) => {
+            let json = program.json;
+            output::exit("tornet", run(program), json)
+        }
+        Err(error) => output::refuse("tornet", &error, std::env::args_os().any(|arg| arg == "--json")),
+    }
 }
 
 /// The whole of the program `tornet-mount`.
 pub fn tornet_mount() -> ExitCode {
     process::harden();
-    output::exit("tornet-mount", mount::run(&MountProgram::parse()))
+    output::exit("tornet-mount", mount::run(&MountProgram::parse()), false)
 }
 
 fn run(program: Program) -> anyhow::Result<()> {
@@ -43,19 +52,25 @@ fn run(program: Program) -> anyhow::Result<()> {
         Command::Publish { paths, wait, meet } => publish(&place, &meet, &paths, wait, json),
         Command::Get { reference, dest, meet } => {
             // Before a node is started for it.
-            get::check(&reference)?;
+            let reference = get::reference::<RootRef>(&reference)?;
             let dest = get::place(&reference, dest)?;
+            process::end_when_interrupted("interrupted: the same command goes on where it stopped")?;
             with_node(&place, &meet, |client| get::get(client, &reference, &dest, json))
         }
-        Command::Pin { reference } => match get::ask(&mut client()?, &Request::Pin { reference })? {
-            Answer::Pinned(pinned) if json => Ok(output::json(&pinned)?),
-            Answer::Pinned(pinned) => {
-                let bytes = crate::base::units::Size(pinned.bytes);
-                Ok(output::line(format_args!("kept: {bytes} in {} chunks", pinned.chunks))?)
+        Command::Pin { reference } => {
+            let reference = get::reference::<RootRef>(&reference)?;
+            match get::ask(&mut client()?, &Request::Pin { reference }, get::SEEKING)? {
+                Answer::Pinned(pinned) if json => output::json(&pinned)?,
+                Answer::Pinned(pinned) => {
+                    let bytes = crate::base::units::Size(pinned.bytes);
+                    output::line(format_args!("kept: {bytes} in {} chunks", pinned.chunks))?
+                }
+                other => return Err(output::strange(&other)),
             }
-            other => Err(output::strange(&other)),
-        },
+            Ok(())
+        }
         Command::Unpin { reference } => {
+            let reference = get::reference::<RootRef>(&reference)?;
             match client()?.ask(&Request::Unpin { reference })? {
                 Answer::Unpinned(unpinned) if json => output::json(&unpinned)?,
                 Answer::Unpinned(unpinned) if !unpinned.was_pinned => {
@@ -66,7 +81,10 @@ fn run(program: Program) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Command::Verify { reference } => show::verify(&mut client()?, reference, json),
+        Command::Verify { reference } => {
+            let reference = get::reference::<VerifyRef>(&reference)?;
+            show::verify(&mut client()?, reference, json)
+        }
         Command::Status { watch } => show::status(&mut client()?, json, watch),
         Command::Peers => show::peers(&mut client()?, json),
         Command::Why { path } => show::why(&mut client()?, &path, json),
@@ -101,8 +119,7 @@ fn with_node(place: &Place, meet: &Meet, work: impl FnOnce(&mut Client) -> anyho
     let settings = node::settings(place, meet)?;
     let dir = place::make_data_dir(&settings.data_dir.value)?;
     node::log(crate::telemetry::Target::File(&dir), meet.verbose)?;
-    let mut running = node::Running::start(&settings, meet, None)?;
-    running.end_when_interrupted()?;
+    let running = node::Running::start(&settings, meet, None)?;
     let result = Client::connect(&dir).map_err(anyhow::Error::from).and_then(|mut client| work(&mut client));
     let ended = running.end();
     result.and(ended)
@@ -112,11 +129,18 @@ fn publish(place: &Place, meet: &Meet, paths: &[PathBuf], wait: bool, json: bool
     match Client::connect(&data_dir(place)?) {
         Ok(mut client) => publish::publish(&mut client, paths, if wait { Wait::Hosted } else { Wait::No }, json),
         Err(ClientError::NotRunning { .. }) if wait => {
+            process::end_when_interrupted(
+                "interrupted: other nodes may not hold all of it; the same command goes on where it stopped",
+            )?;
             with_node(place, meet, |client| publish::publish(client, paths, Wait::Readable, json))
         }
-        Err(error @ ClientError::NotRunning { .. }) => {
-            bail!("{error}; or use --wait: this command then serves by itself until others hold what it published")
+        Err(ClientError::NotRunning { dir }) => Err(Remedied {
+            error: format!("no node is running with the data directory {}", dir.display()),
+            remedy: format!(
+                "{START}; or use --wait: this command then serves by itself until others hold what it published"
+            ),
         }
+        .into()),
         Err(error) => Err(error.into()),
     }
 }

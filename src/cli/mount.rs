@@ -5,7 +5,8 @@
 
 use super::command::MountProgram;
 use super::node::{self, MountPlan, Report, Running};
-use super::output;
+use super::output::{self, Usage};
+use super::waiting::Waiting;
 use crate::config::place::make_data_dir;
 use crate::{fuse, telemetry};
 use anyhow::{Context, anyhow, bail};
@@ -34,7 +35,7 @@ pub(super) fn run(program: &MountProgram) -> anyhow::Result<()> {
 fn plan(program: &MountProgram) -> anyhow::Result<MountPlan> {
     let mut options = fuse::MountOptions::default();
     for list in &program.options {
-        options.add(list)?;
+        options.add(list).map_err(Usage::because)?;
     }
     let point = std::path::absolute(&program.mountpoint)?;
     Ok(MountPlan { point, options })
@@ -98,9 +99,11 @@ fn background(program: &MountProgram) -> anyhow::Result<()> {
         .spawn()
         .context("cannot start the node")?;
     let mut line = String::new();
+    let waiting = Waiting::begin(format!("the node starts; its log is {}", log.display()));
     if let Some(output) = child.stdout.take() {
         BufReader::new(output).read_line(&mut line)?;
     }
+    drop(waiting);
     match serde_json::from_str(&line) {
         Ok(Outcome::Ready(report)) => Ok(tell(&report)?),
         Ok(Outcome::Failed(message)) => {

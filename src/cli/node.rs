@@ -1,8 +1,9 @@
 //! A node in this process: started, served, and ended by a signal, a command or an unmount.
 
-use super::{output, process};
+use super::output::{self, Usage};
+use super::process;
 use crate::cli::command::Meet;
-use crate::config::{Convergence, Listen, Settings};
+use crate::config::{ConfigError, Convergence, Listen, Settings, Source};
 use crate::control::message::PathText;
 use crate::control::server::Server;
 use crate::control::service::{Mounted, Node};
@@ -51,7 +52,7 @@ pub(super) struct Running {
     pub(super) report: Report,
 }
 
-/// Reads the settings with this command's flags.
+/// Reads the settings with this command's flags. A flag that makes no sense is wrong usage; anything else fails.
 pub(super) fn settings(place: &super::command::Place, meet: &Meet) -> anyhow::Result<Settings> {
     let flags = config::Flags {
         data_dir: place.data_dir.clone(),
@@ -59,7 +60,10 @@ pub(super) fn settings(place: &super::command::Place, meet: &Meet) -> anyhow::Re
         listen: meet.listen,
         bootstrap: meet.bootstrap.clone(),
     };
-    Ok(Settings::load(&flags, &environment)?)
+    Settings::load(&flags, &environment).map_err(|error| match error {
+        ConfigError::Value { place: Source::Flag(_), .. } => Usage::because(error),
+        other => other.into(),
+    })
 }
 
 /// A variable of the environment; one that is not text counts as unset.
@@ -180,16 +184,6 @@ impl Running {
         drop(server);
         runtime.shutdown_timeout(Duration::from_secs(2));
         Ok(unmounted?)
-    }
-
-    /// A command that runs its own node ends like any other when it is interrupted: at once, by the crash path.
-    pub(super) fn end_when_interrupted(&mut self) -> anyhow::Result<()> {
-        let mut ending = self.runtime.block_on(async { process::Ending::new() })?;
-        self.runtime.spawn(async move {
-            ending.wait().await;
-            std::process::exit(1);
-        });
-        Ok(())
     }
 }
 

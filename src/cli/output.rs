@@ -1,5 +1,6 @@
 //! What the user sees: lines on the standard output, messages on the standard error, exit codes.
 
+use crate::control::client::{ClientError, START};
 use crate::control::message::Answer;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -23,17 +24,77 @@ pub(super) fn note(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// The one table of exit codes: 0 done, 1 failed, 2 wrong usage (which clap answers by itself).
-pub(super) fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        // `tornet peers | head -1` is no failure worth words.
-        Err(error) if broken_pipe(&error) => ExitCode::from(1),
-        Err(error) => {
-            note(format_args!("{program}: {}", reasons(&error)));
-            ExitCode::from(1)
+/// A command that was not used as it is meant to be: nothing was tried.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Usage(pub(super) String);
+
+impl Usage {
+    /// Wrong usage, as this error tells.
+    pub(super) fn because(error: impl std::fmt::Display) -> anyhow::Error {
+        Usage(error.to_string()).into()
+    }
+}
+
+/// A failure, and what the user can do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}: {remedy}")]
+pub(super) struct Remedied {
+    pub(super) error: String,
+    pub(super) remedy: String,
+}
+
+/// A failure as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Failure {
+    error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl Failure {
+    fn of(error: &anyhow::Error) -> Failure {
+        if let Some(Remedied { error, remedy }) = error.downcast_ref() {
+            return Failure { error: error.clone(), remedy: Some(remedy.clone()) };
+        }
+        let remedy = matches!(error.downcast_ref(), Some(ClientError::NotRunning { .. })).then(|| START.to_string());
+        let text = reasons(error);
+        let end = remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
+        Failure { error: text.strip_suffix(&end).unwrap_or(&text).to_string(), remedy }
+    }
+}
+
+/// Says how it failed, in words or as one line of JSON; on the standard error either way, so that the standard output holds results alone.
+fn fail(program: &str, failure: &Failure, json: bool) {
+    match serde_json::to_string(failure) {
+        Ok(line) if json => note(line),
+        _ => {
+            let remedy = failure.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
+            note(format_args!("{program}: {}{remedy}", failure.error));
         }
     }
+}
+
+/// The one table of exit codes: 0 done, 1 failed, 2 wrong usage.
+pub(super) fn exit(program: &str, result: anyhow::Result<()>, json: bool) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    // `tornet peers | head -1` is no failure worth words.
+    if !broken_pipe(&error) {
+        fail(program, &Failure::of(&error), json);
+    }
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// What the command line's own rules refuse, or have answered already, such as `--help`.
+pub(super) fn refuse(program: &str, error: &clap::Error, json: bool) -> ExitCode {
+    if !json || !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+    let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    fail(program, &Failure { error: first, remedy: Some("see --help".into()) }, json);
+    ExitCode::from(2)
 }
 
 /// An error and its causes on one line. Many of ours name their cause themselves: it is not said twice.
@@ -89,6 +150,17 @@ mod tests {
         let error = anyhow::Error::from(told).context("starting");
         assert_eq!(reasons(&error), "starting: cannot read the configuration file x: entity not found");
         assert_eq!(reasons(&anyhow::Error::from(missing()).context("opening")), "opening: entity not found");
+    }
+
+    #[test]
+    fn failure_for_programs_keeps_the_remedy_apart() {
+        let told = |error: anyhow::Error| serde_json::to_value(Failure::of(&error)).unwrap();
+        let not_running = told(ClientError::NotRunning { dir: "/d".into() }.into());
+        assert_eq!(not_running["error"], "no node is running with the data directory /d");
+        assert_eq!(not_running["remedy"], START);
+        assert_eq!(told(anyhow::anyhow!("broken: it is")), serde_json::json!({"error": "broken: it is"}));
+        let remedied = Remedied { error: "cold".into(), remedy: "heat it".into() };
+        assert_eq!(told(remedied.into()), serde_json::json!({"error": "cold", "remedy": "heat it"}));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
-use std::io;
+use std::io::{self, IsTerminal};
 use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
+
+/// Exit status of what was interrupted.
+const INTERRUPTED: i32 = 130;
 
 /// The first thing in `main`: files are made for their user alone, and keys stay out of core dumps and other debuggers.
 pub(super) fn harden() {
@@ -47,6 +50,20 @@ impl Ending {
             _ = hangup.recv() => "the terminal is gone",
         }
     }
+}
+
+/// From now on a signal that asks this process to end makes it say `words` and end, with the status that shells give to what was interrupted.
+pub(super) fn end_when_interrupted(words: &'static str) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut ending = runtime.block_on(async { Ending::new() })?;
+    std::thread::spawn(move || {
+        runtime.block_on(ending.wait());
+        // Below what a progress bar left on the line.
+        let start = if io::stderr().is_terminal() { "\n" } else { "" };
+        super::output::note(format_args!("{start}{words}"));
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
 }
 
 fn ignores_hangup() -> bool {

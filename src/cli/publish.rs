@@ -6,6 +6,9 @@ use crate::control::message::{Answer, PathText, Request};
 use anyhow::bail;
 use std::path::PathBuf;
 
+/// What a user is told as long as nothing is sealed or found.
+const WAITING: &str = "it is read and sealed, and then, with --wait, looked for on other nodes; `tornet status` tells how far publishing is";
+
 /// What `--wait` is to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -24,7 +27,7 @@ pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: 
         let request = Request::Publish { path: PathText(show::real(path)?), wait: wait != Wait::No };
         let mut told = false;
         let published = loop {
-            let published = match get::ask(client, &request)? {
+            let published = match get::ask(client, &request, WAITING)? {
                 Answer::Published(published) => published,
                 other => return Err(output::strange(&other)),
             };

@@ -1,6 +1,7 @@
 //! Answers of the node as people read them.
 
-use super::output;
+use super::waiting::Waiting;
+use super::{get, output};
 use crate::base::text::escape;
 use crate::base::units::{Size, Span};
 use crate::content::reference::RootRef;
@@ -126,6 +127,9 @@ fn peers_table(peers: &[Peer]) -> String {
 
 /// `tornet ref`.
 pub(super) fn reference(client: &mut Client, path: &Path, verify: bool, json: bool) -> anyhow::Result<()> {
+    let _waiting = Waiting::begin(
+        "the file is sealed once nothing has written to it for a moment, a path under ref/ is looked up first; Ctrl-C gives up, `tornet why PATH` tells how far it is",
+    );
     let mut found: Reference = match client.ask(&Request::Ref { path: PathText(real(path)?) })? {
         Answer::Reference(found) => found,
         other => return Err(output::strange(&other)),
@@ -143,6 +147,7 @@ pub(super) fn reference(client: &mut Client, path: &Path, verify: bool, json: bo
 
 /// `tornet why`.
 pub(super) fn why(client: &mut Client, path: &Path, json: bool) -> anyhow::Result<()> {
+    let _waiting = Waiting::begin(get::SEEKING);
     let found: Why = match client.ask(&Request::Why { path: PathText(apparent(path)?) })? {
         Answer::Why(found) => found,
         other => return Err(output::strange(&other)),
@@ -155,7 +160,7 @@ pub(super) fn why(client: &mut Client, path: &Path, json: bool) -> anyhow::Resul
 
 /// `tornet verify`.
 pub(super) fn verify(client: &mut Client, reference: String, json: bool) -> anyhow::Result<()> {
-    let found = match super::get::ask(client, &Request::Verify { reference })? {
+    let found = match get::ask(client, &Request::Verify { reference }, get::SEEKING)? {
         Answer::Verified(found) => found,
         other => return Err(output::strange(&other)),
     };

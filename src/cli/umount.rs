@@ -2,6 +2,7 @@
 
 use super::holder::{self, Mount};
 use super::output;
+use super::waiting::Waiting;
 use crate::control::client::{Client, ClientError};
 use crate::control::message::{Answer, Request};
 use crate::fuse::{self, MountError};
@@ -57,6 +58,7 @@ pub(super) fn stop(data_dir: &Path) -> anyhow::Result<()> {
 
 /// A running node, held by a descriptor so that its end can be waited for.
 struct Node {
+    pid: u32,
     process: OwnedFd,
     mountpoint: Option<PathBuf>,
 }
@@ -69,6 +71,11 @@ impl Node {
             Err(ClientError::NotRunning { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        let _waiting = Waiting::begin(format!(
+            "the node of {} does not answer yet; Ctrl-C gives up, its log is {}",
+            data_dir.display(),
+            data_dir.join("log").display()
+        ));
         let status = match client.ask(&Request::Status) {
             Ok(Answer::Status(status)) => status,
             Ok(other) => return Err(output::strange(&other)),
@@ -78,7 +85,9 @@ impl Node {
         };
         let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("no such process"))?;
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(process) => Ok(Some(Node { process, mountpoint: status.mountpoint.map(|point| point.0) })),
+            Ok(process) => {
+                Ok(Some(Node { pid: status.pid, process, mountpoint: status.mountpoint.map(|point| point.0) }))
+            }
             Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -86,6 +95,11 @@ impl Node {
 
     /// Returns when the process has ended: everything is written down by then.
     fn await_end(&self, data_dir: &Path) -> anyhow::Result<()> {
+        let _waiting = Waiting::begin(format!(
+            "the node (process {}) writes everything down; Ctrl-C leaves it to that, its log is {}",
+            self.pid,
+            data_dir.join("log").display()
+        ));
         let timeout = Timespec { tv_sec: END_MAX.as_secs() as i64, tv_nsec: 0 };
         match poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&timeout)) {
             Ok(0) => {
@@ -107,6 +121,10 @@ fn absolute(point: &Path) -> anyhow::Result<PathBuf> {
 fn unmount(mount: &Mount, wait: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + wait;
     let mut told = false;
+    let waiting = Waiting::begin(format!(
+        "the kernel says that {} is in use, and nobody is seen to use it; Ctrl-C gives up, `fuser -vm {0}` as root may tell more",
+        mount.point.display()
+    ));
     loop {
         match fuse::unmount(&mount.point) {
             Err(MountError::Busy(_)) => {}
@@ -123,9 +141,12 @@ fn unmount(mount: &Mount, wait: Duration) -> anyhow::Result<()> {
         if !holders.is_empty() && (!writers || waited) {
             bail!("{} is in use: {}", mount.point.display(), list());
         }
-        if writers && !told {
-            output::note(format_args!("waiting: {}", list()));
-            told = true;
+        if writers {
+            waiting.change(format!("{}; Ctrl-C gives up", list()));
+            if !told {
+                output::note(format_args!("waiting: {}", list()));
+                told = true;
+            }
         }
         std::thread::sleep(PAUSE);
     }

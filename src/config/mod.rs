@@ -148,8 +148,8 @@ pub enum ConfigError {
     /// A value is not acceptable.
     #[error("{place}: {key}: {message}")]
     Value {
-        /// File, line and column, or the variable's or flag's name.
-        place: String,
+        /// Who set it.
+        place: Source,
         /// Which setting.
         key: &'static str,
         /// What is wrong and what is accepted.
@@ -184,7 +184,7 @@ impl Layers<'_> {
         };
         match parse(&text) {
             Ok(value) => Ok(Setting { value, source }),
-            Err(message) => Err(ConfigError::Value { place: source.to_string(), key, message }),
+            Err(message) => Err(ConfigError::Value { place: source, key, message }),
         }
     }
 }
@@ -300,7 +300,7 @@ fn bootstrap(
     let mut value = Vec::new();
     for (text, source) in texts {
         let peer = typed(&text).map_err(|message| ConfigError::Value {
-            place: source.to_string(),
+            place: source,
             key: "network.bootstrap",
             message: format!("{text:?}: {message}"),
         })?;

@@ -6,13 +6,14 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+/// How a node is started, for those who have none.
+pub const START: &str = "start one with `tornet-mount MOUNTPOINT`, or `tornet node` without a mount";
+
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error(
-        "no node is running with the data directory {dir}: start one with `tornet-mount MOUNTPOINT`, or `tornet node` without a mount"
-    )]
+    #[error("no node is running with the data directory {dir}: {START}")]
     NotRunning {
         /// Where it was looked for.
         dir: PathBuf,
