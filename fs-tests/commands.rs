@@ -182,6 +182,20 @@ fn copy_takes_unfinished_files_of_other_trees_away_and_leaves_nothing_when_it_fa
 }
 
 #[test]
+fn settings_shown_are_those_of_the_running_node() {
+    let lab = Lab::new();
+    let a = Plan::new("a").config("[network]\nmdns = false\n[storage]\ncache = \"3 GiB\"\n").start(&lab);
+    let config = a.home.join("config.toml");
+    fs::write(&config, "[storage]\ncache = \"5 GiB\"\n").unwrap();
+    let output = a.run(&["--config", config.to_str().unwrap(), "config"]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("3 GiB") && shown.contains("config.toml:4:9") && !shown.contains("5 GiB"), "{shown}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("of the running node") && said.contains("storage.cache = 5 GiB"), "{said}");
+    assert_eq!(a.json(&["--json", "config"])["network.mdns"]["value"], "false");
+}
+
+#[test]
 fn several_paths_are_published_with_a_json_line_for_each() {
     let lab = Lab::new();
     let a = Plan::new("a").start(&lab);

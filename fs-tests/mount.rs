@@ -414,6 +414,23 @@ fn control_files_tell_health_and_peers() {
         let peers = fs::read_to_string(b.path(".tornet/peers")).unwrap();
         (peers.contains(&first) || peers.contains(&first[..8])).then_some(())
     });
+    // As the commands print it, field for field.
+    let same = |file: &str, command: &str| {
+        let shown: serde_json::Value = serde_json::from_slice(&fs::read(b.path(file)).unwrap()).unwrap();
+        let told = b.json(&["--json", command]);
+        let fields = |value: &serde_json::Value| -> Vec<String> {
+            let first = value.as_array().and_then(|all| all.first()).unwrap_or(value);
+            first.as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(fields(&shown), fields(&told), "{file}");
+        (shown, told)
+    };
+    let (shown, told) = same(".tornet/status", "status");
+    for field in ["pid", "peer", "address", "data-dir", "mountpoint"] {
+        assert_eq!(shown[field], told[field], "{field}");
+    }
+    let (shown, told) = same(".tornet/peers", "peers");
+    assert_eq!(shown[0]["address"], told[0]["address"]);
     assert!(fs::write(b.path(".tornet/status"), b"x").is_err());
     assert!(fs::remove_file(b.path(".tornet/peers")).is_err());
 }

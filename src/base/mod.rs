@@ -6,6 +6,7 @@ pub mod digest;
 pub mod keyspace;
 pub mod limit;
 pub mod network;
+pub mod path;
 pub mod peer;
 pub mod random;
 pub mod range;

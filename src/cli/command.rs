@@ -200,6 +200,9 @@ pub enum Command {
         dir: Option<PathBuf>,
     },
     /// Print the settings in force and where each came from
+    ///
+    /// Those of the running node, and on the standard error what would be otherwise if it were started here and now; without a running node
+    /// those with which one would start.
     Config,
     /// Print a completion script
     Completions {

@@ -14,10 +14,10 @@ mod swarm;
 mod umount;
 mod waiting;
 
-use crate::config::{self, Settings, place};
+use crate::config::place;
 use crate::content::reference::{RootRef, VerifyRef};
 use crate::control::client::{Client, ClientError, START};
-use crate::control::message::{Answer, Request};
+use crate::control::message::{Answer, Request, Setting};
 use anyhow::Context;
 use clap::Parser;
 use command::{Command, Meet, MountProgram, Place, Program};
@@ -145,19 +145,72 @@ fn publish(place: &Place, meet: &Meet, paths: &[PathBuf], wait: bool, json: bool
     }
 }
 
-/// `tornet config`.
+/// `tornet config`: of the node that runs, which may have been started from another shell or before the file was changed; else those with
+/// which one would start.
 fn settings(place: &Place, json: bool) -> anyhow::Result<()> {
-    let flags =
-        config::Flags { data_dir: place.data_dir.clone(), config: place.config.clone(), ..config::Flags::default() };
-    let rows = Settings::load(&flags, &node::environment)?.list();
+    let here = |config: Option<PathBuf>| {
+        let place = Place { config: place.config.clone().or(config), ..place.clone() };
+        node::settings(&place, &Meet::default()).map(|settings| node::in_force(&settings))
+    };
+    let rows = match Client::connect(&data_dir(place)?) {
+        Ok(mut client) => match client.ask(&Request::Settings)? {
+            Answer::Settings(rows) => {
+                let file = rows.iter().find(|row| row.key == "config").map(|row| PathBuf::from(&row.value));
+                output::note(compared(&rows, &here(file.filter(|file| file.exists()))));
+                rows
+            }
+            other => return Err(output::strange(&other)),
+        },
+        Err(ClientError::NotRunning { .. }) => here(None)?,
+        Err(error) => return Err(error.into()),
+    };
     if json {
-        let object: serde_json::Map<String, serde_json::Value> = rows
-            .into_iter()
-            .map(|(key, value, source)| (key.to_string(), serde_json::json!({"value": value, "source": source})))
+        let object: serde_json::Map<String, serde_json::Value> = (rows.into_iter())
+            .map(|Setting { key, value, source }| (key, serde_json::json!({"value": value, "source": source})))
             .collect();
         return Ok(output::json(&object)?);
     }
     let mut table = vec![["SETTING", "VALUE", "FROM"].map(String::from).to_vec()];
-    table.extend(rows.into_iter().map(|(key, value, source)| vec![key.to_string(), value, source]));
+    table.extend(rows.into_iter().map(|Setting { key, value, source }| vec![key, value, source]));
     Ok(output::line(output::table(&table).trim_end())?)
+}
+
+/// Whose settings are shown, and what would be otherwise if the node were started here and now. What flags said then is not known here.
+fn compared(running: &[Setting], here: &anyhow::Result<Vec<Setting>>) -> String {
+    let mut text = "these are the settings of the running node".to_string();
+    match here {
+        Ok(here) => {
+            for Setting { key, value, source } in here {
+                let other = running.iter().find(|row| row.key == *key && row.value != *value);
+                if other.is_some_and(|row| !row.source.starts_with("flag ")) {
+                    text.push_str(&format!(
+                        "\nstarted anew from here without flags it would have {key} = {value} ({source})"
+                    ));
+                }
+            }
+        }
+        Err(error) => text.push_str(&format!("\nstarted anew from here it would fail: {}", output::reasons(error))),
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_would_be_others_now_are_named() {
+        let row = |key: &str, value: &str, source: &str| Setting {
+            key: key.into(),
+            value: value.into(),
+            source: source.into(),
+        };
+        let running = [row("a", "1", "default"), row("b", "2", "flag --b"), row("c", "3", "default")];
+        let here = Ok(vec![row("a", "1", "default"), row("b", "9", "default"), row("c", "4", "FILE:1:1")]);
+        assert_eq!(
+            compared(&running, &here),
+            "these are the settings of the running node\nstarted anew from here without flags it would have c = 4 (FILE:1:1)"
+        );
+        assert!(compared(&running, &Err(anyhow::anyhow!("no"))).ends_with("it would fail: no"));
+    }
 }

@@ -4,7 +4,7 @@ use super::output::{self, Usage};
 use super::process;
 use crate::cli::command::Meet;
 use crate::config::{ConfigError, Convergence, Listen, Settings, Source};
-use crate::control::message::PathText;
+use crate::control::message::{PathText, Setting};
 use crate::control::server::Server;
 use crate::control::service::{Mounted, Node};
 use crate::engine::{self, Engine};
@@ -66,6 +66,12 @@ pub(super) fn settings(place: &super::command::Place, meet: &Meet) -> anyhow::Re
     })
 }
 
+/// The settings as commands show them.
+pub(super) fn in_force(settings: &Settings) -> Vec<Setting> {
+    let rows = settings.list().into_iter();
+    rows.map(|(key, value, source)| Setting { key: key.to_string(), value, source }).collect()
+}
+
 /// A variable of the environment; one that is not text counts as unset.
 pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -108,7 +114,7 @@ impl Running {
                 point: mount.mountpoint().to_path_buf(),
                 refusals: mount.filesystem().refusals().clone(),
             });
-            let service = Arc::new(Node::new(engine.clone(), mounted, stop.clone()));
+            let service = Arc::new(Node::new(engine.clone(), mounted, in_force(settings), stop.clone()));
             let server = Server::open(&data_dir, service)?;
             anyhow::Ok((mount, server))
         });

@@ -6,7 +6,7 @@ use crate::base::text::escape;
 use crate::base::units::{Size, Span};
 use crate::content::reference::RootRef;
 use crate::control::client::Client;
-use crate::control::message::{Answer, PathText, Peer, Reference, Request, Status, Verified, Why};
+use crate::control::message::{Answer, PathText, PeerStatus, Reference, Request, Status, Verified, Why};
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
@@ -111,7 +111,7 @@ pub(super) fn peers(client: &mut Client, json: bool) -> anyhow::Result<()> {
     Ok(output::line(peers_table(&peers).trim_end())?)
 }
 
-fn peers_table(peers: &[Peer]) -> String {
+fn peers_table(peers: &[PeerStatus]) -> String {
     let mut rows = vec![["PEER", "ROUND TRIP", "SENT", "RECEIVED", "ADDRESS"].map(String::from).to_vec()];
     rows.extend(peers.iter().map(|peer| {
         vec![

@@ -1,44 +1,9 @@
 //! What commands ask a running node, and what it answers. These are also the objects that `--json` prints.
 
 use serde::{Deserialize, Serialize};
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
 
-/// A path or file name, whatever its bytes: a JSON string where it is UTF-8, a list of its bytes where not.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PathText(pub PathBuf);
-
-impl From<&Path> for PathText {
-    fn from(path: &Path) -> PathText {
-        PathText(path.to_path_buf())
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum PathForm {
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-impl Serialize for PathText {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.to_str() {
-            Some(text) => serializer.serialize_str(text),
-            None => PathForm::Bytes(self.0.as_os_str().as_bytes().to_vec()).serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for PathText {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathText, D::Error> {
-        Ok(PathText(match PathForm::deserialize(deserializer)? {
-            PathForm::Text(text) => PathBuf::from(text),
-            PathForm::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
-        }))
-    }
-}
+pub use crate::base::path::PathText;
+pub use crate::engine::{PeerStatus, Status, StoreStatus, Work};
 
 /// What a command asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +52,8 @@ pub enum Request {
         /// Absolute path.
         path: PathText,
     },
+    /// The settings in force. Answer: `Settings`.
+    Settings,
     /// Unmount, write everything down and end. Answer: `Nothing`, before the process ends.
     Stop,
 }
@@ -126,7 +93,7 @@ pub enum Answer {
     /// To `Status`.
     Status(Box<Status>),
     /// To `Peers`.
-    Peers(Vec<Peer>),
+    Peers(Vec<PeerStatus>),
     /// To `Ref`.
     Reference(Reference),
     /// To `Publish`.
@@ -141,89 +108,20 @@ pub enum Answer {
     Verified(Verified),
     /// To `Why`.
     Why(Why),
+    /// To `Settings`.
+    Settings(Vec<Setting>),
 }
 
-/// Health of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+/// A setting in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Status {
-    /// Version of the program.
-    pub version: String,
-    /// Process number.
-    pub pid: u32,
-    /// The node's name, 64 hexadecimal digits.
-    pub peer: String,
-    /// What other nodes bootstrap from.
-    pub address: String,
-    /// The UDP address it listens at.
-    pub listen: String,
-    /// Where its identity, tree and store are.
-    pub data_dir: PathText,
-    /// Where it is mounted, if it is.
-    pub mountpoint: Option<PathText>,
-    /// Seconds since it started.
-    pub uptime: u64,
-    /// Peers with an open link.
-    pub peers_linked: u64,
-    /// Peers known.
-    pub peers_known: u64,
-    /// Reference of the own tree as last published.
-    pub tree: Option<String>,
-    /// Changed paths of the own tree that are not published yet.
-    pub staged: u64,
-    /// Why they could not be published when that was tried last, or why the store takes no more.
-    pub trouble: Option<String>,
-    /// Bytes that are being sealed.
-    pub publishing: Option<Work>,
-    /// Chunk copies that peers hold for us, of those wanted.
-    pub hosting: Work,
-    /// Whether others hold everything published, as wanted, and nothing is staged.
-    pub safe_to_shut_down: bool,
-    /// Disk use.
-    pub store: Store,
-    /// Damaged slices that reading found and dropped.
-    pub damaged: u64,
-}
-
-/// Done and in all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub struct Work {
-    /// So far.
-    pub done: u64,
-    /// In all.
-    pub total: u64,
-}
-
-/// Bytes on disk by what they are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub struct Store {
-    /// Own chunks.
-    pub own_bytes: u64,
-    /// Kept for others.
-    pub hosted_bytes: u64,
-    /// Given up when space is needed.
-    pub cached_bytes: u64,
-    /// Kept until unpinned.
-    pub pinned_bytes: u64,
-    /// The limit of cached and hosted together.
-    pub limit_bytes: u64,
-}
-
-/// A peer with an open link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-pub struct Peer {
-    /// Its name, 64 hexadecimal digits.
-    pub peer: String,
-    /// Where it is.
-    pub address: String,
-    /// Round trip, milliseconds.
-    pub rtt_ms: f64,
-    /// Bytes that we sent it.
-    pub sent_bytes: u64,
-    /// Bytes that it sent us.
-    pub received_bytes: u64,
+pub struct Setting {
+    /// Its name, as in `storage.cache`.
+    pub key: String,
+    /// Its value as text.
+    pub value: String,
+    /// Who set it.
+    pub source: String,
 }
 
 /// A reference.
@@ -308,6 +206,9 @@ pub struct Why {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::PathBuf;
 
     proptest! {
         #[test]

@@ -1,8 +1,8 @@
 //! What a running node answers to commands.
 
 use super::message::{
-    Answer, Fetched, PathText, Peer, Pinned, Progress, Published, Reference, Request, Status, Store, Unpinned,
-    Verified, Why, Work,
+    Answer, Fetched, PathText, Pinned, Progress, Published, Reference, Request, Setting, Status, Unpinned, Verified,
+    Why,
 };
 use super::server::{Replies, Service};
 use crate::base::text::{TextError, canonical, escape};
@@ -43,6 +43,7 @@ pub struct Mounted {
 pub struct Node {
     engine: Engine,
     mounted: Option<Mounted>,
+    settings: Vec<Setting>,
     stop: Arc<Notify>,
 }
 
@@ -57,9 +58,9 @@ enum Place {
 }
 
 impl Node {
-    /// Serves commands for `engine`; `stop` is notified when one of them asks the node to end.
-    pub fn new(engine: Engine, mounted: Option<Mounted>, stop: Arc<Notify>) -> Node {
-        Node { engine, mounted, stop }
+    /// Serves commands for `engine`, which was started with these settings; `stop` is notified when one of them asks the node to end.
+    pub fn new(engine: Engine, mounted: Option<Mounted>, settings: Vec<Setting>, stop: Arc<Notify>) -> Node {
+        Node { engine, mounted, settings, stop }
     }
 
     fn deadline(&self) -> Duration {
@@ -99,47 +100,7 @@ impl Node {
     }
 
     async fn status(&self) -> Status {
-        let status = self.engine.status().await;
-        let work = |work: crate::engine::Work| Work { done: work.done, total: work.total };
-        Status {
-            version: status.version,
-            pid: std::process::id(),
-            peer: status.peer,
-            address: status.bootstrap,
-            listen: status.listen,
-            data_dir: PathText::from(self.engine.data_dir()),
-            mountpoint: self.mounted.as_ref().map(|mounted| PathText(mounted.point.clone())),
-            uptime: status.uptime_s,
-            peers_linked: status.peers_linked,
-            peers_known: status.contacts,
-            tree: Some(status.tree).filter(|tree| !tree.is_empty()),
-            staged: status.staged,
-            trouble: status.trouble,
-            publishing: status.publishing.map(work),
-            hosting: work(status.hosting),
-            safe_to_shut_down: status.safe_to_shut_down,
-            store: Store {
-                own_bytes: status.store.own_bytes,
-                hosted_bytes: status.store.hosted_bytes,
-                cached_bytes: status.store.cached_bytes,
-                pinned_bytes: status.store.pinned_bytes,
-                limit_bytes: status.store.limit_bytes,
-            },
-            damaged: status.damaged,
-        }
-    }
-
-    fn peers(&self) -> Vec<Peer> {
-        let peers = self.engine.peers().into_iter();
-        peers
-            .map(|peer| Peer {
-                peer: peer.peer,
-                address: peer.addr,
-                rtt_ms: peer.rtt_ms,
-                sent_bytes: peer.sent_bytes,
-                received_bytes: peer.received_bytes,
-            })
-            .collect()
+        self.engine.status(self.mounted.as_ref().map(|mounted| mounted.point.as_path())).await
     }
 
     async fn reference(&self, path: &Path) -> Result<RootRef, String> {
@@ -447,7 +408,7 @@ impl Service for Node {
     async fn serve(&self, request: Request, replies: Replies) -> Result<Answer, String> {
         Ok(match request {
             Request::Status => Answer::Status(Box::new(self.status().await)),
-            Request::Peers => Answer::Peers(self.peers()),
+            Request::Peers => Answer::Peers(self.engine.peers()),
             Request::Ref { path } => {
                 Answer::Reference(Reference { reference: self.reference(&path.0).await?.to_string() })
             }
@@ -462,6 +423,7 @@ impl Service for Node {
             }
             Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),
+            Request::Settings => Answer::Settings(self.settings.clone()),
             Request::Stop => {
                 self.stop.notify_one();
                 Answer::Nothing

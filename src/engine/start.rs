@@ -13,6 +13,7 @@ use super::status::{PeerStatus, Status, StoreStatus};
 use super::swarm::{Swarm, lock};
 use super::writer::Writer;
 use crate::base::digest::ChunkId;
+use crate::base::path::PathText;
 use crate::base::peer::{Contact, PeerId};
 use crate::content::cipher::ConvergenceSecret;
 use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
@@ -212,8 +213,8 @@ impl Engine {
         &self.inner.store
     }
 
-    /// One screen of health.
-    pub async fn status(&self) -> Status {
+    /// One screen of health of a node that is mounted there.
+    pub async fn status(&self, mountpoint: Option<&Path>) -> Status {
         let inner = &self.inner;
         let stats = inner.swarm.inspect(|node| node.stats()).await.unwrap_or_default();
         let usage = inner.store.usage();
@@ -221,13 +222,16 @@ impl Engine {
         let hosting = inner.writer.hosting();
         Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
+            pid: std::process::id(),
             peer: inner.peer.to_string(),
-            bootstrap: self.bootstrap_text(),
+            address: self.bootstrap_text(),
             listen: inner.addr.to_string(),
-            uptime_s: inner.clock.now().0 / 1_000_000,
+            data_dir: PathText::from(self.data_dir()),
+            mountpoint: mountpoint.map(PathText::from),
+            uptime: inner.clock.now().0 / 1_000_000,
             peers_linked: inner.links.all().len() as u64,
-            contacts: stats.contacts as u64,
-            tree: inner.writer.tree_reference().unwrap_or_default(),
+            peers_known: stats.contacts as u64,
+            tree: inner.writer.tree_reference(),
             staged,
             trouble: inner.writer.trouble().or(usage.trouble),
             publishing: inner.writer.sealing(),
@@ -251,7 +255,7 @@ impl Engine {
             let stats = link.stats();
             PeerStatus {
                 peer: link.peer().to_string(),
-                addr: link.remote_addr().to_string(),
+                address: link.remote_addr().to_string(),
                 rtt_ms: link.rtt().as_secs_f64() * 1000.0,
                 sent_bytes: stats.sent_bytes,
                 received_bytes: stats.received_bytes,

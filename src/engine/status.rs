@@ -1,26 +1,34 @@
 //! What the node says of itself: for `tornet status`, `.tornet/status` and `tornet peers`.
 
+use crate::base::path::PathText;
 use serde::{Deserialize, Serialize};
 
 /// One screen of health.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// Program version.
     pub version: String,
+    /// Process number.
+    pub pid: u32,
     /// Our `PeerId` as hexadecimal digits.
     pub peer: String,
     /// The address to hand to others as `--bootstrap`.
-    pub bootstrap: String,
+    pub address: String,
     /// UDP address that we listen on.
     pub listen: String,
+    /// Where identity, tree and store are.
+    pub data_dir: PathText,
+    /// Where the node is mounted, if it is.
+    pub mountpoint: Option<PathText>,
     /// Seconds since start.
-    pub uptime_s: u64,
+    pub uptime: u64,
     /// Peers with an open link.
     pub peers_linked: u64,
     /// Peers known.
-    pub contacts: u64,
-    /// Reference of the own tree as last published; empty before that.
-    pub tree: String,
+    pub peers_known: u64,
+    /// Reference of the own tree as last published.
+    pub tree: Option<String>,
     /// Changed paths of the own tree that are not published yet.
     pub staged: u64,
     /// Why that failed when it was tried last, or why the store takes no more.
@@ -48,6 +56,7 @@ pub struct Work {
 
 /// Bytes on disk by class.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
 pub struct StoreStatus {
     /// Own chunks.
     pub own_bytes: u64,
@@ -62,12 +71,13 @@ pub struct StoreStatus {
 }
 
 /// One linked peer.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Default)]
+#[serde(rename_all = "kebab-case")]
 pub struct PeerStatus {
     /// `PeerId` as hexadecimal digits.
     pub peer: String,
     /// Address of the link.
-    pub addr: String,
+    pub address: String,
     /// Round trip in milliseconds.
     pub rtt_ms: f64,
     /// Bytes sent and received over this link, headers included.

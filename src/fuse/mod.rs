@@ -37,8 +37,9 @@ pub struct Mount {
 
 /// Mounts a running node on `mountpoint`, and serves it from the moment of return. Must be called within a tokio runtime.
 pub fn mount(engine: &Engine, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
-    let swarm = Arc::new(EngineSwarm::new(engine.clone()));
-    mount_swarm(swarm, engine.tree_dir(), engine.data_dir(), "tornet", mountpoint, options)
+    let mountpoint = mount::full_path(mountpoint)?;
+    let swarm = Arc::new(EngineSwarm::new(engine.clone(), mountpoint.clone()));
+    mount_swarm(swarm, engine.tree_dir(), engine.data_dir(), "tornet", &mountpoint, options)
 }
 
 /// Mounts `swarm` with the own tree `tree` on `mountpoint`, and serves it from the moment of return. `data` is the directory that holds

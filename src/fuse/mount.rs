@@ -117,7 +117,7 @@ pub(super) fn prepare(mountpoint: &Path, options: &MountOptions, data: &Path) ->
 }
 
 /// The full path, without touching what may be a dead mount at its end.
-fn full_path(mountpoint: &Path) -> Result<PathBuf, MountError> {
+pub(super) fn full_path(mountpoint: &Path) -> Result<PathBuf, MountError> {
     match mountpoint.canonicalize() {
         Ok(full) => return Ok(full),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

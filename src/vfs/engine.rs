@@ -1,7 +1,7 @@
 //! The engine as the swarm of a mount.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -64,12 +64,13 @@ impl From<TextError> for Error {
 #[derive(Clone)]
 pub struct EngineSwarm {
     engine: Engine,
+    mountpoint: PathBuf,
 }
 
 impl EngineSwarm {
-    /// The node `engine`.
-    pub fn new(engine: Engine) -> EngineSwarm {
-        EngineSwarm { engine }
+    /// The node `engine`, mounted there.
+    pub fn new(engine: Engine, mountpoint: PathBuf) -> EngineSwarm {
+        EngineSwarm { engine, mountpoint }
     }
 
     fn access(&self) -> Access {
@@ -227,7 +228,7 @@ struct Publishing {
     staged: u64,
     sealing: Option<crate::engine::Work>,
     hosting: crate::engine::Work,
-    tree: String,
+    tree: Option<String>,
 }
 
 fn text(value: &impl Serialize) -> Vec<u8> {
@@ -279,21 +280,22 @@ impl Swarm for EngineSwarm {
     }
 
     fn control(&self, name: &str) -> Waiting<Vec<u8>> {
-        let (engine, name) = (self.engine.clone(), name.to_string());
+        let (this, name) = (self.clone(), name.to_string());
         Box::pin(async move {
-            Ok(match name.as_str() {
-                "status" => text(&engine.status().await),
-                "peers" => text(&engine.peers()),
-                _ => {
-                    let status = engine.status().await;
-                    text(&Publishing {
-                        staged: status.staged,
-                        sealing: status.publishing,
-                        hosting: status.hosting,
-                        tree: status.tree,
-                    })
-                }
-            })
+            let engine = &this.engine;
+            if name == "peers" {
+                return Ok(text(&engine.peers()));
+            }
+            let status = engine.status(Some(&this.mountpoint)).await;
+            if name == "status" {
+                return Ok(text(&status));
+            }
+            Ok(text(&Publishing {
+                staged: status.staged,
+                sealing: status.publishing,
+                hosting: status.hosting,
+                tree: status.tree,
+            }))
         })
     }
 }
