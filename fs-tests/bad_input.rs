@@ -138,6 +138,16 @@ fn mount_point_must_be_an_empty_directory_that_is_not_mounted_yet() {
     refused(&mount_at(&lab, "data", taken.mount()), &["mounted"]);
     fs::write(taken.path("still"), b"serves").unwrap();
     assert!(mounts_below(&full).is_empty());
+    let link = lab.path("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    refused(&mount_at(&lab, "data", &link), &["symbolic link to nowhere"]);
+    refused(&mount_at(&lab, "data", &lab.path("no/parent")), &["does not exist", "mkdir -p"]);
+    // A directory made for a mount that fails goes again.
+    let fresh = lab.path("fresh");
+    refused(&mount_at(&lab, "a/data", &fresh), &["in use"]);
+    assert!(!fresh.exists());
+    refused(&mount_at(&lab, "a/net/data", &fresh), &["lies in the tornet mount", "--data-dir"]);
+    assert!(!fresh.exists() && !taken.path("data").exists());
 }
 
 #[test]

@@ -6,10 +6,10 @@ mod harness;
 
 use harness::node::{Plan, READER, attribute};
 use harness::tree::{self, noise};
-use harness::{Lab, TORNET, TORNET_MOUNT, printed, processes_naming, require_fuse, shell, until};
+use harness::{Lab, TORNET, TORNET_MOUNT, mounts_below, printed, processes_naming, require_fuse, shell, until};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 const COMMANDS: [&str; 13] =
     ["ref", "get", "publish", "pin", "unpin", "verify", "status", "peers", "why", "node", "umount", "swarm", "help"];
@@ -45,7 +45,7 @@ fn every_command_has_help_and_a_wrong_use_ends_with_2() {
         }
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", printed(&output));
-        assert!(output.stdout.is_empty(), "{wrong:?}: {}", printed(&output));
+        assert!(output.stdout.is_empty() && !point.exists(), "{wrong:?}: {}", printed(&output));
     }
 }
 
@@ -382,25 +382,40 @@ fn peer_that_moved_is_found_at_the_address_that_the_user_names() {
     drop(silent);
 }
 
-#[test]
-fn swarm_of_nodes_starts_with_one_command_and_ends_with_ctrl_c() {
-    let lab = Lab::new();
+/// `tornet --json swarm` with these arguments more, once all nodes are ready; and what it listed.
+fn swarm(lab: &Lab, args: &[&str]) -> (Child, Vec<serde_json::Value>) {
     let mut swarm = Command::new(TORNET);
-    swarm.args(["--json", "swarm", "5"]).env("HOME", lab.dir()).env("TMPDIR", lab.dir()).current_dir(lab.dir());
+    swarm.args(["--json", "swarm"]).args(args);
+    swarm.env("HOME", lab.dir()).env("TMPDIR", lab.dir()).current_dir(lab.dir());
     swarm.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = swarm.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // One JSON value, on one line or over several, then nothing until the end.
     let mut text = String::new();
     let listed: serde_json::Value = loop {
-        text.push_str(&lines.next().unwrap_or_else(|| panic!("the swarm ended: {text}")).unwrap());
+        match lines.next() {
+            Some(line) => text.push_str(&line.unwrap()),
+            None => panic!("the swarm ended: {text} {}", printed(&child.wait_with_output().unwrap())),
+        }
         text.push('\n');
         if let Ok(value) = serde_json::from_str(&text) {
             break value;
         }
     };
-    let nodes = listed.as_array().or_else(|| listed["nodes"].as_array()).unwrap_or_else(|| panic!("{listed}")).clone();
-    assert_eq!(nodes.len(), 5, "{listed}");
+    (child, listed["nodes"].as_array().unwrap_or_else(|| panic!("{listed}")).clone())
+}
+
+fn interrupt(mut swarm: Child) {
+    harness::signal(swarm.id(), rustix::process::Signal::INT);
+    let status = swarm.wait().unwrap();
+    assert!(status.code().is_none_or(|code| code == 0 || code == 130), "{status}");
+}
+
+#[test]
+fn swarm_of_nodes_starts_with_one_command_and_ends_with_ctrl_c() {
+    let lab = Lab::new();
+    let (child, nodes) = swarm(&lab, &["5"]);
+    assert_eq!(nodes.len(), 5, "{nodes:?}");
     fs::write(lab.path("file"), noise(26, 500_000)).unwrap();
     let on = |place: usize, args: &[&str]| {
         let data = nodes[place]["data-dir"].as_str().unwrap();
@@ -416,13 +431,33 @@ fn swarm_of_nodes_starts_with_one_command_and_ends_with_ctrl_c() {
     for pid in &pids {
         assert!(fs::exists(format!("/proc/{pid}")).unwrap(), "node {pid} runs");
     }
-    harness::signal(child.id(), rustix::process::Signal::INT);
-    let status = child.wait().unwrap();
-    assert!(status.code().is_none_or(|code| code == 0 || code == 130), "{status}");
+    interrupt(child);
     for pid in pids {
         until("every node ended", || (!fs::exists(format!("/proc/{pid}")).unwrap()).then_some(()));
     }
     assert!(processes_naming(lab.dir()).is_empty());
+}
+
+#[test]
+fn swarm_takes_off_what_a_killed_node_left_mounted_and_starts_again_in_its_directory() {
+    let lab = Lab::new();
+    require_fuse();
+    let (point, dir) = (lab.path("point"), lab.path("dir"));
+    let args = ["3", "--mount", point.to_str().unwrap(), "--dir", dir.to_str().unwrap()];
+    let kill = |nodes: &[serde_json::Value]| {
+        harness::signal(nodes[2]["pid"].as_u64().unwrap() as u32, rustix::process::Signal::KILL);
+    };
+    let (child, nodes) = swarm(&lab, &args);
+    fs::write(point.join("file"), b"text").unwrap();
+    fs::File::open(point.join("file")).unwrap().sync_all().unwrap();
+    kill(&nodes);
+    until("the dead mount is taken off", || mounts_below(&point).is_empty().then_some(()));
+    interrupt(child);
+    let (child, nodes) = swarm(&lab, &args);
+    assert_eq!(fs::read(point.join("file")).unwrap(), b"text");
+    kill(&nodes);
+    interrupt(child);
+    assert!(mounts_below(&point).is_empty());
 }
 
 #[test]

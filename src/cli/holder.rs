@@ -142,7 +142,14 @@ fn maps(dir: &Path, mount: &Mount) -> bool {
         .any(|line| line.split(|b| *b == b' ').filter(|field| !field.is_empty()).nth(3) == Some(device.as_bytes()))
 }
 
-/// The mount that `path` names or lies in.
+/// The tornet mount in which `path` lies, or would lie when it is made. `path` is absolute.
+pub(super) fn around(path: &Path) -> io::Result<Option<PathBuf>> {
+    // Links are followed as far as there is something; what is not there yet has none.
+    let there = path.ancestors().find_map(|above| above.canonicalize().ok()).unwrap_or_default();
+    Ok(mounts()?.into_iter().map(|mount| mount.point).rfind(|point| there.starts_with(point)))
+}
+
+/// The mount at `path`.
 pub(super) fn find<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts.iter().rev().find(|mount| mount.point.as_os_str().as_bytes() == path.as_os_str().as_bytes())
 }

@@ -117,7 +117,7 @@ fn with_node(place: &Place, meet: &Meet, work: impl FnOnce(&mut Client) -> anyho
         Err(error) => return Err(error.into()),
     }
     let settings = node::settings(place, meet)?;
-    let dir = place::make_data_dir(&settings.data_dir.value)?;
+    let dir = node::data_dir(&settings)?;
     node::log(crate::telemetry::Target::File(&dir), meet.verbose)?;
     let running = node::Running::start(&settings, meet, None)?;
     let result = Client::connect(&dir).map_err(anyhow::Error::from).and_then(|mut client| work(&mut client));

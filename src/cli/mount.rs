@@ -7,13 +7,13 @@ use super::command::MountProgram;
 use super::node::{self, MountPlan, Report, Running};
 use super::output::{self, Usage};
 use super::waiting::Waiting;
-use crate::config::place::make_data_dir;
 use crate::{fuse, telemetry};
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// The one line that the process that stays writes to the one that waits.
@@ -41,18 +41,47 @@ fn plan(program: &MountProgram) -> anyhow::Result<MountPlan> {
     Ok(MountPlan { point, options })
 }
 
-/// The first mount should not fail for want of a directory.
-fn make_point(plan: &MountPlan) {
-    // Where it cannot be made, mounting says why.
-    let _ = std::fs::create_dir(&plan.point);
+/// The directory to mount on, if it was made for this mount: gone again unless that succeeds.
+struct MadePoint(Option<PathBuf>);
+
+impl MadePoint {
+    /// The first mount should not fail for want of a directory.
+    fn make(plan: &MountPlan) -> anyhow::Result<MadePoint> {
+        match std::fs::create_dir(&plan.point) {
+            Ok(()) => Ok(MadePoint(Some(plan.point.clone()))),
+            // Something of that name, or no parent: mounting says what.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::AlreadyExists | ErrorKind::NotFound | ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(MadePoint(None))
+            }
+            Err(error) => Err(anyhow!("cannot make the mount point {}: {error}", plan.point.display())),
+        }
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for MadePoint {
+    fn drop(&mut self) {
+        if let Some(point) = &self.0 {
+            let _ = std::fs::remove_dir(point);
+        }
+    }
 }
 
 fn foreground(program: &MountProgram) -> anyhow::Result<()> {
     let settings = node::settings(&program.place, &program.meet)?;
     node::log(telemetry::Target::Stderr, program.meet.verbose)?;
     let plan = plan(program)?;
-    make_point(&plan);
+    let point = MadePoint::make(&plan)?;
     let running = Running::start(&settings, &program.meet, Some(plan))?;
+    point.keep();
     output::line(format_args!("ready {}", running.report.address))?;
     running.serve()
 }
@@ -61,7 +90,7 @@ fn foreground(program: &MountProgram) -> anyhow::Result<()> {
 fn stay(program: &MountProgram) -> anyhow::Result<()> {
     let start = || {
         let settings = node::settings(&program.place, &program.meet)?;
-        let data_dir = make_data_dir(&settings.data_dir.value)?;
+        let data_dir = node::data_dir(&settings)?;
         node::log(telemetry::Target::File(&data_dir), program.meet.verbose)?;
         let plan = plan(program)?;
         // Nothing is held that others may want to unmount, and no terminal ends it.
@@ -84,8 +113,9 @@ fn stay(program: &MountProgram) -> anyhow::Result<()> {
 fn background(program: &MountProgram) -> anyhow::Result<()> {
     // What can be told at once is told by this process.
     let settings = node::settings(&program.place, &program.meet)?;
-    make_point(&plan(program)?);
-    let data_dir = make_data_dir(&settings.data_dir.value)?;
+    let plan = plan(program)?;
+    let data_dir = node::data_dir(&settings)?;
+    let point = MadePoint::make(&plan)?;
     let log = data_dir.join(telemetry::LOG_NAME);
     let errors = OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
     let errors = errors.with_context(|| format!("cannot open the log {}", log.display()))?;
@@ -105,7 +135,10 @@ fn background(program: &MountProgram) -> anyhow::Result<()> {
     }
     drop(waiting);
     match serde_json::from_str(&line) {
-        Ok(Outcome::Ready(report)) => Ok(tell(&report)?),
+        Ok(Outcome::Ready(report)) => {
+            point.keep();
+            Ok(tell(&report)?)
+        }
         Ok(Outcome::Failed(message)) => {
             let _ = child.wait();
             Err(anyhow!(message))
@@ -126,7 +159,10 @@ fn tell(report: &Report) -> std::io::Result<()> {
     output::line(format_args!("settings   {}{found}", report.config.0.display()))?;
     output::line(format_args!("address    {}", report.address))?;
     let peers = match report.peers {
-        0 => "none answered yet; --bootstrap ADDR or the settings name some, the local network is searched".to_string(),
+        0 if report.mdns => {
+            "none answered yet; --bootstrap ADDR or the settings name some, the local network is searched".to_string()
+        }
+        0 => "none answered yet; --bootstrap ADDR or the settings name some, mdns is off".to_string(),
         1 => "1 answered".to_string(),
         count => format!("{count} answered"),
     };

@@ -1,7 +1,7 @@
 //! A node in this process: started, served, and ended by a signal, a command or an unmount.
 
 use super::output::{self, Usage};
-use super::process;
+use super::{holder, process};
 use crate::cli::command::Meet;
 use crate::config::{ConfigError, Convergence, Listen, Settings, Source};
 use crate::control::message::{PathText, Setting};
@@ -9,6 +9,7 @@ use crate::control::server::Server;
 use crate::control::service::{Mounted, Node};
 use crate::engine::{self, Engine};
 use crate::{config, fuse, telemetry};
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub(super) struct Report {
     pub(super) config_found: bool,
     pub(super) mountpoint: Option<PathText>,
     pub(super) peers: usize,
+    pub(super) mdns: bool,
 }
 
 /// What to mount, if anything.
@@ -72,6 +74,20 @@ pub(super) fn in_force(settings: &Settings) -> Vec<Setting> {
     rows.map(|(key, value, source)| Setting { key: key.to_string(), value, source }).collect()
 }
 
+/// Makes the data directory where it is not there; refuses one that others can open, or that lies in a tornet mount: a node would wait
+/// there for another one, or for itself.
+pub(super) fn data_dir(settings: &Settings) -> anyhow::Result<PathBuf> {
+    let wanted = std::path::absolute(&settings.data_dir.value)?;
+    if let Some(point) = holder::around(&wanted)? {
+        bail!(
+            "the data directory {} lies in the tornet mount {}: choose one outside of it with --data-dir",
+            wanted.display(),
+            point.display()
+        );
+    }
+    Ok(config::place::make_data_dir(&wanted)?)
+}
+
 /// A variable of the environment; one that is not text counts as unset.
 pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -88,7 +104,7 @@ impl Running {
         if let Some(parent) = meet.die_with_parent {
             process::die_with_parent(parent)?;
         }
-        let data_dir = config::place::make_data_dir(&settings.data_dir.value)?;
+        let data_dir = data_dir(settings)?;
         let identity_made = !data_dir.join("identity").exists();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tornet").build()?;
         // Before anything that would have to be cleaned up.
@@ -135,6 +151,7 @@ impl Running {
             config_found: settings.file_found,
             mountpoint: mount.as_ref().map(|mount| PathText::from(mount.mountpoint())),
             peers: 0,
+            mdns: settings.mdns.value,
         };
         Ok(Running { runtime, engine, mount, server, stop, ending, report })
     }

@@ -4,6 +4,7 @@ use super::output;
 use super::process;
 use crate::config::place::make_data_dir;
 use crate::control::message::PathText;
+use crate::fuse;
 use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
@@ -62,6 +63,25 @@ impl Drop for Nodes {
     }
 }
 
+/// What a node that was killed may have left mounted; nobody else takes it off.
+struct Left(Option<PathBuf>);
+
+impl Left {
+    fn clear(&self) {
+        if let Some(point) = &self.0
+            && let Err(error) = fuse::clear(point)
+        {
+            output::note(error);
+        }
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 /// A directory that goes away with its owner.
 struct Temporary(PathBuf);
 
@@ -94,6 +114,8 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
     };
     let mountpoint = plan.mount.as_deref().map(std::path::absolute).transpose()?;
     let started = Instant::now();
+    // Looked after when the nodes have ended: they are dropped first.
+    let mut left = Left(None);
     let mut nodes = Nodes(Vec::new());
     let (sender, ready) = mpsc::channel();
     let mut addresses = vec![String::new(); usize::from(plan.count)];
@@ -121,6 +143,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
         }
     }
     await_ready(&ready, usize::from(plan.count) - 1, &mut addresses, &nodes, started)?;
+    left.0.clone_from(&mountpoint);
 
     let rows: Vec<Row> = (nodes.0.iter().zip(&addresses).enumerate())
         .map(|(place, ((child, data), address))| Row {
@@ -138,6 +161,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
                 _ = stop.wait() => return,
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
             }
+            let running = nodes.0.len();
             nodes.0.retain_mut(|(child, data)| match child.try_wait() {
                 Ok(Some(status)) => {
                     output::note(format_args!(
@@ -149,6 +173,9 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
                 }
                 _ => true,
             });
+            if nodes.0.len() < running {
+                left.clear();
+            }
             if nodes.0.is_empty() {
                 return;
             }

@@ -74,6 +74,11 @@ pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
     mount::unmount(mountpoint)
 }
 
+/// Takes off what a killed process left mounted at `mountpoint`, and nothing else; whether no mount of ours is there now.
+pub fn clear(mountpoint: &Path) -> Result<bool, MountError> {
+    mount::clear(&mount::full_path(mountpoint)?)
+}
+
 impl Mount {
     /// Where it is mounted.
     pub fn mountpoint(&self) -> &Path {

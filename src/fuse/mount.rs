@@ -47,6 +47,11 @@ pub enum MountError {
     /// Nothing to mount on.
     #[error("mount point {0} does not exist: create it first (mkdir -p {0})")]
     NotFound(PathBuf),
+    /// Nothing to mount on, though its name is there.
+    #[error(
+        "mount point {0} is a symbolic link to {1}, which does not exist: create that (mkdir -p), or name another mount point"
+    )]
+    Dangling(PathBuf, PathBuf),
     /// Only a directory can be mounted on.
     #[error("mount point {0} is not a directory")]
     NotDirectory(PathBuf),
@@ -92,14 +97,8 @@ pub enum MountError {
 /// Checks the mount point and gives its full path; a mount left by a killed process is taken off.
 pub(super) fn prepare(mountpoint: &Path, options: &MountOptions, data: &Path) -> Result<PathBuf, MountError> {
     let full = full_path(mountpoint)?;
-    if mounted_kind(&full).is_some_and(|kind| kind == KIND) {
-        match probe(&full) {
-            Some(Err(Errno::NOTCONN | Errno::CONNABORTED)) => {
-                tracing::info!(mountpoint = %full.display(), "replacing a mount left by a process that was killed");
-                detach(&full)?;
-            }
-            _ => return Err(MountError::AlreadyMounted(full)),
-        }
+    if !clear(&full)? {
+        return Err(MountError::AlreadyMounted(full));
     }
     let unusable = |error| MountError::Unusable(full.clone(), error);
     let meta = full.metadata().map_err(unusable)?;
@@ -116,12 +115,30 @@ pub(super) fn prepare(mountpoint: &Path, options: &MountOptions, data: &Path) ->
     Ok(full)
 }
 
+/// Takes off a mount that a killed process left, without touching one that answers; whether none is there now.
+pub(super) fn clear(target: &Path) -> Result<bool, MountError> {
+    if mounted_kind(target).is_none_or(|kind| kind != KIND) {
+        return Ok(true);
+    }
+    match probe(target) {
+        Some(Err(Errno::NOTCONN | Errno::CONNABORTED)) => {
+            tracing::info!(mountpoint = %target.display(), "taking off a mount left by a process that was killed");
+            detach(target)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
 /// The full path, without touching what may be a dead mount at its end.
 pub(super) fn full_path(mountpoint: &Path) -> Result<PathBuf, MountError> {
     match mountpoint.canonicalize() {
         Ok(full) => return Ok(full),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(MountError::NotFound(mountpoint.to_path_buf()));
+            return Err(match mountpoint.read_link() {
+                Ok(target) => MountError::Dangling(mountpoint.to_path_buf(), target),
+                Err(_) => MountError::NotFound(mountpoint.to_path_buf()),
+            });
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(MountError::NotDirectory(mountpoint.to_path_buf()));
@@ -363,6 +380,9 @@ mod tests {
         let data = Path::new("/nonexistent/data");
         let refused = |path: &Path| prepare(path, &options, data).unwrap_err();
         assert!(matches!(refused(&dir.path().join("none")), MountError::NotFound(_)));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert!(matches!(refused(&link), MountError::Dangling(..)));
         let file = dir.path().join("file");
         std::fs::write(&file, "x").unwrap();
         assert!(matches!(refused(&file), MountError::NotDirectory(_)));
