@@ -151,6 +151,16 @@ fn mount_point_must_be_an_empty_directory_that_is_not_mounted_yet() {
 }
 
 #[test]
+fn variable_that_means_nothing_is_told() {
+    let lab = Lab::new();
+    let mut command = Command::new(harness::TORNET);
+    command.args(["config"]).env("HOME", lab.dir()).env("TORNET_STORGE_CACHE", "1 GiB");
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("TORNET_STORGE_CACHE"), "{}", printed(&output));
+}
+
+#[test]
 fn second_process_on_one_data_directory_is_refused() {
     require_fuse();
     let lab = Lab::new();
@@ -232,7 +242,8 @@ fn full_disk_is_reported_to_the_writer_and_survived() {
 #[test]
 fn unknown_settings_and_addresses_are_refused_with_their_place() {
     let lab = Lab::new();
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 6] = [
+        ("[storage]\ncache = \"1 GiB\"\nhosting = \"2 GiB\"\n", &["config.toml:3:11", "1 GiB", "2 GiB"]),
         ("[storage]\ncahce = \"1 GiB\"\n", &["config.toml:2:1", "cahce"]),
         ("[storage]\ncache = \"much\"\n", &["config.toml:2:9", "much"]),
         ("[storage]\nredundancy = \"8+400\"\n", &["config.toml:2", "8+400"]),

@@ -210,6 +210,16 @@ fn several_paths_are_published_with_a_json_line_for_each() {
 }
 
 #[test]
+fn link_that_leads_nowhere_has_no_reference_and_that_is_said() {
+    let lab = Lab::new();
+    require_fuse();
+    let a = Plan::new("a").mounted().start(&lab);
+    std::os::unix::fs::symlink("nowhere", a.path("link")).unwrap();
+    let said = a.tornet_fails(&["ref", a.path("link").to_str().unwrap()]);
+    assert!(said.contains("symbolic link to nowhere") && said.contains("directory"), "{said}");
+}
+
+#[test]
 fn json_is_one_value_with_the_fields_that_scripts_read() {
     let lab = Lab::new();
     require_fuse();
@@ -436,6 +446,8 @@ fn swarm_of_nodes_starts_with_one_command_and_ends_with_ctrl_c() {
         until("every node ended", || (!fs::exists(format!("/proc/{pid}")).unwrap()).then_some(()));
     }
     assert!(processes_naming(lab.dir()).is_empty());
+    let output = Command::new(TORNET).args(["swarm", "2", "--data-dir", "d"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", printed(&output));
 }
 
 #[test]

@@ -188,6 +188,7 @@ pub enum Command {
     /// Run N real nodes on this machine, for trying and testing, until interrupted
     ///
     /// Each is a process of its own with a data directory of its own, on the loopback interface; all of them end with this one.
+    /// They have settings of their own: --data-dir and --config are refused here.
     Swarm {
         /// How many
         #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]

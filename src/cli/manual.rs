@@ -81,12 +81,22 @@ fn page(command: &Command, name: &str, found: &mut Vec<(String, Vec<u8>)>) -> io
 
 /// Writes the completion script of `shell`, for both programs.
 pub fn completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
-    for (mut command, name) in [(Program::command(), "tornet"), (MountProgram::command(), "tornet-mount")] {
+    for (command, name) in [(Program::command(), "tornet"), (MountProgram::command(), "tornet-mount")] {
         let mut text = Vec::new();
-        clap_complete::generate(shell, &mut command, name, &mut text);
+        clap_complete::generate(shell, &mut shown(&command), name, &mut text);
         out.write_all(&text)?;
     }
     Ok(())
+}
+
+/// A command without what `--help` does not name: completions would offer it.
+fn shown(command: &Command) -> Command {
+    Command::new(command.get_name().to_string())
+        .about(command.get_about().cloned().unwrap_or_default())
+        .version(command.get_version().unwrap_or_default().to_string())
+        .disable_version_flag(command.get_version().is_none())
+        .args(command.get_arguments().filter(|argument| !argument.is_hide_set()))
+        .subcommands(command.get_subcommands().filter(|command| !command.is_hide_set()).map(shown))
 }
 
 #[cfg(test)]
@@ -124,6 +134,10 @@ mod tests {
             completions(shell, &mut text).unwrap();
             let text = String::from_utf8(text).unwrap();
             assert!(text.contains("umount") && text.contains("tornet-mount"), "{shell}");
+            assert!(text.contains("data-dir") && text.contains("bootstrap") && text.contains("version"), "{shell}");
+            for hidden in ["die-with-parent", "--report", "Write the manual"] {
+                assert!(!text.contains(hidden), "{shell} offers {hidden}");
+            }
         }
     }
 }

@@ -56,6 +56,13 @@ pub(super) struct Running {
 
 /// Reads the settings with this command's flags. A flag that makes no sense is wrong usage; anything else fails.
 pub(super) fn settings(place: &super::command::Place, meet: &Meet) -> anyhow::Result<Settings> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in config::unknown_variables(names) {
+        output::note(format_args!(
+            "the environment variable {name} means nothing to tornet; known are {}",
+            config::VARIABLES.join(", ")
+        ));
+    }
     let flags = config::Flags {
         data_dir: place.data_dir.clone(),
         config: place.config.clone(),

@@ -184,7 +184,15 @@ fn condition(found: &Verified) -> String {
 
 /// The path with every link followed, absolute.
 pub(super) fn real(path: &Path) -> anyhow::Result<PathBuf> {
-    path.canonicalize().map_err(|e| anyhow::anyhow!("{}: {e}", escape(path.as_os_str().as_bytes())))
+    let shown = |path: &Path| escape(path.as_os_str().as_bytes()).to_string();
+    path.canonicalize().map_err(|error| match path.read_link() {
+        Ok(target) if error.kind() == io::ErrorKind::NotFound => anyhow::anyhow!(
+            "{} is a symbolic link to {}, which is not there: a link has no reference of its own, the one of its directory holds it",
+            shown(path),
+            shown(&target)
+        ),
+        _ => anyhow::anyhow!("{}: {error}", shown(path)),
+    })
 }
 
 /// The path as absolute as it can be made without looking at its last part, which may be what fails.

@@ -21,6 +21,20 @@ pub const CACHE_DEFAULT: Size = Size(20 << 30);
 /// What is kept for others when none is set.
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
+/// Variables of the environment that mean something.
+pub const VARIABLES: [&str; 10] = [
+    "TORNET_CONFIG",
+    "TORNET_DATA_DIR",
+    "TORNET_LOG",
+    "TORNET_NETWORK_BOOTSTRAP",
+    "TORNET_NETWORK_MDNS",
+    "TORNET_NETWORK_PORT",
+    "TORNET_STORAGE_CACHE",
+    "TORNET_STORAGE_CONVERGENCE",
+    "TORNET_STORAGE_HOSTING",
+    "TORNET_STORAGE_REDUNDANCY",
+];
+
 /// Where a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -222,8 +236,16 @@ impl Settings {
 
         let cache =
             layers.pick("storage.cache", "TORNET_STORAGE_CACHE", raw.cache.as_ref(), CACHE_DEFAULT, typed::<Size>)?;
-        let hosting =
-            layers.pick("storage.hosting", "TORNET_STORAGE_HOSTING", raw.hosting.as_ref(), HOSTING_DEFAULT, typed)?;
+        // It is a part of the cache: whoever sets a small cache need not think of it, whoever sets both must agree with himself.
+        let share = HOSTING_DEFAULT.min(cache.value);
+        let hosting = layers.pick("storage.hosting", "TORNET_STORAGE_HOSTING", raw.hosting.as_ref(), share, typed)?;
+        if hosting.value > cache.value {
+            let message = format!(
+                "{} is more than the whole cache of {} ({}), of which it is a part",
+                hosting.value, cache.value, cache.source
+            );
+            return Err(ConfigError::Value { place: hosting.source, key: "storage.hosting", message });
+        }
         let redundancy = layers.pick(
             "storage.redundancy",
             "TORNET_STORAGE_REDUNDANCY",
@@ -276,6 +298,14 @@ impl Settings {
             row("network.mdns", &self.mdns),
         ]
     }
+}
+
+/// Variables of the environment that are named like ours and mean nothing.
+pub fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    let known = |name: &str| VARIABLES.contains(&name);
+    let mut unknown: Vec<String> = names.filter(|name| name.starts_with("TORNET_") && !known(name)).collect();
+    unknown.sort();
+    unknown
 }
 
 /// The peers to begin with, of the highest layer that names any.
@@ -436,6 +466,32 @@ mod tests {
             error,
             "environment variable TORNET_STORAGE_CACHE: storage.cache: \"much\" does not begin with a number: write a size as in \"20 GiB\""
         );
+    }
+
+    #[test]
+    fn hosting_is_a_part_of_the_cache() {
+        let settings = load("[storage]\ncache = \"1 GiB\"\n", &[], Flags::default()).unwrap();
+        assert_eq!(settings.hosting, Setting { value: Size(1 << 30), source: Source::Default });
+        assert_eq!(
+            refused("[storage]\nhosting = \"3 GiB\"\ncache = \"2 GiB\"\n"),
+            "FILE:2:11: storage.hosting: 3 GiB is more than the whole cache of 2 GiB (FILE:3:9), of which it is a part"
+        );
+        assert!(load("[storage]\nhosting = \"2 GiB\"\ncache = \"2 GiB\"\n", &[], Flags::default()).is_ok());
+    }
+
+    #[test]
+    fn every_variable_that_is_read_is_known_and_others_are_told() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let env = |name: &str| {
+            asked.borrow_mut().push(name.to_string());
+            (name == "HOME").then(|| "/nowhere".to_string())
+        };
+        Settings::load(&Flags::default(), &env).unwrap();
+        let asked = asked.into_inner();
+        assert_eq!(unknown_variables(asked.iter().cloned()), Vec::<String>::new());
+        assert!(VARIABLES.iter().all(|name| *name == "TORNET_LOG" || asked.iter().any(|asked| asked == name)));
+        let given = ["TORNET_STORGE_CACHE", "HOME", "TORNET_LOG"].map(String::from);
+        assert_eq!(unknown_variables(given.into_iter()), ["TORNET_STORGE_CACHE"]);
     }
 
     #[test]
