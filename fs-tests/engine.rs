@@ -25,16 +25,19 @@ fn place() -> Place {
     Place { _dir: dir, path }
 }
 
-async fn node(place: &Place, bootstrap: &[&Engine]) -> Engine {
+fn settings(place: &Place, bootstrap: &[&Engine]) -> Settings {
     let contacts = bootstrap.iter().map(|e| Contact { peer: e.peer_id(), addrs: vec![e.listen_addr()] }).collect();
-    let settings = Settings {
+    Settings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         bootstrap: contacts,
         mdns: false,
         quiet: Duration::from_millis(50),
         ..Settings::new(place.path.clone())
-    };
-    Engine::start(settings).await.unwrap()
+    }
+}
+
+async fn node(place: &Place, bootstrap: &[&Engine]) -> Engine {
+    Engine::start(settings(place, bootstrap)).await.unwrap()
 }
 
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
@@ -130,6 +133,44 @@ async fn the_own_tree_is_published_and_copied_out_whole() {
     reader.copy_out(&moved, &out, PATIENCE, Arc::default()).await.unwrap();
     assert!(tree(&root) == tree(&out), "the changed trees differ");
     publisher.stop().await;
+    reader.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_come_together_once_a_second_is_read() {
+    let (a, b) = (place(), place());
+    let publisher = node(&a, &[]).await;
+    // Nothing is here but what was read.
+    let settings = Settings { host_bytes_max: 0, ..settings(&b, &[&publisher]) };
+    let reader = Engine::start(settings).await.unwrap();
+    let dir = a.path.join("small");
+    std::fs::create_dir(&dir).unwrap();
+    let name = |i: u64| format!("f{i:02}");
+    for i in 0..60 {
+        std::fs::write(dir.join(name(i)), bytes(i, 9000)).unwrap();
+    }
+    let published = publisher.writer().publish(&dir).await.unwrap();
+    let TreeNode::Directory(top) = reader.reader().resolve(&published.reference, PATIENCE).await.unwrap() else {
+        panic!("no directory")
+    };
+    let read = async |i: u64, patience: Duration| {
+        let child = reader.reader().lookup(&top, name(i).as_bytes(), patience).await.unwrap().unwrap();
+        let TreeNode::File(file) = reader.reader().open(&top, &child, patience).await.unwrap() else {
+            panic!("no file")
+        };
+        let read = reader.reader().read(&file, 0, 9000, patience).await;
+        read.inspect(|read| assert!(*read == bytes(i, 9000)))
+    };
+    let cached = async || reader.status(None).await.store.cached_bytes;
+    let before = cached().await;
+    read(30, PATIENCE).await.unwrap();
+    assert!(cached().await - before < 60 * 9000 / 2, "one file came with the rest");
+    read(4, PATIENCE).await.unwrap();
+    wait_for("the pack", async || cached().await - before >= 60 * 9000).await;
+    publisher.stop().await;
+    for i in 0..60 {
+        read(i, Duration::from_secs(5)).await.unwrap();
+    }
     reader.stop().await;
 }
 

@@ -15,6 +15,7 @@ mod link;
 mod mark;
 mod memory;
 mod node_cache;
+mod packs;
 mod reactor;
 mod reader;
 mod rebuild;

@@ -4,6 +4,7 @@ use super::ahead::Ahead;
 use super::error::ReadError;
 use super::fetcher::Fetcher;
 use super::node_cache::{CachedNode, NodeCache};
+use super::packs::Packs;
 use super::swarm::lock;
 use crate::base::limit::{MANIFEST_DEPTH_MAX, TREE_DEPTH_MAX};
 use crate::base::peer::Contact;
@@ -20,10 +21,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What all parts of one opened tree share: who delivered its chunks lately.
+/// What all parts of one opened tree share: who delivered its chunks lately, and which packs are being read.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     likely: Mutex<Vec<Contact>>,
+    packs: Mutex<Packs>,
 }
 
 impl Tree {
@@ -297,6 +299,12 @@ impl Reader {
             Body::Packed { pack, offset } => {
                 let start = offset.saturating_add(range.start);
                 let end = offset.saturating_add(range.end);
+                if let Some(first) = pack.data.first()
+                    && lock(&file.tree.packs).read(&first.id, *offset)
+                {
+                    // The reader waits for its own part; the rest comes at the same time.
+                    self.fetcher.warm(&file.tree, pack, 0..pack.bytes, until);
+                }
                 self.fetcher.read_stripe(&file.tree, pack, start..end, until, urgency).await
             }
             Body::Node(node) if matches!(node.body, FileBody::Inline(_)) => self.inline(node, range),
