@@ -3,6 +3,7 @@
 use super::error::StoreError;
 use crate::base::digest::ChunkId;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use std::time::Duration;
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
-    work: Condvar,
-    done: Condvar,
+    work: Bell,
+    done: Bell,
 }
 
 #[derive(Default)]
@@ -26,8 +27,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+/// A condition variable whose notice costs nothing where nobody waits: the standard one makes a system call each time, and chunks are
+/// written by the ten thousand a second. All who wait hold the lock of what they wait for when they begin.
+#[derive(Default)]
+struct Bell {
+    condvar: Condvar,
+    waiting: AtomicU32,
+}
+
+impl Bell {
+    fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Waits for at most `time`; tells whether it passed.
+    fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, time: Duration) -> (MutexGuard<'a, T>, bool) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let (guard, timeout) = self.condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        (guard, timeout.timed_out())
+    }
+
+    /// Wakes all who began to wait before the lock was last held: the change that they wait for was made under it.
+    fn ring(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.condvar.notify_all();
+        }
+    }
+
+    fn ring_one(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.condvar.notify_one();
+        }
+    }
 }
 
 impl Queue {
@@ -36,7 +71,7 @@ impl Queue {
         let mut state = lock(&self.state);
         state.chunks.push_back(id);
         state.pushed += 1;
-        self.work.notify_one();
+        self.work.ring_one();
     }
 
     /// The next chunk, waiting for one; `None` after `close`. Each must be followed by `finish`.
@@ -49,7 +84,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            state = wait(&self.work, state);
+            state = self.work.wait(state);
         }
     }
 
@@ -57,7 +92,7 @@ impl Queue {
     pub(super) fn finish(&self) {
         let mut state = lock(&self.state);
         state.finished = state.finished.saturating_add(1);
-        self.done.notify_all();
+        self.done.ring();
     }
 
     /// Waits until everything pushed before is dealt with.
@@ -65,7 +100,7 @@ impl Queue {
         let mut state = lock(&self.state);
         let target = state.pushed;
         while state.finished < target {
-            state = wait(&self.done, state);
+            state = self.done.wait(state);
         }
     }
 
@@ -75,7 +110,7 @@ impl Queue {
         impl Drop for Guard<'_> {
             fn drop(&mut self) {
                 lock(&self.0.state).finished = u64::MAX;
-                self.0.done.notify_all();
+                self.0.done.ring();
             }
         }
         Guard(self)
@@ -84,7 +119,7 @@ impl Queue {
     /// No more chunks come; those in the queue are still handed out.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
-        self.work.notify_all();
+        self.work.ring();
     }
 }
 
@@ -92,7 +127,7 @@ impl Queue {
 pub(super) struct Budget {
     max: u64,
     state: Mutex<BudgetState>,
-    freed: Condvar,
+    freed: Bell,
 }
 
 #[derive(Default)]
@@ -105,7 +140,7 @@ struct BudgetState {
 impl Budget {
     /// None of `max` bytes used.
     pub(super) fn new(max: u64) -> Budget {
-        Budget { max, state: Mutex::default(), freed: Condvar::new() }
+        Budget { max, state: Mutex::default(), freed: Bell::default() }
     }
 
     /// Takes `bytes`, waiting while that is over the budget; an error when the writer is stuck and there is no room.
@@ -115,7 +150,7 @@ impl Budget {
             if let Some(error) = &state.stuck {
                 return Err(error.again());
             }
-            state = wait(&self.freed, state);
+            state = self.freed.wait(state);
         }
         state.used += bytes;
         Ok(())
@@ -125,13 +160,13 @@ impl Budget {
     pub(super) fn give(&self, bytes: u64) {
         let mut state = lock(&self.state);
         state.used = state.used.saturating_sub(bytes);
-        self.freed.notify_all();
+        self.freed.ring();
     }
 
     /// Why the writer cannot write, or that it can again.
     pub(super) fn set_stuck(&self, error: Option<StoreError>) {
         lock(&self.state).stuck = error;
-        self.freed.notify_all();
+        self.freed.ring();
     }
 
     /// Why the writer cannot write.
@@ -160,7 +195,7 @@ impl Budget {
 #[derive(Default)]
 pub(super) struct Rounds {
     state: Mutex<RoundState>,
-    changed: Condvar,
+    changed: Bell,
 }
 
 #[derive(Default)]
@@ -196,9 +231,9 @@ impl Rounds {
         }
         let target = state.started + 1;
         state.wanted = state.wanted.max(target);
-        self.changed.notify_all();
+        self.changed.ring();
         while state.finished < target {
-            state = wait(&self.changed, state);
+            state = self.changed.wait(state);
         }
         state.error.as_ref().map_or(Ok(()), |error| Err(error.again()))
     }
@@ -208,7 +243,7 @@ impl Rounds {
         let mut state = lock(&self.state);
         if !state.nudged {
             state.nudged = true;
-            self.changed.notify_all();
+            self.changed.ring();
         }
     }
 
@@ -217,11 +252,11 @@ impl Rounds {
         let mut state = lock(&self.state);
         state.bytes += bytes;
         if state.bytes >= due {
-            self.changed.notify_all();
+            self.changed.ring();
         }
         // A commit that waits for the writer has it go on.
         while state.bytes > max && !state.draining && !state.closed {
-            state = wait(&self.changed, state);
+            state = self.changed.wait(state);
         }
     }
 
@@ -231,9 +266,7 @@ impl Rounds {
         let mut timed = false;
         while state.wanted <= state.started && state.bytes < due && !state.closed && !timed {
             let time = if state.nudged { soon } else { late };
-            let (back, timeout) = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
-            state = back;
-            timed = timeout.timed_out();
+            (state, timed) = self.changed.wait_for(state, time);
         }
         let round = match (state.wanted > state.started, state.closed) {
             (true, _) => Round::Wanted,
@@ -249,7 +282,7 @@ impl Rounds {
     /// Runs `work`, which waits for the writer, so that the writer must not wait for the round's end.
     pub(super) fn draining(&self, work: impl FnOnce()) {
         lock(&self.state).draining = true;
-        self.changed.notify_all();
+        self.changed.ring();
         work();
         lock(&self.state).draining = false;
     }
@@ -259,7 +292,7 @@ impl Rounds {
         let mut state = lock(&self.state);
         state.finished = state.started;
         state.error = result.err();
-        self.changed.notify_all();
+        self.changed.ring();
     }
 
     /// Sees to it that nobody waits for a committer that is gone.
@@ -271,7 +304,7 @@ impl Rounds {
                 state.closed = true;
                 state.finished = u64::MAX;
                 state.error = Some(StoreError::Closed);
-                self.0.changed.notify_all();
+                self.0.changed.ring();
             }
         }
         Guard(self)
@@ -280,6 +313,6 @@ impl Rounds {
     /// No more rounds but one.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
-        self.changed.notify_all();
+        self.changed.ring();
     }
 }
