@@ -20,6 +20,9 @@ use tracing::debug;
 
 /// Stored slices may be evicted, or found damaged, between fetching and reading: then they are fetched again.
 const TRIES: usize = 5;
+/// Reads up to this long that need no disk are answered where they are asked: to hash and open as much takes no longer than to have
+/// another thread do it (some 100 us).
+const READY_BYTES: usize = 256 * 1024;
 
 pub(super) struct Fetcher {
     pub(super) store: Arc<Store>,
@@ -76,9 +79,18 @@ impl Fetcher {
             if !needs.is_empty() {
                 self.fetch(tree, stripe, needs, until, urgency).await?;
             }
-            let (store, of, from) = (self.store.clone(), stripe.clone(), parts.clone());
             let total = (range.end - range.start) as usize;
-            let read = tokio::task::spawn_blocking(move || read_parts(&store, &of, &from, total)).await;
+            if total <= READY_BYTES
+                && let Some(bytes) =
+                    read_parts(stripe, &parts, total, |id, slices| Ok(self.store.read_ready(id, slices)))?
+            {
+                return Ok(bytes);
+            }
+            let (store, of, from) = (self.store.clone(), stripe.clone(), parts.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                read_parts(&of, &from, total, |id, slices| store.read(id, slices).map_err(ReadError::store))
+            });
+            let read = read.await;
             if let Some(bytes) = read.map_err(|_| ReadError::stopped())?? {
                 return Ok(bytes);
             }
@@ -123,6 +135,9 @@ impl Fetcher {
         let all = SliceRange::whole(held.chunk_len);
         if held.mask & all.mask() != all.mask() {
             return Ok(None);
+        }
+        if let Some(bytes) = self.store.read_ready(id, all) {
+            return Ok(Some(bytes));
         }
         let (store, id) = (self.store.clone(), *id);
         let read = tokio::task::spawn_blocking(move || store.read(&id, all)).await;
@@ -240,14 +255,19 @@ impl Fetcher {
 }
 
 /// Opens the parts into one buffer; `None` when a slice is not here after all.
-fn read_parts(store: &Store, stripe: &Stripe, parts: &[Part], total: usize) -> Result<Option<Bytes>, ReadError> {
+fn read_parts(
+    stripe: &Stripe,
+    parts: &[Part],
+    total: usize,
+    read: impl Fn(&ChunkId, SliceRange) -> Result<Option<Bytes>, ReadError>,
+) -> Result<Option<Bytes>, ReadError> {
     let mut out = BytesMut::with_capacity(total);
     for part in parts {
         let chunk = stripe
             .data
             .get(usize::from(part.index))
             .ok_or_else(|| ReadError::manifest("an extent with fewer chunks than its length needs"))?;
-        let Some(sealed) = store.read(&chunk.id, part.slices).map_err(ReadError::store)? else { return Ok(None) };
+        let Some(sealed) = read(&chunk.id, part.slices)? else { return Ok(None) };
         let base = part.slices.bytes(stripe.chunk_len).start;
         let Some(wanted) = sealed.get((part.start - base) as usize..(part.end - base) as usize) else {
             return Ok(None);

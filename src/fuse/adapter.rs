@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -74,7 +75,12 @@ impl Adapter {
     ) {
         match outcome.into() {
             Outcome::Now(result) => settle(result, reply, send),
-            Outcome::Later(work) => {
+            Outcome::Later(mut work) => {
+                let _runtime = self.runtime.enter();
+                // What need not wait after all is answered here: to change threads twice costs more than most answers.
+                if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    return settle(result, reply, send);
+                }
                 let pid = request.pid();
                 self.runtime.spawn(async move {
                     let result = tokio::select! {

@@ -288,7 +288,13 @@ impl Store {
         self.inner.read(id, slices)
     }
 
-    /// The same if the bytes are still in memory; never waits for the disk.
+    /// The same if they are in memory, ours or the kernel's, and nothing is wrong with them; waits for no disk but where the index
+    /// must ask it where the chunk is.
+    pub fn read_ready(&self, id: &ChunkId, slices: SliceRange) -> Option<Bytes> {
+        self.inner.read_ready(id, slices)
+    }
+
+    /// The same if the bytes are still in our memory; never waits for the disk.
     pub fn read_memory(&self, id: &ChunkId, slices: SliceRange) -> Option<Bytes> {
         self.inner.entries.peek(id, |entry| read::from_memory(entry, slices))?
     }

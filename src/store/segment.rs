@@ -7,7 +7,7 @@ use super::schema::SegmentRow;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, FallocateFlags, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, IoSliceMut, ReadWriteFlags, preadv2};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -16,6 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Handles kept open at once.
 const HANDLES_MAX: usize = 128;
+
+/// What tmpfs(5) calls itself in statfs(2).
+const TMPFS: fs::FsWord = 0x0102_1994;
 
 /// A stretch of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +52,8 @@ pub(super) struct Segment {
 /// All segments of a store.
 pub(super) struct Segments {
     folder: Arc<Folder>,
+    /// Kept by a file system that has no disk, and therefore knows no `RWF_NOWAIT`.
+    in_memory: bool,
     known: RwLock<BTreeMap<u32, Arc<Segment>>>,
     handles: Mutex<Handles>,
     next: AtomicU32,
@@ -113,8 +118,10 @@ impl Segments {
                 next = next.max(number.saturating_add(1));
             }
         }
+        let in_memory = fs::fstatfs(folder.segments()).is_ok_and(|found| found.f_type == TMPFS);
         Ok(Segments {
             folder,
+            in_memory,
             known: RwLock::new(known),
             handles: Mutex::default(),
             next: AtomicU32::new(next),
@@ -226,6 +233,15 @@ impl Segments {
         }
         out.truncate(len);
         Ok(Bytes::from(out))
+    }
+
+    /// The same if all of it is in the kernel's memory already and the kernel can tell (`RWF_NOWAIT` of preadv2(2)).
+    pub(super) fn read_cached(&self, number: u32, offset: u64, len: usize) -> Option<Bytes> {
+        let file = self.handle(number).ok()?;
+        let mut out = vec![0; len];
+        let flags = if self.in_memory { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
+        let read = preadv2(&*file, &mut [IoSliceMut::new(&mut out)], offset, flags);
+        (read == Ok(len)).then(|| Bytes::from(out))
     }
 
     /// Where data begins at or after `at`, in whole blocks; holes are skipped where the file system knows of them.
