@@ -83,13 +83,18 @@ impl Peer {
     }
 
     fn addrs(&self) -> Vec<SocketAddr> {
-        let mut out: Vec<SocketAddr> = Vec::new();
-        for addr in self.link.iter().map(|link| &link.at).chain(&self.addrs) {
-            if !out.contains(addr) && out.len() < CONTACT_ADDRS_MAX {
-                out.push(*addr);
-            }
-        }
+        let mut out: Vec<SocketAddr> = Vec::with_capacity(self.addrs.len() + 1);
+        append(&mut out, self.link.map(|link| link.at).into_iter().chain(self.addrs.iter().copied()));
         out
+    }
+}
+
+/// Adds the addresses that are not there yet, as many as a contact may have.
+fn append(addrs: &mut Vec<SocketAddr>, more: impl IntoIterator<Item = SocketAddr>) {
+    for addr in more {
+        if !addrs.contains(&addr) && addrs.len() < CONTACT_ADDRS_MAX {
+            addrs.push(addr);
+        }
     }
 }
 
@@ -165,44 +170,45 @@ impl Peers {
     pub(crate) fn merged(&self, contact: Contact) -> Contact {
         let Some(known) = self.known.get(&contact.peer) else { return contact };
         let mut addrs = known.addrs();
-        for addr in contact.addrs {
-            if !addrs.contains(&addr) && addrs.len() < CONTACT_ADDRS_MAX {
-                addrs.push(addr);
-            }
-        }
+        append(&mut addrs, contact.addrs);
         Contact { peer: contact.peer, addrs }
     }
 
     /// A contact told by a peer, if it may be dialled on its word. Addresses that it cannot know, or that would lead us into our own
     /// network on a stranger's word, are left out.
     pub(crate) fn believed(&self, now: Instant, from: &PeerId, contact: Contact) -> Option<Contact> {
-        if contact.peer == self.me || self.is_banned(now, &contact.peer) {
+        let teller = self.known.get(from).and_then(|peer| peer.link.map(|link| link.at));
+        self.believed_at(now, teller.as_ref(), contact)
+    }
+
+    fn believed_at(&self, now: Instant, teller: Option<&SocketAddr>, mut contact: Contact) -> Option<Contact> {
+        let known = self.known.get(&contact.peer);
+        if contact.peer == self.me || known.is_some_and(|known| now < known.banned_until) {
             return None;
         }
-        let teller = self.known.get(from).and_then(|peer| peer.link.map(|link| link.at));
-        let mut addrs = self.known.get(&contact.peer).map_or(Vec::new(), Peer::addrs);
-        for addr in contact.addrs.into_iter().filter(|addr| teller.is_some_and(|at| believable(addr, &at))) {
-            if !addrs.contains(&addr) && addrs.len() < CONTACT_ADDRS_MAX {
-                addrs.push(addr);
-            }
+        contact.addrs.retain(|addr| teller.is_some_and(|at| believable(addr, at)));
+        if let Some(known) = known {
+            let told = std::mem::replace(&mut contact.addrs, known.addrs());
+            append(&mut contact.addrs, told);
         }
-        (!addrs.is_empty()).then_some(Contact { peer: contact.peer, addrs })
+        contact.addrs.truncate(CONTACT_ADDRS_MAX);
+        (!contact.addrs.is_empty()).then_some(contact)
     }
 
     /// Contacts told by a peer: those that are believed.
     pub(crate) fn heard(&self, now: Instant, from: &PeerId, contacts: Vec<Contact>) -> Vec<Contact> {
-        contacts.into_iter().filter_map(|contact| self.believed(now, from, contact)).collect()
+        let teller = self.known.get(from).and_then(|peer| peer.link.map(|link| link.at));
+        contacts.into_iter().filter_map(|contact| self.believed_at(now, teller.as_ref(), contact)).collect()
     }
 
     /// Contacts as they are told to a peer: without itself, with addresses that it can reach and may believe.
-    pub(crate) fn tell(&self, to: &PeerId, contacts: Vec<Contact>) -> Vec<Contact> {
+    pub(crate) fn tell(&self, to: &PeerId, mut contacts: Vec<Contact>) -> Vec<Contact> {
         let Some(hearer) = self.known.get(to).and_then(|peer| peer.link.map(|link| link.at)) else { return Vec::new() };
-        let others = contacts.into_iter().filter(|contact| contact.peer != *to);
-        let fit = others.map(|contact| Contact {
-            peer: contact.peer,
-            addrs: contact.addrs.into_iter().filter(|addr| tellable(addr, &hearer)).collect(),
+        contacts.retain_mut(|contact| {
+            contact.addrs.retain(|addr| tellable(addr, &hearer));
+            contact.peer != *to && !contact.addrs.is_empty()
         });
-        fit.filter(|contact| !contact.addrs.is_empty()).collect()
+        contacts
     }
 
     /// Remembers a contact that the user or the local network named.

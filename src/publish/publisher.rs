@@ -262,6 +262,11 @@ impl Publisher {
         {
             host.up = false;
             host.down_at = now;
+            // A node that publishes nothing meets many, and must not remember them all.
+            if !host.is_needed() {
+                self.hosts.remove(&peer);
+                return;
+            }
             self.check_at = self.check_at.min(now.after(self.config.grace));
         }
     }
@@ -393,6 +398,9 @@ impl Publisher {
 
     /// Chooses hosts for what lacks them.
     fn place(&mut self, now: Instant) {
+        if self.open.is_empty() {
+            return;
+        }
         let up = self.hosts.values().filter(|host| host.up).count();
         let settling = now < self.arrival.after(self.config.settle);
         let ids: Vec<JobId> = self.open.iter().copied().collect();
@@ -462,6 +470,9 @@ impl Publisher {
 
     /// Offers what is lined up: one offer at a time to each host, as large as may be.
     fn offer(&mut self, now: Instant) {
+        if self.outstanding == 0 {
+            return;
+        }
         let peers: Vec<PeerId> = self.hosts.keys().copied().collect();
         for peer in peers {
             let Some(host) = self.hosts.get_mut(&peer) else { continue };
@@ -630,7 +641,7 @@ impl Publisher {
         for (slot, peer) in late {
             self.reopen(slot, peer, true);
         }
-        self.hosts.retain(|_, host| host.up || !host.outstanding.is_empty() || host.offering);
+        self.hosts.retain(|_, host| host.up || host.is_needed());
         if self.stuck_at <= now {
             self.unstick();
             self.stuck_pause = (self.stuck_pause * 2).min(STUCK_MAX);

@@ -194,6 +194,11 @@ pub(super) struct Host {
 }
 
 impl Host {
+    /// Whether anything of ours is under way there.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.outstanding.is_empty() || self.offering
+    }
+
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.up && now >= self.paused_until
     }

@@ -4,7 +4,7 @@
 use crate::base::digest::ChunkId;
 use crate::base::keyspace::Key;
 use crate::base::limit::{CONTACTS_MAX, IDS_MAX, PROVIDERS_PER_CHUNK_MAX};
-use crate::base::network::network;
+use crate::base::network::{Network, network};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use crate::wire::message::Located;
@@ -67,6 +67,7 @@ struct Chunk {
 #[derive(Debug)]
 struct Known {
     contact: Contact,
+    network: Option<Network>,
     key: Key,
     state: State,
 }
@@ -244,13 +245,13 @@ impl Locate {
         }
         let net = contact.addrs.first().and_then(network);
         if net.is_some() {
-            let of_net = self.contacts.values().filter(|c| c.contact.addrs.first().and_then(network) == net);
+            let of_net = self.contacts.values().filter(|known| known.network == net);
             if of_net.count() >= self.config.network_max {
                 return;
             }
         }
         let key = Key::from(contact.peer);
-        self.contacts.insert(contact.peer, Known { contact, key, state: State::New });
+        self.contacts.insert(contact.peer, Known { contact, network: net, key, state: State::New });
         self.version += 1;
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::base::keyspace::{Distance, Key};
 use crate::base::limit::CONTACTS_MAX;
-use crate::base::network::network;
+use crate::base::network::{Network, network};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,7 @@ pub struct Lookup {
 #[derive(Debug)]
 struct Candidate {
     contact: Contact,
+    network: Option<Network>,
     state: State,
 }
 
@@ -212,12 +213,12 @@ impl Lookup {
         if let Some(net) = net
             && !candidates.contains_key(&distance)
         {
-            let of_net = candidates.values().filter(|c| c.contact.addrs.first().and_then(network) == Some(net));
+            let of_net = candidates.values().filter(|candidate| candidate.network == Some(net));
             if of_net.count() >= self.config.network_max {
                 return;
             }
         }
-        candidates.entry(distance).or_insert(Candidate { contact, state: State::New });
+        candidates.entry(distance).or_insert(Candidate { contact, network: net, state: State::New });
         if candidates.len() > self.config.candidates_max {
             let farthest = candidates.iter().rev().find(|(_, candidate)| candidate.state == State::New);
             if let Some(distance) = farthest.map(|(distance, _)| *distance) {

@@ -1,7 +1,7 @@
 //! The table of contacts: buckets by shared prefix with our own key. Only verified contacts (a completed hello) enter, long-lived ones
 //! stay, and no network may fill a bucket.
 
-use crate::base::keyspace::Key;
+use crate::base::keyspace::{Distance, Key};
 use crate::base::limit::CONTACTS_MAX;
 use crate::base::network::{Network, network};
 use crate::base::peer::{Contact, PeerId};
@@ -187,17 +187,42 @@ impl Table {
     }
 
     fn closest_entries(&self, key: &Key, count: usize, failed_too: bool) -> Vec<&Entry> {
-        let mut found: Vec<_> = self
-            .entries()
-            .filter(|entry| failed_too || entry.failures == 0)
-            .map(|entry| (entry.failures > 0, entry.key.distance(key), entry))
-            .collect();
-        if found.len() > count && count > 0 {
-            found.select_nth_unstable_by_key(count - 1, |(failed, distance, _)| (*failed, *distance));
-            found.truncate(count);
+        let mut found = self.closest_where(key, count, |entry| entry.failures == 0);
+        if failed_too && found.len() < count {
+            found.extend(self.closest_where(key, count - found.len(), |entry| entry.failures > 0));
+            found.sort_unstable_by_key(|(distance, _)| *distance);
         }
-        found.sort_unstable_by_key(|(_, distance, _)| *distance);
-        found.into_iter().take(count).map(|(_, _, entry)| entry).collect()
+        found.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// The `count` closest to `key` of those that are `good`, the closest first.
+    fn closest_where<'a>(
+        &'a self,
+        key: &Key,
+        count: usize,
+        good: impl Fn(&Entry) -> bool,
+    ) -> Vec<(Distance, &'a Entry)> {
+        // First those that leave our key where `key` does, then all that go with us further, then one bucket after the other on the way
+        // back: each group lies wholly nearer than the next.
+        let split = self.me.distance(key).leading_zeros();
+        let mut found = Vec::new();
+        let mut gather = |buckets: &mut dyn Iterator<Item = (&u32, &'a Bucket)>| {
+            let start = found.len();
+            let entries = buckets.flat_map(|(_, bucket)| &bucket.entries).filter(|entry| good(entry));
+            found.extend(entries.map(|entry| (entry.key.distance(key), entry)));
+            if let Some(group) = found.get_mut(start..) {
+                group.sort_unstable_by_key(|(distance, _)| *distance);
+            }
+            found.truncate(count);
+            found.len() >= count
+        };
+        let mut done = gather(&mut self.buckets.range(split..=split));
+        done = done || gather(&mut self.buckets.range(split.saturating_add(1)..));
+        let mut before = self.buckets.range(..split).rev();
+        while !done && let Some(bucket) = before.next() {
+            done = gather(&mut std::iter::once(bucket));
+        }
+        found
     }
 
     /// Whether the table most likely holds the whole swarm: even the farthest bucket has room.
@@ -392,6 +417,36 @@ mod tests {
         assert!(!table.closest_healthy(&key, 20).contains(&found[0]));
         let mine = table.me().distance(&key);
         assert!(table.closer(&key, 20).iter().all(|contact| Key::from(contact.peer).distance(&key) < mine));
+    }
+
+    #[test]
+    fn the_closest_are_those_that_sorting_all_would_give() {
+        let mut table = table();
+        for number in 1..400 {
+            add(&mut table, number, [127, 0, 0, 1]);
+        }
+        let all = table.by_age();
+        for contact in all.iter().step_by(3) {
+            table.failed(&contact.peer);
+        }
+        let failed = |contact: &Contact| all.iter().step_by(3).any(|other| other == contact);
+        let mut random = Random::new(3);
+        let keys = (0..200).map(|_| Key(random.bytes32())).chain(all.iter().map(|contact| Key::from(contact.peer)));
+        for key in keys.chain([table.me()]) {
+            let mut sorted = all.clone();
+            sorted.sort_by_key(|contact| Key::from(contact.peer).distance(&key));
+            let healthy: Vec<Contact> = sorted.iter().filter(|contact| !failed(contact)).cloned().collect();
+            for count in [0, 1, 20, healthy.len(), 1000] {
+                assert_eq!(table.closest_healthy(&key, count), healthy[..count.min(healthy.len())]);
+            }
+            assert_eq!(table.closest(&key, 20), healthy[..20]);
+            // Where too few are in order, the closest of the others fill up.
+            let short = table.closest(&key, healthy.len() + 2);
+            let ill: Vec<&Contact> = sorted.iter().filter(|contact| failed(contact)).take(2).collect();
+            let want: Vec<Contact> =
+                sorted.iter().filter(|contact| !failed(contact) || ill.contains(contact)).cloned().collect();
+            assert_eq!(short, want);
+        }
     }
 
     #[test]
