@@ -6,7 +6,6 @@ use crate::base::time::Instant;
 use crate::fetch::want::{Want, WantFailure, WantId, WantOk};
 use crate::fetch::{FetchConfig, WINDOW_BYTES_MAX};
 use crate::node::stats::NodeStats;
-use crate::wire::call::CallId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A broken promise.
@@ -26,6 +25,17 @@ pub struct Violation {
 struct Watched {
     want: Want,
     since: Instant,
+}
+
+/// What a node has open.
+#[derive(Debug, Clone, Default)]
+struct Open {
+    /// Calls to each other node.
+    streams: BTreeMap<usize, u32>,
+    /// Bytes of slices asked for and not delivered: in all, and at each other node.
+    in_flight: u64,
+    in_flight_at: BTreeMap<usize, u64>,
+    links: usize,
 }
 
 /// Counts of a run.
@@ -52,13 +62,7 @@ pub struct Tally {
 pub struct Checker {
     wants: BTreeMap<(usize, WantId), Watched>,
     deadlines: BTreeSet<(Instant, usize, WantId)>,
-    /// Open calls of each pair of nodes.
-    streams: BTreeMap<(usize, usize), u32>,
-    calls: BTreeSet<(usize, CallId)>,
-    /// Slices asked for and not delivered: by node, and by node and peer.
-    in_flight: BTreeMap<usize, u64>,
-    in_flight_at: BTreeMap<(usize, usize), u64>,
-    links: BTreeMap<usize, usize>,
+    nodes: Vec<Open>,
     /// The first broken promise.
     violation: Option<Violation>,
     /// Counts.
@@ -66,6 +70,10 @@ pub struct Checker {
 }
 
 impl Checker {
+    pub(super) fn new(nodes: usize) -> Checker {
+        Checker { nodes: vec![Open::default(); nodes], ..Checker::default() }
+    }
+
     /// The first broken promise of the run.
     pub fn violation(&self) -> Option<&Violation> {
         self.violation.as_ref()
@@ -85,11 +93,9 @@ impl Checker {
     pub(super) fn gone(&mut self, node: usize) {
         self.wants.retain(|(place, _), _| *place != node);
         self.deadlines.retain(|(_, place, _)| *place != node);
-        self.calls.retain(|(place, _)| *place != node);
-        self.streams.retain(|(from, _), _| *from != node);
-        self.in_flight.remove(&node);
-        self.in_flight_at.retain(|(from, _), _| *from != node);
-        self.links.remove(&node);
+        if let Some(open) = self.nodes.get_mut(node) {
+            *open = Open::default();
+        }
     }
 
     /// A want ended. `stored` tells which slices of a chunk its node has; `alive` how many nodes could give which chunk all
@@ -156,11 +162,9 @@ impl Checker {
         Some(want)
     }
 
-    pub(super) fn called(&mut self, now: Instant, from: usize, to: usize, call: CallId) {
-        if !self.calls.insert((from, call)) {
-            self.fail(now, from, format!("{call:?} is used twice"));
-        }
-        let streams = self.streams.entry((from, to)).or_default();
+    pub(super) fn called(&mut self, now: Instant, from: usize, to: usize) {
+        let Some(open) = self.nodes.get_mut(from) else { return };
+        let streams = open.streams.entry(to).or_default();
         *streams += 1;
         if *streams > STREAMS_PER_PEER_MAX {
             let what = format!("{streams} calls are open to node {to}");
@@ -168,34 +172,38 @@ impl Checker {
         }
     }
 
-    pub(super) fn call_ended(&mut self, now: Instant, from: usize, to: usize, call: CallId) {
-        if !self.calls.remove(&(from, call)) {
-            self.fail(now, from, format!("{call:?} ended twice"));
-        }
-        if let Some(streams) = self.streams.get_mut(&(from, to)) {
-            *streams = streams.saturating_sub(1);
+    pub(super) fn call_ended(&mut self, from: usize, to: usize) {
+        let Some(open) = self.nodes.get_mut(from) else { return };
+        if let Some(streams) = open.streams.get_mut(&to) {
+            *streams -= 1;
+            if *streams == 0 {
+                open.streams.remove(&to);
+            }
         }
     }
 
     /// Bytes asked for, or (negative) delivered or given up.
     pub(super) fn in_flight(&mut self, now: Instant, from: usize, to: usize, bytes: i64) {
-        let all = self.in_flight.entry(from).or_default();
-        *all = all.saturating_add_signed(bytes);
-        let all = *all;
-        let one = self.in_flight_at.entry((from, to)).or_default();
+        let Some(open) = self.nodes.get_mut(from) else { return };
+        open.in_flight = open.in_flight.saturating_add_signed(bytes);
+        let all = open.in_flight;
+        let one = open.in_flight_at.entry(to).or_default();
         *one = one.saturating_add_signed(bytes);
         let one = *one;
+        if one == 0 {
+            open.in_flight_at.remove(&to);
+        }
         if all > FetchConfig::default().in_flight_bytes_max || one > WINDOW_BYTES_MAX {
             self.fail(now, from, format!("{all} bytes are in flight, {one} of them at node {to}"));
         }
     }
 
     pub(super) fn linked(&mut self, now: Instant, node: usize, more: bool) {
-        let links = self.links.entry(node).or_default();
-        *links = if more { *links + 1 } else { links.saturating_sub(1) };
-        if *links > LINKS_MAX {
-            let what = format!("{links} links are open");
-            self.fail(now, node, what);
+        let Some(open) = self.nodes.get_mut(node) else { return };
+        open.links = if more { open.links + 1 } else { open.links.saturating_sub(1) };
+        let links = open.links;
+        if links > LINKS_MAX {
+            self.fail(now, node, format!("{links} links are open"));
         }
     }
 

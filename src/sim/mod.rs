@@ -6,6 +6,7 @@
 
 pub mod checker;
 pub mod network;
+mod queue;
 pub mod reader;
 pub mod swarm;
 pub mod tree;

@@ -3,7 +3,8 @@
 use crate::base::peer::{Contact, PeerId};
 use crate::base::random::Random;
 use crate::base::time::Instant;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -46,6 +47,24 @@ impl Default for NetworkConfig {
     }
 }
 
+/// Hashes peers by their first bytes, which are random.
+#[derive(Debug, Default)]
+struct Prefix(u64);
+
+impl Hasher for Prefix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk::<8>() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {}
+}
+
 /// A node's line.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
@@ -63,7 +82,7 @@ pub(super) struct Network {
     pub(super) config: NetworkConfig,
     /// One way; there and back may differ.
     between: Vec<Vec<u64>>,
-    places: BTreeMap<PeerId, usize>,
+    places: HashMap<PeerId, usize, BuildHasherDefault<Prefix>>,
 }
 
 impl Network {
@@ -76,9 +95,10 @@ impl Network {
                 *delay = random.between(low, high);
             }
         }
-        Network { config, between, places: BTreeMap::new() }
+        Network { config, between, places: HashMap::default() }
     }
 
+    /// A line for the next place.
     pub(super) fn line(&mut self, random: &mut Random, place: usize, peer: PeerId) -> Line {
         self.places.insert(peer, place);
         Line {
@@ -102,7 +122,8 @@ impl Network {
 
     /// How long one message takes from one line to another, now.
     pub(super) fn delay(&self, random: &mut Random, from: &Line, to: &Line) -> Duration {
-        let base = self.between[from.region][to.region] + from.access_us + to.access_us;
+        let between = self.between.get(from.region).and_then(|row| row.get(to.region)).copied().unwrap_or(0);
+        let base = between + from.access_us + to.access_us;
         let mut us = base + random.below(base / 10 + 1);
         while random.chance(self.config.loss_permille, 1000) {
             // Found missing after a round trip, then sent again.
@@ -112,8 +133,8 @@ impl Network {
     }
 }
 
-/// The address of the node at a place: each in a network of its own.
-pub fn address(place: usize) -> SocketAddr {
-    let (high, low) = (place / 150, place % 150);
-    SocketAddr::new([20 + low as u8, high as u8, 7, 1].into(), 4000)
+/// The address of the node at a place: each in a network of its own, outside the ranges that are not the Internet's.
+pub(super) fn address(place: usize) -> SocketAddr {
+    let (first, rest) = (place % 64, place / 64);
+    SocketAddr::new([30 + first as u8, rest as u8, (rest >> 8) as u8, 1].into(), 4000)
 }

@@ -42,8 +42,8 @@ impl Swarm {
         match effect {
             Effect::Call { call, to, request, deadline } => self.call(place, call, &to, request, deadline),
             Effect::Cancel { call } => {
-                if self.calls.contains_key(&(place, call)) {
-                    self.at(Duration::ZERO, Event::Reply(place, call, Err(CallFailure::Cancelled)));
+                if self.call_of(place, call).is_some() {
+                    self.fails(Duration::ZERO, place, call, CallFailure::Cancelled);
                 }
             }
             Effect::Answer { token, response } => self.answer(place, token, response),
@@ -60,14 +60,17 @@ impl Swarm {
             }
             Effect::Settle { chunks } => {
                 let life = self.members.get(place).map_or(0, |member| member.life);
-                self.at(SYNC, Event::Give(place, life, Input::Kept { chunks }));
+                self.at(SYNC, Event::Give(place, life, Box::new(Input::Kept { chunks })));
             }
             Effect::Keep { chunks, lease, .. } => self.keep(place, &chunks, lease),
             Effect::WantDone { want, result } => self.want_done(place, want, &result),
             Effect::Published { job, progress } => {
                 self.progress.insert((place, job), progress);
             }
-            Effect::Located { want, .. } => self.mix(want.0),
+            Effect::Located { want, holders } => {
+                self.mix(want.0);
+                self.located(place, &holders);
+            }
             Effect::Remember(contacts) => {
                 if let Some(member) = self.members.get_mut(place) {
                     member.remembered = contacts;
@@ -78,31 +81,32 @@ impl Swarm {
                 let Some(member) = self.members.get_mut(place) else { return };
                 member.banned.insert(peer);
                 if let Some(other) = self.network.place_of(&peer)
-                    && let Some(link) = self.links.get(&pair(place, other))
+                    && let Some(link) = self.links.get(place, other)
                 {
-                    let (a, b) = pair(place, other);
                     let serial = link.serial;
-                    self.at(Duration::ZERO, Event::LinkGone(a, b, serial));
+                    self.at(Duration::ZERO, Event::LinkGone(place, other, serial));
                 }
             }
         }
     }
 
     fn call(&mut self, from: usize, call: CallId, to: &Contact, request: Request, deadline: Instant) {
-        let bytes = request.to_bytes();
-        self.mix_bytes(&bytes);
-        if bytes.len() > MESSAGE_BYTES_MAX || Request::from_bytes(&bytes).as_ref() != Ok(&request) {
-            self.checker.fail(self.now, from, format!("sends what cannot be read: {request:?}"));
+        if self.encodes() {
+            let bytes = request.to_bytes();
+            self.mix_bytes(&bytes);
+            if bytes.len() > MESSAGE_BYTES_MAX || Request::from_bytes(&bytes).as_ref() != Ok(&request) {
+                self.checker.fail(self.now, from, format!("sends what cannot be read: {request:?}"));
+            }
         }
         let known = self.network.place_of(&to.peer);
-        let linked = known.filter(|there| self.links.get(&pair(from, *there)).is_some_and(|link| link.up));
+        let linked = known.filter(|there| self.links.get(from, *there).is_some_and(|link| link.up));
         let there = linked.or_else(|| self.network.place(to));
         if there == Some(from) {
             self.checker.fail(self.now, from, "calls itself".to_string());
             return;
         }
         let target = there.unwrap_or(usize::MAX);
-        self.checker.called(self.now, from, target, call);
+        self.checker.called(self.now, from, target);
         if let Request::Locate { chunks } = &request {
             self.searched(from, target, chunks);
         }
@@ -115,13 +119,16 @@ impl Swarm {
             }
             _ => None,
         };
-        self.calls.insert((from, call), Call { to: target, request: Some(request), fetch });
-        self.at_time(deadline.max(self.now), Event::Reply(from, call, Err(CallFailure::Timeout)));
-        let peer = self.members.get(from).map(|member| member.peer);
+        let Some(member) = self.members.get_mut(from) else { return };
+        let peer = Some(member.peer);
+        if member.calls.insert(call, Call { to: target, request: Some(request), fetch }).is_some() {
+            self.checker.fail(self.now, from, format!("{call:?} is used twice"));
+        }
+        self.at_time(deadline.max(self.now), Event::Timeout(from, call));
         let open = there
             .and_then(|there| self.members.get(there))
             .is_some_and(|member| member.node.is_some() && !peer.is_some_and(|peer| member.banned.contains(&peer)));
-        let up_at = match (there, there.and_then(|there| self.links.get_mut(&pair(from, there)))) {
+        let up_at = match (there, there.and_then(|there| self.links.get_mut(from, there))) {
             (_, Some(link)) => {
                 link.used = self.now;
                 link.up_at.max(self.now)
@@ -129,7 +136,7 @@ impl Swarm {
             (Some(there), None) if open => self.dial(from, there),
             _ => {
                 let wait = self.network.config.dial;
-                self.at(wait, Event::Reply(from, call, Err(CallFailure::Unreachable(to.peer))));
+                self.fails(wait, from, call, CallFailure::Unreachable(to.peer));
                 return;
             }
         };
@@ -143,11 +150,15 @@ impl Swarm {
         let up_at = self.now.after(3 * self.delay(from, to));
         self.serial += 1;
         let link = Link { serial: self.serial, dialler: from, up: false, up_at, used: self.now };
-        let (a, b) = pair(from, to);
         let serial = link.serial;
-        self.links.insert((a, b), link);
-        self.at_time(up_at, Event::LinkUp(a, b, serial));
+        self.links.insert(from, to, link);
+        self.at_time(up_at, Event::LinkUp(from, to, serial));
         up_at
+    }
+
+    /// Ends a call after a while, badly.
+    pub(super) fn fails(&mut self, wait: Duration, from: usize, call: CallId, failure: CallFailure) {
+        self.at(wait, Event::Reply(from, call, Box::new(Err(failure))));
     }
 
     fn answer(&mut self, place: usize, token: Token, response: Response) {
@@ -155,13 +166,15 @@ impl Swarm {
             self.checker.fail(self.now, place, format!("answers {token:?} again"));
             return;
         };
-        let bytes = response.to_bytes();
-        self.mix_bytes(&bytes);
-        if bytes.len() > MESSAGE_BYTES_MAX || Response::from_bytes(&bytes).as_ref() != Ok(&response) {
-            self.checker.fail(self.now, place, format!("answers what cannot be read: {response:?}"));
+        if self.encodes() {
+            let bytes = response.to_bytes();
+            self.mix_bytes(&bytes);
+            if bytes.len() > MESSAGE_BYTES_MAX || Response::from_bytes(&bytes).as_ref() != Ok(&response) {
+                self.checker.fail(self.now, place, format!("answers what cannot be read: {response:?}"));
+            }
         }
         let wait = self.delay(place, from);
-        self.at(wait, Event::Reply(from, call, Ok(Answer::Message(response))));
+        self.at(wait, Event::Reply(from, call, Box::new(Ok(Answer::Message(response)))));
     }
 
     fn serve(&mut self, place: usize, token: Token, fetch: &Fetch, demand: Demand, otherwise: Response) {
@@ -181,8 +194,9 @@ impl Swarm {
         if member.manner == Manner::Staller {
             return;
         }
-        let Some(running) = self.calls.get_mut(&(from, call)).and_then(|call| call.fetch.as_mut()) else { return };
+        let Some(running) = self.call_of(from, call).and_then(|call| call.fetch.as_mut()) else { return };
         (running.unsent, running.len, running.started) = (asked, len, true);
+        let Some(member) = self.members.get_mut(place) else { return };
         member.uploads.push_back((from, call));
         if !member.pumping {
             member.pumping = true;
@@ -193,27 +207,33 @@ impl Swarm {
 
     /// Sends the next few slices of the transfers that a node owes, in turn.
     pub(super) fn pump(&mut self, place: usize) {
-        let Some(member) = self.members.get_mut(place) else { return };
-        member.pumping = false;
+        if let Some(member) = self.members.get_mut(place) {
+            member.pumping = false;
+        }
         let (from, call) = loop {
-            let Some(next) = member.uploads.pop_front() else { return };
-            let running = self.calls.get(&next).and_then(|call| call.fetch.as_ref());
+            let next = self.members.get_mut(place).and_then(|member| member.uploads.pop_front());
+            let Some((from, call)) = next else { return };
+            let running = self.call_of(from, call).and_then(|call| call.fetch.as_ref());
             if running.is_some_and(|running| running.unsent != 0) {
-                break next;
+                break (from, call);
             }
         };
-        let Some(running) = self.calls.get_mut(&(from, call)).and_then(|call| call.fetch.as_mut()) else { return };
+        let Some(member) = self.members.get(place) else { return };
+        let (up, lies) = (member.line.up, member.manner == Manner::Liar && self.random.chance(1, 3));
+        let Some(running) = self.call_of(from, call).and_then(|call| call.fetch.as_mut()) else { return };
         let first = running.unsent.trailing_zeros();
         let count = (running.unsent >> first).trailing_ones().min(QUANTUM_SLICES);
         let range = SliceRange { first: first as u8, count: count as u8 };
         running.unsent &= !range.mask();
         let bytes = range.bytes(running.len);
         let bytes = u64::from(bytes.end.saturating_sub(bytes.start));
-        let took = Duration::from_micros(bytes * 1_000_000 / member.line.up.max(1));
-        let lies = member.manner == Manner::Liar && self.random.chance(1, 3);
+        let took = Duration::from_micros(bytes * 1_000_000 / up.max(1));
         if lies {
             running.unsent = 0;
-        } else if running.unsent != 0 {
+        }
+        let more = running.unsent != 0;
+        let Some(member) = self.members.get_mut(place) else { return };
+        if more {
             member.uploads.push_back((from, call));
         }
         member.pumping = true;
@@ -228,7 +248,7 @@ impl Swarm {
         if lies {
             self.checker.tally.false_answers += 1;
             let failure = CallFailure::False("a slice that does not match its outline");
-            self.at_time(at, Event::Reply(from, call, Err(failure)));
+            self.at_time(at, Event::Reply(from, call, Box::new(Err(failure))));
         } else {
             self.at_time(at, Event::Slices(from, call, range));
         }

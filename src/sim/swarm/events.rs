@@ -18,14 +18,15 @@ impl Swarm {
             }
             Event::Give(place, life, input) => {
                 if self.members.get(place).is_some_and(|member| member.life == life) {
-                    self.handle(place, input);
+                    self.handle(place, *input);
                 }
             }
             Event::LinkUp(a, b, serial) => self.link_up(a, b, serial),
             Event::LinkGone(a, b, serial) => self.link_gone(a, b, serial),
             Event::LinkIdle(a, b, serial) => self.link_idle(a, b, serial),
             Event::Request(from, call) => self.request(from, call),
-            Event::Reply(from, call, result) => self.reply(from, call, result),
+            Event::Reply(from, call, result) => self.reply(from, call, *result),
+            Event::Timeout(from, call) => self.reply(from, call, Err(CallFailure::Timeout)),
             Event::Slices(from, call, range) => self.slices(from, call, range),
             Event::Pump(place, life) => {
                 if self.members.get(place).is_some_and(|member| member.life == life) {
@@ -39,7 +40,7 @@ impl Swarm {
     pub(super) fn give(&mut self, place: usize, input: Input) {
         if let Some(member) = self.members.get(place) {
             let life = member.life;
-            self.at(Duration::ZERO, Event::Give(place, life, input));
+            self.at(Duration::ZERO, Event::Give(place, life, Box::new(input)));
         }
     }
 
@@ -49,7 +50,7 @@ impl Swarm {
             return self.link_gone(a, b, serial);
         }
         let now = self.now;
-        let Some(link) = self.links.get_mut(&(a, b)).filter(|link| link.serial == serial) else { return };
+        let Some(link) = self.links.get_mut(a, b).filter(|link| link.serial == serial) else { return };
         (link.up, link.used) = (true, now);
         let dialler = link.dialler;
         for (place, other) in [(a, b), (b, a)] {
@@ -62,24 +63,19 @@ impl Swarm {
     }
 
     pub(super) fn link_gone(&mut self, a: usize, b: usize, serial: u64) {
-        if self.links.get(&(a, b)).is_none_or(|link| link.serial != serial) {
+        if self.links.get(a, b).is_none_or(|link| link.serial != serial) {
             return;
         }
-        let Some(link) = self.links.remove(&(a, b)) else { return };
+        let Some(link) = self.links.remove(a, b) else { return };
         for (place, other) in [(a, b), (b, a)] {
-            let calls: Vec<CallId> = self
-                .calls
-                .range((place, CallId(0))..=(place, CallId(u64::MAX)))
-                .filter(|(_, call)| call.to == other)
-                .map(|((_, call), _)| *call)
-                .collect();
+            let calls: Vec<CallId> = self.calls(place, other).collect();
             let peer = self.members.get(other).map(|member| member.peer);
             for call in calls {
                 let failure = match peer {
                     Some(peer) if !link.up => CallFailure::Unreachable(peer),
                     _ => CallFailure::LinkLost,
                 };
-                self.at(Duration::ZERO, Event::Reply(place, call, Err(failure)));
+                self.fails(Duration::ZERO, place, call, failure);
             }
             if link.up && self.node(place).is_some() {
                 self.checker.linked(self.now, place, false);
@@ -92,11 +88,9 @@ impl Swarm {
 
     fn link_idle(&mut self, a: usize, b: usize, serial: u64) {
         let idle = self.network.config.idle;
-        let Some(link) = self.links.get(&(a, b)).filter(|link| link.serial == serial) else { return };
+        let Some(link) = self.links.get(a, b).filter(|link| link.serial == serial) else { return };
         let until = link.used.after(idle);
-        let busy = [(a, b), (b, a)].into_iter().any(|(from, to)| {
-            self.calls.range((from, CallId(0))..=(from, CallId(u64::MAX))).any(|(_, call)| call.to == to)
-        });
+        let busy = [(a, b), (b, a)].into_iter().any(|(from, to)| self.calls(from, to).next().is_some());
         if until > self.now || busy {
             let at = until.max(self.now.after(Duration::from_secs(1)));
             self.at_time(at, Event::LinkIdle(a, b, serial));
@@ -107,12 +101,13 @@ impl Swarm {
 
     fn request(&mut self, from: usize, call: CallId) {
         let now = self.now;
-        let Some(state) = self.calls.get_mut(&(from, call)) else { return };
+        let Some(member) = self.members.get_mut(from) else { return };
+        let peer = member.peer;
+        let Some(state) = member.calls.get_mut(&call) else { return };
         let to = state.to;
-        let Some(link) = self.links.get_mut(&pair(from, to)).filter(|link| link.up) else { return };
+        let Some(link) = self.links.get_mut(from, to).filter(|link| link.up) else { return };
         link.used = now;
         let Some(request) = state.request.take() else { return };
-        let Some(peer) = self.members.get(from).map(|member| member.peer) else { return };
         if self.node(to).is_none() {
             return;
         }
@@ -131,14 +126,14 @@ impl Swarm {
 
     /// The end of a call reaches the asker.
     pub(super) fn reply(&mut self, from: usize, call: CallId, result: Result<Answer, CallFailure>) {
-        let Some(state) = self.calls.remove(&(from, call)) else { return };
+        let Some(state) = self.members.get_mut(from).and_then(|member| member.calls.remove(&call)) else { return };
         let now = self.now;
-        self.checker.call_ended(now, from, state.to, call);
+        self.checker.call_ended(from, state.to);
         if let Some(running) = &state.fetch {
             let bytes = self.bytes_of(&running.fetch.chunk, running.owed);
             self.checker.in_flight(now, from, state.to, -bytes);
         }
-        if let Some(link) = self.links.get_mut(&pair(from, state.to)) {
+        if let Some(link) = self.links.get_mut(from, state.to) {
             link.used = now;
         }
         if let Ok(Answer::Message(Response::Located(located))) = &result {
@@ -150,7 +145,7 @@ impl Swarm {
 
     fn slices(&mut self, from: usize, call: CallId, range: SliceRange) {
         let now = self.now;
-        let Some(state) = self.calls.get_mut(&(from, call)) else { return };
+        let Some(state) = self.call_of(from, call) else { return };
         let to = state.to;
         let Some(running) = state.fetch.as_mut() else { return };
         let (chunk, len) = (running.fetch.chunk, running.len);

@@ -2,10 +2,12 @@
 
 mod effects;
 mod events;
+mod links;
 mod searches;
 
 use super::checker::{Checker, Tally, Violation};
 use super::network::{Line, Network, NetworkConfig, address};
+use super::queue::Queue;
 use super::reader::Reading;
 use super::tree::Tree;
 use crate::base::amount::Msat;
@@ -22,6 +24,8 @@ use crate::node::{Node, NodeConfig};
 use crate::publish::job::{JobId, Progress, Publish};
 use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Demand, Fetch, Request, Response, Slices};
+use links::{Link, Links};
+pub use searches::Search;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -41,12 +45,14 @@ pub struct SwarmConfig {
     pub network: NetworkConfig,
     /// What each node is told of itself; its address is filled in.
     pub node: NodeConfig,
+    /// One message of so many goes through its encoding, and its bytes into the trace. Large runs cannot afford all of them.
+    pub encode_every: u64,
 }
 
 impl Default for SwarmConfig {
     fn default() -> SwarmConfig {
         let node = NodeConfig { host_bytes_max: 256 << 20, ..NodeConfig::default() };
-        SwarmConfig { nodes: 13, network: NetworkConfig::default(), node }
+        SwarmConfig { nodes: 13, network: NetworkConfig::default(), node, encode_every: 1 }
     }
 }
 
@@ -84,15 +90,29 @@ struct Member {
     armed: Option<Instant>,
     uploads: VecDeque<(usize, CallId)>,
     pumping: bool,
+    /// Its calls under way.
+    calls: BTreeMap<CallId, Call>,
 }
 
-#[derive(Debug)]
-struct Link {
-    serial: u64,
-    dialler: usize,
-    up: bool,
-    up_at: Instant,
-    used: Instant,
+impl Member {
+    fn new(peer: PeerId, line: Line) -> Member {
+        Member {
+            peer,
+            node: None,
+            up_since: Instant(0),
+            life: 0,
+            manner: Manner::Honest,
+            line,
+            store: BTreeMap::new(),
+            hosted: BTreeMap::new(),
+            remembered: Vec::new(),
+            banned: BTreeSet::new(),
+            armed: None,
+            uploads: VecDeque::new(),
+            pumping: false,
+            calls: BTreeMap::new(),
+        }
+    }
 }
 
 struct Call {
@@ -112,27 +132,16 @@ struct Running {
 
 enum Event {
     Tick(usize, u32),
-    Give(usize, u32, Input),
+    Give(usize, u32, Box<Input>),
     LinkUp(usize, usize, u64),
     LinkGone(usize, usize, u64),
     LinkIdle(usize, usize, u64),
     Request(usize, CallId),
-    Reply(usize, CallId, Result<Answer, CallFailure>),
+    Reply(usize, CallId, Box<Result<Answer, CallFailure>>),
+    Timeout(usize, CallId),
     Slices(usize, CallId, SliceRange),
     Pump(usize, u32),
     Reader(usize),
-}
-
-/// How a search for providers went.
-#[derive(Debug, Clone)]
-pub struct Search {
-    node: usize,
-    chunk: ChunkId,
-    depth: BTreeMap<usize, u32>,
-    /// Hops to the first peer that named a holder.
-    pub hops: Option<u32>,
-    /// Requests sent until then.
-    pub requests: u32,
 }
 
 /// Many nodes, one clock, one seed.
@@ -142,26 +151,25 @@ pub struct Swarm {
     config: SwarmConfig,
     network: Network,
     members: Vec<Member>,
-    links: BTreeMap<(usize, usize), Link>,
-    calls: BTreeMap<(usize, CallId), Call>,
+    links: Links,
     tokens: BTreeMap<Token, (usize, CallId, usize)>,
-    events: BTreeMap<(Instant, u64), Event>,
+    events: Queue<Event>,
     serial: u64,
     next_want: u64,
     checker: Checker,
     trace: u64,
+    /// Messages so far.
+    encoded: u64,
     steps_in_ms: (u64, u64),
     /// Readings, in the order in which they were begun.
     pub readings: Vec<Reading>,
     /// Searches, in the order in which they were begun.
     pub searches: Vec<Search>,
+    /// Those that have not ended.
+    searches_open: Vec<usize>,
     progress: BTreeMap<(usize, JobId), Progress>,
     /// True lengths of all chunks.
     lens: BTreeMap<ChunkId, u32>,
-}
-
-fn pair(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
 }
 
 impl Swarm {
@@ -173,39 +181,27 @@ impl Swarm {
         for place in 0..config.nodes {
             let peer = PeerId(random.bytes32());
             let line = network.line(&mut random, place, peer);
-            members.push(Member {
-                peer,
-                node: None,
-                up_since: Instant(0),
-                life: 0,
-                manner: Manner::Honest,
-                line,
-                store: BTreeMap::new(),
-                hosted: BTreeMap::new(),
-                remembered: Vec::new(),
-                banned: BTreeSet::new(),
-                armed: None,
-                uploads: VecDeque::new(),
-                pumping: false,
-            });
+            members.push(Member::new(peer, line));
         }
+        let (links, checker) = (Links::new(members.len()), Checker::new(members.len()));
         Swarm {
             now: Instant(1),
             random,
             config,
             network,
             members,
-            links: BTreeMap::new(),
-            calls: BTreeMap::new(),
+            links,
             tokens: BTreeMap::new(),
-            events: BTreeMap::new(),
+            events: Queue::new(),
             serial: 0,
             next_want: 1,
-            checker: Checker::default(),
+            checker,
             trace: 0xcbf2_9ce4_8422_2325,
+            encoded: 0,
             steps_in_ms: (0, 0),
             readings: Vec::new(),
             searches: Vec::new(),
+            searches_open: Vec::new(),
             progress: BTreeMap::new(),
             lens: BTreeMap::new(),
         }
@@ -296,9 +292,8 @@ impl Swarm {
         let whole: Vec<ChunkId> =
             member.store.iter().filter(|(_, stored)| stored.whole_since.is_some()).map(|(id, _)| *id).collect();
         // What is left of an earlier life's links ends when the new one speaks up.
-        let stale: Vec<((usize, usize), u64)> = self.links_of(place);
-        for ((a, b), serial) in stale {
-            self.link_gone(a, b, serial);
+        for (other, serial) in self.links.of(place) {
+            self.link_gone(place, other, serial);
         }
         if !whole.is_empty() {
             self.handle(place, Input::Stored { chunks: whole });
@@ -315,11 +310,11 @@ impl Swarm {
         member.life += 1;
         (member.armed, member.pumping) = (None, false);
         member.uploads.clear();
+        member.calls.clear();
         self.checker.gone(place);
-        self.calls.retain(|(from, _), _| *from != place);
         let wait = if farewell { Duration::from_millis(50) } else { self.network.config.silence };
-        for ((a, b), serial) in self.links_of(place) {
-            self.at(wait, Event::LinkGone(a, b, serial));
+        for (other, serial) in self.links.of(place) {
+            self.at(wait, Event::LinkGone(place, other, serial));
         }
         for reading in self.readings.iter_mut().filter(|reading| reading.node == place && !reading.ended()) {
             reading.finished = Some(self.now);
@@ -359,8 +354,8 @@ impl Swarm {
 
     /// A node looks the providers of a chunk up. The search is followed in `searches`.
     pub fn locate(&mut self, place: usize, chunk: ChunkId) {
-        let search = Search { node: place, chunk, depth: BTreeMap::new(), hops: None, requests: 0 };
-        self.searches.push(search);
+        self.searches_open.push(self.searches.len());
+        self.searches.push(Search::new(self.now, place, chunk));
         let want = WantId(self.next_want);
         self.next_want += 1;
         let deadline = self.now.after(Duration::from_secs(10));
@@ -375,10 +370,7 @@ impl Swarm {
 
     /// Lets time pass until `end`, or until `goes_on` says no.
     pub fn run_while(&mut self, end: Instant, goes_on: impl Fn(&Swarm) -> bool) -> Result<(), Violation> {
-        while let Some(entry) = self.events.first_entry()
-            && entry.key().0 <= end
-        {
-            let ((at, _), event) = entry.remove_entry();
+        while let Some((at, event)) = self.events.pop(end) {
             self.now = self.now.max(at);
             self.checker.passed(self.now);
             self.guard_against_spinning();
@@ -408,8 +400,7 @@ impl Swarm {
     }
 
     fn at_time(&mut self, at: Instant, event: Event) {
-        self.serial += 1;
-        self.events.insert((at, self.serial), event);
+        self.events.push(at, event);
     }
 
     fn mix(&mut self, value: u64) {
@@ -424,16 +415,27 @@ impl Swarm {
         }
     }
 
+    /// Whether this message is one of those that go through their encoding.
+    fn encodes(&mut self) -> bool {
+        self.encoded += 1;
+        self.encoded.is_multiple_of(self.config.encode_every.max(1))
+    }
+
+    fn call_of(&mut self, from: usize, call: CallId) -> Option<&mut Call> {
+        self.members.get_mut(from)?.calls.get_mut(&call)
+    }
+
+    /// Whether a call of one node to another is under way.
+    fn calls(&self, from: usize, to: usize) -> impl Iterator<Item = CallId> {
+        let calls = self.members.get(from).into_iter().flat_map(|member| &member.calls);
+        calls.filter(move |(_, call)| call.to == to).map(|(call, _)| *call)
+    }
+
     fn delay(&mut self, from: usize, to: usize) -> Duration {
         match (self.members.get(from), self.members.get(to)) {
             (Some(from), Some(to)) => self.network.delay(&mut self.random, &from.line, &to.line),
             _ => Duration::ZERO,
         }
-    }
-
-    fn links_of(&self, place: usize) -> Vec<((usize, usize), u64)> {
-        let links = self.links.iter().filter(|((a, b), _)| *a == place || *b == place);
-        links.map(|(pair, link)| (*pair, link.serial)).collect()
     }
 
     /// Bytes of these slices of a chunk, by its true length.
