@@ -363,9 +363,13 @@ impl Announcer {
                 _ => 0,
             };
             let (first, last) = region(&key, shared);
-            let lower = newcomer.from.map_or(Included(first), Excluded);
-            let page: Vec<ChunkId> =
-                self.held.range((lower, Included(last))).take(GREET_STEP).map(|(chunk, _)| *chunk).collect();
+            // The region moves with the contacts that are known: the last page may have ended outside of it.
+            let lower = newcomer.from.filter(|from| *from >= first).map_or(Included(first), Excluded);
+            let page: Vec<ChunkId> = if newcomer.from.is_some_and(|from| from > last) {
+                Vec::new()
+            } else {
+                self.held.range((lower, Included(last))).take(GREET_STEP).map(|(chunk, _)| *chunk).collect()
+            };
             for chunk in &page {
                 let close = table.closest_healthy(&Key::from(*chunk), self.config.copies);
                 let is_close = close.iter().any(|contact| contact.peer == newcomer.contact.peer);

@@ -103,6 +103,21 @@ fn peers_who_come_later_are_told_once() {
 }
 
 #[test]
+fn a_newcomers_region_may_shrink_while_it_is_told() {
+    let mut announcer = Announcer::new(AnnounceConfig::default());
+    announcer.hold(Instant(0), &chunks(3000));
+    run(&mut announcer, &table(1..=4), span(0, 30), |_, n| Some(n), |_| vec![]);
+    let low = (5..=255).find(|number| Key::from(PeerId([*number; 32])).0[0] < 0x10).unwrap();
+    announcer.acquainted(Instant(60_000_000), &contact(low));
+    // All chunks may be for it while few peers are known; the first page ends far from its key.
+    while announcer.poll(Instant(60_000_000), &table(1..=4)).is_some() {}
+    assert_eq!(announcer.newcomers.len(), 1);
+    let crowded = table(1..=255);
+    run(&mut announcer, &crowded, span(60, 90), |_, n| Some(n), |_| vec![]);
+    assert!(announcer.newcomers.is_empty());
+}
+
+#[test]
 fn a_peer_that_was_gone_is_told_again_but_not_at_every_blink() {
     let table = table(1..=12);
     let chunks = chunks(1000);
