@@ -125,6 +125,9 @@ struct Sink {
     written: usize,
 }
 
+/// Whether a file, open for reading, may be mapped for writing.
+pub(super) type MayBeMapped = Box<dyn Fn(&File) -> bool + Send + Sync>;
+
 /// Seals trees. One for the whole engine: its threads bound how much is in memory at once.
 pub(super) struct Sealer {
     store: Arc<Store>,
@@ -137,7 +140,7 @@ pub(super) struct Sealer {
     files: Mutex<HashMap<[u8; 16], Work>>,
     /// The last passes by their job, and when they ended, in microseconds of Unix time.
     ended: Mutex<VecDeque<(u64, u64)>>,
-    mapped: OnceLock<Box<dyn Fn(u64, u64) -> bool + Send + Sync>>,
+    mapped: OnceLock<MayBeMapped>,
     stopping: AtomicBool,
 }
 
@@ -183,18 +186,20 @@ impl Sealer {
     }
 
     /// Takes what tells whether a file may be mapped for writing.
-    pub(super) fn may_be_mapped(&self, known: Box<dyn Fn(u64, u64) -> bool + Send + Sync>) {
+    pub(super) fn may_be_mapped(&self, known: MayBeMapped) {
         let _ = self.mapped.set(known);
     }
 
     /// Sees to it that whatever is stored in the file from now on moves its times. A store through a map does so only where the
-    /// page was written to the disk since the last one.
-    fn make_clean(&self, file: &File, metadata: &Metadata) -> std::io::Result<()> {
-        if self.is_mapped(metadata) { file.sync_data() } else { Ok(()) }
-    }
-
-    fn is_mapped(&self, metadata: &Metadata) -> bool {
-        self.mapped.get().is_some_and(|mapped| mapped(metadata.dev(), metadata.ino()))
+    /// page was written to the disk since the last one. Tells whether the file is to be read once more even so, as a store may be
+    /// under way that its times tell of already.
+    fn make_clean(&self, file: &File, metadata: &Metadata) -> std::io::Result<bool> {
+        if !self.mapped.get().is_some_and(|mapped| mapped(file)) {
+            return Ok(false);
+        }
+        file.sync_data()?;
+        let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
+        Ok(age.is_some_and(|age| age < SETTLE))
     }
 
     /// Makes running passes end with `SealError::Stopped`.
@@ -344,16 +349,6 @@ impl Run<'_> {
         lock(&self.sink).unstable.push(path.to_path_buf());
     }
 
-    /// Whether the file is to be read once more, as a store through a map may be under way that its times tell of already.
-    fn young(&self, path: &Path, metadata: &Metadata) -> bool {
-        let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
-        let young = age.is_some_and(|age| age < SETTLE) && self.sealer.is_mapped(metadata);
-        if young {
-            lock(&self.sink).young.push(path.to_path_buf());
-        }
-        young
-    }
-
     fn full(&self, path: &Path) -> PathBuf {
         if path.as_os_str().is_empty() { self.root.to_path_buf() } else { self.root.join(path) }
     }
@@ -381,14 +376,13 @@ impl Run<'_> {
             }
             Err(source) => return Err(SealError::read(&full, source)),
         };
-        self.sealer.make_clean(&file, metadata).map_err(|source| SealError::read(&full, source))?;
+        let young = self.sealer.make_clean(&file, metadata).map_err(|source| SealError::read(&full, source))?;
         let before = file.metadata().map_err(|source| SealError::read(&full, source))?;
         // Its directory's entry is made from `metadata`: what grew since would not fit it.
         if !before.is_file() || record::inode_key(&before) != key || Stamp::of(&before) != stamp {
             self.unstable(path);
             return Ok(None);
         }
-        let young = self.young(path, metadata);
         self.sealer.total.fetch_add(stamp.size, Ordering::Relaxed);
         lock(&self.sealer.files).insert(key, Work { done: 0, total: stamp.size });
         let sealed = self.body(&full, &file, stamp.size, executable, &key);
@@ -400,7 +394,9 @@ impl Run<'_> {
                 return Ok(None);
             }
         };
-        if !young {
+        if young {
+            lock(&self.sink).young.push(path.to_path_buf());
+        } else {
             let record = FileRecord { stamp, executable, node: Some(node), job: self.job };
             self.note(record::FILES, key.to_vec(), record.to_bytes())?;
         }
@@ -456,14 +452,21 @@ impl Run<'_> {
         Ok(Some(root))
     }
 
-    fn read_short(&self, path: &Path, metadata: &Metadata) -> std::io::Result<Option<Vec<u8>>> {
-        read_short(path, metadata, |file| self.sealer.make_clean(file, metadata))
+    /// A short file's bytes, and whether they are to be read once more.
+    fn read_short(&self, path: &Path, metadata: &Metadata) -> std::io::Result<Option<(Vec<u8>, bool)>> {
+        let mut young = false;
+        let bytes = read_short(path, metadata, |file| {
+            young = self.sealer.make_clean(file, metadata)?;
+            Ok(())
+        })?;
+        Ok(bytes.map(|bytes| (bytes, young)))
     }
 
     /// A short file as a tree of its own, whatever its directory holds of it.
     fn short(&self, path: &Path, metadata: &Metadata) -> Result<Option<NodeRef>, SealError> {
         let full = self.full(path);
-        let Some(bytes) = self.read_short(&full, metadata).map_err(|source| SealError::read(&full, source))? else {
+        let read = self.read_short(&full, metadata).map_err(|source| SealError::read(&full, source))?;
+        let Some((bytes, false)) = read else {
             self.unstable(path);
             return Ok(None);
         };

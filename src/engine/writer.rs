@@ -6,7 +6,7 @@ use super::change::Changes;
 use super::gate::Gate;
 use super::reactor::unix_now;
 use super::record::{self, DirectoryRecord, FileRecord, JobRecord, SingleRecord, Stamp};
-use super::seal::{self, Extent, Pass, SealError, Sealer};
+use super::seal::{self, Extent, MayBeMapped, Pass, SealError, Sealer};
 use super::status::Work;
 use super::swarm::{Swarm, lock};
 use crate::content::reference::{Kind, RootRef};
@@ -163,8 +163,8 @@ impl Writer {
         self.note(|waiting| waiting.add(path));
     }
 
-    /// Gives what tells of a file, by device and inode number, whether programs may have it mapped for writing. The first word counts.
-    pub fn may_be_mapped(&self, known: Box<dyn Fn(u64, u64) -> bool + Send + Sync>) {
+    /// Gives what tells of an open file whether programs may have it mapped for writing. The first word counts.
+    pub fn may_be_mapped(&self, known: MayBeMapped) {
         self.inner.sealer.may_be_mapped(known);
     }
 

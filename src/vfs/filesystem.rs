@@ -13,7 +13,7 @@ use super::backing::Lend;
 use super::control::{CONTROL, Control, Owner, REF, TOP};
 use super::error::{Error, Result};
 use super::foreign::{FOREIGN, Foreign};
-use super::node::{Key, ROOT};
+use super::node::ROOT;
 use super::outcome::Outcome;
 use super::own::OwnTree;
 use super::refusal::Refusals;
@@ -73,7 +73,7 @@ impl Filesystem {
         let own = OwnTree::open(tree, settings.writeback, swarm.clone())
             .map_err(|errno| Error::because(errno, format!("cannot open the own tree {}: {errno}", tree.display())))?;
         let mapped = own.mapped.clone();
-        swarm.may_be_mapped(Box::new(move |device, inode| mapped.holds(Key::new(device, inode))));
+        swarm.may_be_mapped(Box::new(move |file| mapped.may_be_stored_to(file)));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let owner = Owner {
             uid: rustix::process::getuid().as_raw(),

@@ -11,6 +11,7 @@ mod filesystem;
 mod foreign;
 mod foreign_list;
 mod handle;
+mod lease;
 mod mapped;
 mod node;
 mod outcome;

@@ -45,10 +45,6 @@ impl Key {
     pub(crate) fn numbers(&self) -> (u64, u64) {
         (self.dev, self.ino)
     }
-
-    pub(crate) fn new(dev: u64, ino: u64) -> Key {
-        Key { dev, ino }
-    }
 }
 
 impl From<&Stat> for Key {

@@ -44,8 +44,9 @@ impl OwnTree {
         if let Some(size) = set.size {
             match set.handle.and_then(|handle| self.files.find(handle).ok()).filter(|file| file.writable) {
                 Some(file) => rustix::fs::ftruncate(&file.fd, size)?,
+                None if node.kind != FileType::RegularFile => return Err(Errno::INVAL),
                 None => {
-                    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
                     let file = rustix::fs::openat(&self.descriptors, number(&fd), flags, Mode::empty())?;
                     rustix::fs::ftruncate(&file, size)?;
                 }

@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::attr::{Attr, Caller, Entry, Opened, PERMISSIONS};
+use super::attr::{Attr, Caller, Entry, KEPT, Opened, PERMISSIONS};
 use super::backing::{Lend, Lent};
+use super::lease;
 use super::mapped::Mapped;
 use super::node::{Node, Stamp, lock};
 use super::own::{OwnTree, number};
@@ -64,6 +65,7 @@ const OUR_FLAGS: OFlags = OFlags::CREATE
     .union(OFlags::NOCTTY)
     .union(OFlags::DIRECT)
     .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
     .union(OFlags::TRUNC);
 
 impl OwnTree {
@@ -150,7 +152,9 @@ impl OwnTree {
         let node = self.nodes.intern(&parent, name.as_bytes(), &stat);
         *lock(&node.stamp) = Some((&stat).into());
         let opened = self.opened(node.clone(), fd, own, true, new, lend);
-        let entry = Entry { node: node.id, attr: Attr::from(&stat), kept: self.kept(&node) };
+        // Nothing can be stored to an empty file through a map, and once it grows the kernel asks again.
+        let kept = if new { KEPT } else { self.kept(&node) };
+        let entry = Entry { node: node.id, attr: Attr::from(&stat), kept };
         if opened.no_flush {
             self.changed_in(&parent, name, Reach::Here);
         }
@@ -177,7 +181,7 @@ impl OwnTree {
         let path = rustix::fs::openat(&self.descriptors, number(&fd), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let node = self.nodes.intern_nameless(path, &stat);
         let opened = self.opened(node.clone(), fd, own, false, true, lend);
-        Ok((Entry { node: node.id, attr: Attr::from(&stat), kept: self.kept(&node) }, opened))
+        Ok((Entry { node: node.id, attr: Attr::from(&stat), kept: KEPT }, opened))
     }
 
     /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
@@ -269,6 +273,21 @@ impl OwnTree {
                 self.swarm.rewritten(file.node.key.numbers(), file.opened);
             }
             self.tell(&file);
+            let node = file.node.clone();
+            drop(file);
+            if self.mapped.holds(node.key) {
+                self.end_mapped(&node);
+            }
+        }
+    }
+
+    /// Whether nothing can store to the file any more; then it is not looked at any longer.
+    fn end_mapped(&self, node: &Arc<Node>) {
+        let file = if node.openings.are_any() { None } else { self.nodes.open_at(node, OFlags::RDONLY).ok() };
+        if file.is_some_and(|file| !lease::has_writers(file.as_fd())) {
+            // The last stores may have come since the last look.
+            self.tell_node(node);
+            self.mapped.ended(node);
         }
     }
 
@@ -299,7 +318,10 @@ impl OwnTree {
     /// Says which files changed among those still open or mapped; to be called every second or so.
     pub(crate) fn tell_all(&self) {
         self.files.all().iter().for_each(|file| self.tell(file));
-        self.mapped.all().iter().for_each(|node| self.tell_node(node));
+        self.mapped.all().iter().for_each(|node| {
+            self.tell_node(node);
+            self.end_mapped(node);
+        });
     }
 
     pub(crate) fn allocate(&self, handle: u64, offset: u64, len: u64, mode: u32) -> Result<(), Errno> {

@@ -1,6 +1,7 @@
 //! What the file system asks of the swarm. The engine answers it for real, an in-memory one in tests.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,8 +12,8 @@ use super::error::Result;
 use super::outcome::Waiting;
 use crate::base::time::Timestamp;
 
-/// Whether a file may be mapped for writing, by device and inode number.
-pub type MayBeMapped = Box<dyn Fn(u64, u64) -> bool + Send + Sync>;
+/// Whether a file, open for reading, may be mapped for writing.
+pub type MayBeMapped = Box<dyn Fn(&File) -> bool + Send + Sync>;
 
 /// Published trees to read, and the publisher of the own tree to tell of changes.
 ///
@@ -24,8 +25,8 @@ pub trait Swarm: Send + Sync + 'static {
     fn changed(&self, path: &Path, reach: Reach);
     /// The kernel may have written to the file of this device and inode number at any moment since then, whatever its times say.
     fn rewritten(&self, file: (u64, u64), since: SystemTime);
-    /// Gives what tells of a file of the own tree, by device and inode number, whether programs may have it mapped for writing:
-    /// what is stored through a map shows in the file's times only after its pages were written to the disk.
+    /// Gives what tells of a file of the own tree whether programs may have it mapped for writing: what is stored through a map
+    /// shows in the file's times only after its pages were written to the disk.
     fn may_be_mapped(&self, known: MayBeMapped);
     /// How far publishing is with `path` of the own tree, in words.
     fn state(&self, path: &Path) -> String;

@@ -10,6 +10,7 @@ use crate::content::directory::{DirectoryChild, EntryKind, Xattrs, check_name, e
 use crate::content::erasure::Scheme;
 use crate::content::reference::NodeRef;
 use crate::engine::record::{self, DirectoryRecord, FileRecord, LeafRecord, Stamp};
+use crate::engine::swarm::lock;
 use rayon::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
@@ -134,8 +135,7 @@ impl Run<'_> {
             let body = match &item.body {
                 ItemBody::Small => {
                     let full = self.full(&path);
-                    let young = self.young(&path, &item.metadata);
-                    let Some(bytes) = self.read_short(&full, &item.metadata).unwrap_or(None) else {
+                    let Some((bytes, young)) = self.read_short(&full, &item.metadata).unwrap_or(None) else {
                         self.unstable(&path);
                         whole = false;
                         continue;
@@ -145,6 +145,7 @@ impl Run<'_> {
                     let executable = executable(item.metadata.mode() as u16);
                     let record = FileRecord { stamp: Stamp::of(&item.metadata), executable, node: None, job: self.job };
                     if young {
+                        lock(&self.sink).young.push(path);
                         whole = false;
                     } else {
                         records.push((record::inode_key(&item.metadata), record));

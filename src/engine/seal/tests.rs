@@ -120,7 +120,7 @@ fn file_that_was_written_to_without_a_trace_in_its_times_is_read_again() {
 #[test]
 fn what_was_read_of_a_file_that_may_be_mapped_is_final_only_when_its_times_are_old() {
     let bench = bench();
-    bench.sealer.may_be_mapped(Box::new(|_, _| true));
+    bench.sealer.may_be_mapped(Box::new(|_| true));
     let paths = [("large", 100_000), ("short", 10)].map(|(name, size)| {
         let path = bench.tree.join(name);
         fs::write(&path, vec![1; size]).unwrap();

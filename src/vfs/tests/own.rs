@@ -269,6 +269,9 @@ fn a_file_that_may_be_mapped_is_looked_at_after_it_was_closed() {
     let (first, second) = (open(node), open(node));
     assert!(first.stale && !second.stale, "the kernel is told once");
     assert_eq!(world.fs.kept(node), Duration::ZERO);
+    // A map keeps a file as if it were open.
+    let maps = |path: &std::path::Path| std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let map = maps(&path);
     world.fs.close_file(node, first.handle);
     world.fs.close_file(node, second.handle);
     world.told();
@@ -279,14 +282,27 @@ fn a_file_that_may_be_mapped_is_looked_at_after_it_was_closed() {
     world.fs.own.tell_all();
     assert_eq!(world.told(), paths(&[]));
     assert_eq!(world.fs.kept(node), Duration::ZERO);
-    // What the kernel does not know it has not mapped, and of so many the first is hardly mapped any more.
     std::fs::write(&path, "123").unwrap();
+    drop(map);
+    world.fs.own.tell_all();
+    assert_eq!(world.told(), paths(&["file"]), "the last word");
+    assert!(world.fs.own.mapped.all().is_empty() && world.fs.kept(node) > Duration::ZERO);
+    world.fs.close_file(node, open(node).handle);
+    assert!(world.fs.own.mapped.all().is_empty(), "closed and not mapped");
+    world.told();
+    // What the kernel does not know it has not mapped, and of so many the first is hardly mapped any more.
+    let map = maps(&path);
+    world.fs.close_file(node, open(node).handle);
+    std::fs::write(&path, "1234").unwrap();
+    world.told();
     world.fs.forget(node, 1);
     assert_eq!(world.told(), paths(&["file"]), "the last word");
     assert!(world.fs.own.mapped.all().is_empty());
+    let mut held = vec![map];
     for n in 0..600 {
         let node = world.file(ROOT, &n.to_string(), "");
         let opened = open(node);
+        held.push(maps(&world.dir.path().join(n.to_string())));
         world.fs.close_file(node, opened.handle);
     }
     assert_eq!(world.fs.own.mapped.all().len(), 512);
