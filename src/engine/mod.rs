@@ -7,6 +7,7 @@ mod client;
 mod clock;
 mod collect;
 mod copy;
+mod descent;
 mod discovery;
 mod error;
 mod fetcher;

@@ -40,6 +40,11 @@ impl Packs {
         self.0.push_back(Seen { pack: *pack, file, several: false, whole });
         whole
     }
+
+    /// Whether to fetch a pack now that nobody read from yet, but who reads the packs around it will soon.
+    pub(super) fn expect(&mut self, pack: &ChunkId) -> bool {
+        self.0.back().is_some_and(|last| last.several) && !self.0.iter().any(|seen| seen.pack == *pack)
+    }
 }
 
 #[cfg(test)]
@@ -57,14 +62,16 @@ mod tests {
         assert!(!packs.read(&pack(1), 0), "the same file, further on");
         assert!(packs.read(&pack(1), 10_000));
         assert!(!packs.read(&pack(1), 20_000), "once is enough");
+        assert!(packs.expect(&pack(2)));
         assert!(packs.read(&pack(2), 0));
         assert!(!packs.read(&pack(2), 5));
+        assert!(!packs.expect(&pack(1)), "it is here");
     }
 
     #[test]
     fn single_files_here_and_there_fetch_nothing_else() {
         let mut packs = Packs::default();
-        assert!((0..200).all(|i| !packs.read(&pack(i), 7)));
+        assert!((0..200).all(|i| !packs.read(&pack(i), 7) && !packs.expect(&pack(i + 1))));
         // Nor do they after a whole one: the streak ends with the first pack of which only one was read.
         packs.read(&pack(1), 8);
         packs.read(&pack(1), 9);

@@ -1,6 +1,7 @@
 //! Reading published trees: references to names, names to files, files to bytes; whatever is not here is fetched.
 
 use super::ahead::Ahead;
+use super::descent::Descent;
 use super::error::ReadError;
 use super::fetcher::Fetcher;
 use super::node_cache::{CachedNode, NodeCache};
@@ -20,6 +21,9 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Entries among which directories to fetch ahead are sought.
+const SOUGHT: usize = 64;
 
 /// What all parts of one opened tree share: who delivered its chunks lately, and which packs are being read.
 #[derive(Debug, Default)]
@@ -68,6 +72,7 @@ pub struct DirectoryHandle {
     /// What was said of it where it was named.
     pub(super) claim: DirectoryClaim,
     depth: usize,
+    descent: Mutex<Descent>,
 }
 
 /// An opened file.
@@ -135,12 +140,13 @@ impl Reader {
         let tree = Arc::new(Tree::default());
         match reference.kind {
             Kind::Directory => {
-                self.directory_node(&tree, &reference.node, until).await?;
+                self.directory_node(&tree, &reference.node, Urgency::Reader, until).await?;
                 Ok(TreeNode::Directory(Arc::new(DirectoryHandle {
                     tree,
                     node: reference.node,
                     claim: DirectoryClaim::of_reference(),
                     depth: 0,
+                    descent: Mutex::default(),
                 })))
             }
             Kind::File => Ok(TreeNode::File(Arc::new(self.file(tree, &reference.node, None, until).await?))),
@@ -217,7 +223,7 @@ impl Reader {
     /// Opens an entry of a directory.
     pub async fn open(
         &self,
-        directory: &DirectoryHandle,
+        directory: &Arc<DirectoryHandle>,
         child: &Child,
         deadline: Duration,
     ) -> Result<TreeNode, ReadError> {
@@ -231,7 +237,12 @@ impl Reader {
                 }
                 let depth = directory.depth + 1;
                 let claim = DirectoryClaim::of_entry(child);
-                return Ok(TreeNode::Directory(Arc::new(DirectoryHandle { tree, node: *node, claim, depth })));
+                let ahead = lock(&directory.descent).enter(&child.name);
+                if let Some((after, count)) = ahead {
+                    self.warm_directories(directory.clone(), after, count);
+                }
+                let descent = Mutex::default();
+                return Ok(TreeNode::Directory(Arc::new(DirectoryHandle { tree, node: *node, claim, depth, descent })));
             }
             EntryBody::Symlink(target) => return Ok(TreeNode::Symlink(target.clone())),
             EntryBody::File(node) => {
@@ -429,7 +440,7 @@ impl Reader {
         claim: &DirectoryClaim,
         until: Instant,
     ) -> Result<CachedNode, ReadError> {
-        let found = self.directory_node(tree, node, until).await?;
+        let found = self.directory_node(tree, node, Urgency::Reader, until).await?;
         let checked = match &found {
             CachedNode::Leaf { leaf, .. } => claim.check_leaf(leaf),
             CachedNode::Inner(inner) => claim.check_inner(inner),
@@ -438,15 +449,58 @@ impl Reader {
         checked.map_err(ReadError::manifest).map(|()| found)
     }
 
-    async fn directory_node(&self, tree: &Arc<Tree>, node: &NodeRef, until: Instant) -> Result<CachedNode, ReadError> {
+    async fn directory_node(
+        &self,
+        tree: &Arc<Tree>,
+        node: &NodeRef,
+        urgency: Urgency,
+        until: Instant,
+    ) -> Result<CachedNode, ReadError> {
         if let Some(found) = self.nodes.find(&node.id) {
             return Ok(found);
         }
-        let bytes = self.fetcher.lone(tree, node, Urgency::Reader, until).await?;
+        let bytes = self.fetcher.lone(tree, node, urgency, until).await?;
         let decoded = Node::open(&node.key, &bytes).map_err(ReadError::manifest)?;
         let decoded = CachedNode::from(decoded);
         self.nodes.keep(node.id, decoded.clone(), bytes.len());
         Ok(decoded)
+    }
+
+    /// Fetches `count` of the directories in `parent`, those after the name `after`, and while packs are read whole, theirs.
+    fn warm_directories(&self, parent: Arc<DirectoryHandle>, after: Option<Vec<u8>>, count: usize) {
+        let reader = self.clone();
+        tokio::spawn(async move {
+            let deadline = Duration::from_secs(30);
+            let until = Instant::now() + deadline;
+            // What names them is here: the parent was read to enter one.
+            let Ok(entries) = reader.list(&parent, after.as_deref(), SOUGHT, deadline).await else { return };
+            let nodes = entries.iter().filter_map(|child| match &child.body {
+                EntryBody::Directory(node) => Some((child.name.clone(), *node)),
+                _ => None,
+            });
+            let nodes: Vec<_> = nodes.take(count).collect();
+            if let Some((name, _)) = nodes.last() {
+                lock(&parent.descent).asked(nodes.len(), name.clone());
+            }
+            for (_, node) in nodes {
+                let (reader, tree) = (reader.clone(), parent.tree.clone());
+                tokio::spawn(async move {
+                    let found = reader.directory_node(&tree, &node, Urgency::Ahead, until).await;
+                    if let Ok(CachedNode::Leaf { pack: Some(pack), .. }) = found {
+                        reader.warm_pack(&tree, &pack, until);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Fetches a pack whole whose files will be read next, if its tree's packs are.
+    fn warm_pack(&self, tree: &Arc<Tree>, pack: &Arc<Stripe>, until: Instant) {
+        if let Some(first) = pack.data.first()
+            && lock(&tree.packs).expect(&first.id)
+        {
+            self.fetcher.warm(tree, pack, 0..pack.bytes, until);
+        }
     }
 
     /// Fetches the next nodes of a directory that is being listed.
