@@ -1,8 +1,11 @@
 //! The file system without a kernel: operations as a kernel would ask for them, on a real directory and trees in memory.
 
+mod model;
 mod own;
 mod swarm;
 mod trees;
+mod turns;
+mod twin;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
