@@ -233,6 +233,7 @@ impl Swarm {
         }
         let more = running.unsent != 0;
         let Some(member) = self.members.get_mut(place) else { return };
+        member.sent += bytes;
         if more {
             member.uploads.push_back((from, call));
         }

@@ -8,7 +8,9 @@ impl Swarm {
         match event {
             Event::Tick(place, life) => {
                 let now = self.now;
-                let Some(member) = self.members.get_mut(place).filter(|member| member.life == life) else { return };
+                let due = |member: &&mut Member| member.life == life && member.armed == Some(now);
+                // Else an earlier one was set since, and did what was due then.
+                let Some(member) = self.members.get_mut(place).filter(due) else { return };
                 member.armed = None;
                 let Some(node) = &mut member.node else { return };
                 if node.poll_timeout().is_some_and(|at| at <= now) {

@@ -90,6 +90,8 @@ struct Member {
     armed: Option<Instant>,
     uploads: VecDeque<(usize, CallId)>,
     pumping: bool,
+    /// Bytes of slices that it has sent.
+    sent: u64,
     /// Its calls under way.
     calls: BTreeMap<CallId, Call>,
 }
@@ -110,6 +112,7 @@ impl Member {
             armed: None,
             uploads: VecDeque::new(),
             pumping: false,
+            sent: 0,
             calls: BTreeMap::new(),
         }
     }
@@ -258,6 +261,16 @@ impl Swarm {
             .is_some_and(|stored| stored.whole_since.is_some())
     }
 
+    /// Bytes of slices that a node has sent.
+    pub fn sent(&self, place: usize) -> u64 {
+        self.members.get(place).map_or(0, |member| member.sent)
+    }
+
+    /// What a node's line carries up and down, bytes a second.
+    pub fn rates(&self, place: usize) -> (u64, u64) {
+        self.members.get(place).map_or((0, 0), |member| (member.line.up, member.line.down))
+    }
+
     /// Nodes that are up and have all of a chunk.
     pub fn holders(&self, chunk: &ChunkId) -> Vec<usize> {
         (0..self.members.len()).filter(|place| self.node(*place).is_some() && self.holds(*place, chunk)).collect()
@@ -311,6 +324,7 @@ impl Swarm {
         (member.armed, member.pumping) = (None, false);
         member.uploads.clear();
         member.calls.clear();
+        self.abandon_searches(place);
         self.checker.gone(place);
         let wait = if farewell { Duration::from_millis(50) } else { self.network.config.silence };
         for (other, serial) in self.links.of(place) {

@@ -73,6 +73,12 @@ impl Swarm {
         }
     }
 
+    /// A node went: its searches go on no more.
+    pub(super) fn abandon_searches(&mut self, node: usize) {
+        let searches = &self.searches;
+        self.searches_open.retain(|open| searches.get(*open).is_some_and(|search| search.node != node));
+    }
+
     /// A search ended.
     pub(super) fn located(&mut self, node: usize, holders: &[(ChunkId, Vec<Contact>)]) {
         let now = self.now;
