@@ -23,7 +23,7 @@ const BOOT_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// With so many contacts in the table, bootstrap contacts are no longer tried in haste.
 const CONTACTS_ENOUGH: usize = 8;
 /// Pauses between look-ups of ourselves after the first contact; the last one repeats.
-const MYSELF_PAUSES: [Duration; 8] = [
+const MYSELF_PAUSES: [Duration; 9] = [
     Duration::from_millis(150),
     Duration::from_millis(250),
     Duration::from_millis(500),
@@ -32,13 +32,19 @@ const MYSELF_PAUSES: [Duration; 8] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
     Duration::from_secs(180),
+    Duration::from_secs(600),
 ];
-/// How often neighbours are asked whether they are there; also keeps the links to them open.
+/// How often our neighbours are looked over, and after which silence one is asked whether it is there; also keeps the links to them open.
 const KEEP_PERIOD: Duration = Duration::from_secs(15);
+const KEEP_SILENCE: Duration = Duration::from_secs(30);
 const KEEP_PEERS: usize = 20;
-/// A contact that was silent for so long is probed.
-const SILENCE_MAX: Duration = Duration::from_secs(240);
-const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(2);
+/// Another contact that was silent for so long is probed. What this and the pauses above cost and give in a large swarm: `benches/simulation`.
+const SILENCE_MAX: Duration = Duration::from_secs(900);
+/// How often the table is looked over, and while something is to be hosted.
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(10);
+const HOUSEKEEPING_BUSY: Duration = Duration::from_secs(2);
+/// Silent contacts probed in one round of it.
+const SILENT_PROBES_MAX: usize = 8;
 const REMEMBER_FIRST: Duration = Duration::from_secs(5);
 const REMEMBER_PERIOD: Duration = Duration::from_secs(300);
 const REMEMBER_MAX: usize = 200;
@@ -260,12 +266,13 @@ impl Node {
         }
         if self.join.active && self.join.keep_at <= now {
             self.join.keep_at = now.after(KEEP_PERIOD);
-            for contact in self.table.closest(&self.table.me(), KEEP_PEERS) {
-                self.probe(now, contact.peer);
+            for peer in self.table.silent_neighbours(now, KEEP_PEERS, KEEP_SILENCE) {
+                self.probe(now, peer);
             }
         }
         if self.join.active && self.join.housekeeping_at <= now {
-            self.join.housekeeping_at = now.after(HOUSEKEEPING_PERIOD);
+            let busy = self.publisher.stats().jobs > 0;
+            self.join.housekeeping_at = now.after(if busy { HOUSEKEEPING_BUSY } else { HOUSEKEEPING_PERIOD });
             if !self.searches.looks_up(Why::Table)
                 && self.join.myself_step > 4
                 && let Some(key) = self.table.stale(now, &mut self.random)
@@ -278,7 +285,8 @@ impl Node {
                 let remembered = std::mem::take(&mut self.join.remembered);
                 self.bootstrap(now, remembered);
             }
-            if let Some(contact) = self.table.silent(now, SILENCE_MAX) {
+            for _ in 0..SILENT_PROBES_MAX {
+                let Some(contact) = self.table.silent(now, SILENCE_MAX) else { break };
                 self.table.probed(now, &contact.peer);
                 self.probe(now, contact.peer);
             }
@@ -325,6 +333,11 @@ impl Node {
             let hello = self.hello_for(&contact.peer);
             self.call(now, contact, Request::Hello(hello), HELLO_TIMEOUT, Purpose::Hello);
         }
+    }
+
+    /// Something is to be hosted: hosts are sought from now on.
+    pub(super) fn wake_housekeeping(&mut self, now: Instant) {
+        self.join.housekeeping_at = self.join.housekeeping_at.min(now);
     }
 
     pub(super) fn probe(&mut self, now: Instant, peer: PeerId) {

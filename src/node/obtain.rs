@@ -97,6 +97,7 @@ impl Node {
     /// The engine wants a tree hosted.
     pub(super) fn publish(&mut self, now: Instant, publish: &Publish) {
         self.publisher.publish(now, publish);
+        self.wake_housekeeping(now);
         for group in &publish.groups {
             for (chunk, _) in &group.chunks {
                 self.announcer.hold(now, &[*chunk]);

@@ -33,7 +33,7 @@ impl Default for TableConfig {
             bucket_network_max: 2,
             table_network_max: 10,
             failures_max: 3,
-            refresh_after: Duration::from_secs(900),
+            refresh_after: Duration::from_secs(3600),
         }
     }
 }
@@ -255,6 +255,12 @@ impl Table {
         all.into_iter().map(|entry| entry.contact.clone()).collect()
     }
 
+    /// Those of our `count` closest contacts that were not heard of for `age`.
+    pub fn silent_neighbours(&self, now: Instant, count: usize, age: Duration) -> Vec<PeerId> {
+        let near = self.closest_entries(&self.me, count, true).into_iter();
+        near.filter(|entry| now.since(entry.seen) >= age).map(|entry| entry.contact.peer).collect()
+    }
+
     /// The contact not heard of for longest, if that is at least `age`: to be asked whether it is still there.
     pub fn silent(&self, now: Instant, age: Duration) -> Option<Contact> {
         let silent = self.entries().filter(|entry| now.since(entry.seen) >= age);
@@ -465,7 +471,7 @@ mod tests {
             table.looked_up(now, &key);
         }
         assert!(seen.len() >= 4, "{seen:?}");
-        now = now.after(Duration::from_secs(901));
+        now = now.after(Duration::from_secs(3601));
         assert!(table.stale(now, &mut rng).is_some());
     }
 
