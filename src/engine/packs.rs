@@ -43,7 +43,8 @@ impl Packs {
 
     /// Whether to fetch a pack now that nobody read from yet, but who reads the packs around it will soon.
     pub(super) fn expect(&mut self, pack: &ChunkId) -> bool {
-        self.0.back().is_some_and(|last| last.several) && !self.0.iter().any(|seen| seen.pack == *pack)
+        let whole = self.0.back().is_some_and(|last| last.several || last.whole);
+        whole && !self.0.iter().any(|seen| seen.pack == *pack)
     }
 }
 
@@ -64,6 +65,7 @@ mod tests {
         assert!(!packs.read(&pack(1), 20_000), "once is enough");
         assert!(packs.expect(&pack(2)));
         assert!(packs.read(&pack(2), 0));
+        assert!(packs.expect(&pack(3)), "while the first of its files is still waited for");
         assert!(!packs.read(&pack(2), 5));
         assert!(!packs.expect(&pack(1)), "it is here");
     }
