@@ -17,16 +17,17 @@ const DAMAGED_FILE: &str = "index.redb.damaged";
 
 /// A database of redb that survives its own failures: after an I/O error redb refuses everything, so it is opened anew.
 pub(super) struct Base {
-    folder: Arc<Folder>,
     file: &'static str,
     cache_bytes: usize,
     open: RwLock<Option<Database>>,
+    /// Last: it is locked until the database is closed. Who came between would be told that the file is damaged.
+    folder: Arc<Folder>,
 }
 
 impl Base {
     /// Opens or makes the database in file `file` of the folder.
     pub(super) fn open(folder: Arc<Folder>, file: &'static str, cache_bytes: usize) -> Result<Base, StoreError> {
-        let base = Base { folder, file, cache_bytes, open: RwLock::new(None) };
+        let base = Base { file, cache_bytes, open: RwLock::new(None), folder };
         let database = match base.load() {
             // Opening may have to repair, and so to write.
             Err(StoreError::Full) => base.folder.release().and_then(|()| base.load())?,

@@ -110,3 +110,22 @@ fn state_tables_keep_their_pairs_in_order_and_their_transactions_whole() {
     assert_eq!(store.state().range(PEERS, b"a", Some(b"a1"), 1).unwrap(), [pair("a2")]);
     assert_eq!(store.state().value(PEERS, b"b").unwrap(), Some(b"b true".to_vec()));
 }
+
+#[test]
+fn store_that_is_being_closed_is_in_use_and_not_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), roomy()).unwrap();
+    for round in 0..30 {
+        let (id, outline, bytes) = chunk(round, 1000);
+        store.put(&id, &outline, bytes, Class::Own).unwrap();
+        let closing = std::thread::spawn(move || drop(store));
+        store = loop {
+            match Store::open(dir.path(), roomy()) {
+                Ok(store) => break store,
+                Err(StoreError::InUse { .. }) => std::thread::yield_now(),
+                Err(error) => panic!("round {round}: {error}"),
+            }
+        };
+        closing.join().unwrap();
+    }
+}
