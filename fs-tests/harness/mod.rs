@@ -6,10 +6,12 @@
 // Each test binary uses another part of this module; and these are tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, unreachable_pub)]
 
+pub mod disk;
 pub mod forge;
 pub mod liar;
 pub mod node;
 pub mod program;
+pub mod save;
 pub mod tree;
 
 use std::fs;

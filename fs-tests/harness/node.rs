@@ -26,6 +26,7 @@ pub struct Plan {
     mount: bool,
     options: Vec<String>,
     network: Option<PathBuf>,
+    data: Option<PathBuf>,
 }
 
 impl Plan {
@@ -39,6 +40,7 @@ impl Plan {
             mount: false,
             options: Vec::new(),
             network: None,
+            data: None,
         }
     }
 
@@ -78,6 +80,16 @@ impl Plan {
         self
     }
 
+    /// With its data directory here, and not in its home.
+    pub fn data(mut self, dir: PathBuf) -> Plan {
+        self.data = Some(dir);
+        self
+    }
+
+    fn data_dir(&self, home: &Path) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| home.join("data"))
+    }
+
     /// `-o` for `tornet-mount`.
     pub fn option(mut self, option: &str) -> Plan {
         self.options.push(option.into());
@@ -109,7 +121,7 @@ impl Plan {
         if !self.mount {
             command.arg("node");
         }
-        command.arg("--data-dir").arg(home.join("data"));
+        command.arg("--data-dir").arg(self.data_dir(&home));
         command.arg("--config").arg(&config);
         command.arg("--listen").arg(&self.listen);
         for address in &self.bootstrap {
@@ -165,7 +177,7 @@ impl Plan {
             }
         });
         let mut node = Node {
-            data: home.join("data"),
+            data: self.data_dir(&home),
             mount: self.mount.then(|| home.join("net")),
             home,
             address: String::new(),

@@ -111,6 +111,8 @@ pub(super) struct Pass {
     pub(super) unstable: Vec<PathBuf>,
     /// Paths that are in it as they were read, and are to be read once more after `SETTLE`.
     pub(super) young: Vec<PathBuf>,
+    /// Why some of the `unstable` paths could not be read at all.
+    pub(super) unreadable: Vec<SealError>,
 }
 
 /// What grows while a pass runs.
@@ -119,6 +121,7 @@ struct Sink {
     groups: Vec<Group>,
     unstable: Vec<PathBuf>,
     young: Vec<PathBuf>,
+    unreadable: Vec<SealError>,
     /// Table, key, value; not yet written.
     records: Vec<(Table, Vec<u8>, Vec<u8>)>,
     /// Groups from here on are not yet written.
@@ -279,7 +282,8 @@ impl Run<'_> {
         let Run { job, sink, .. } = self;
         let sink = sink.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let chunks = sink.groups.iter().flat_map(|group| group.chunks.iter().map(|(id, _)| *id)).collect();
-        Ok(Pass { root, job, groups: sink.groups, chunks, unstable: sink.unstable, young: sink.young })
+        let Sink { groups, unstable, young, unreadable, .. } = sink;
+        Ok(Pass { root, job, groups, chunks, unstable, young, unreadable })
     }
 
     /// Makes chunks durable, then what refers to them, in that order: a crash in between only repeats work.
@@ -347,6 +351,13 @@ impl Run<'_> {
 
     fn unstable(&self, path: &Path) {
         lock(&self.sink).unstable.push(path.to_path_buf());
+    }
+
+    /// What cannot be read is left out until it can: one bad spot of a disk, or one file that is closed to us, must not keep the rest from
+    /// being published.
+    fn unreadable(&self, path: &Path, error: SealError) {
+        self.unstable(path);
+        lock(&self.sink).unreadable.push(error);
     }
 
     fn full(&self, path: &Path) -> PathBuf {

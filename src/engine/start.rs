@@ -103,6 +103,7 @@ impl Engine {
             let open = Permissions::from_mode(0o755);
             std::fs::set_permissions(&tree, open)
                 .map_err(|source| StartError::DataDir { path: tree.clone(), source })?;
+            sync_dir(&tree)?;
         }
         let identity = Identity::load_or_create(&settings.data_dir.join("identity"))?;
         let secret = match settings.convergence {
@@ -116,6 +117,7 @@ impl Engine {
             .await
             .map_err(|error| StartError::Threads(error.to_string()))??;
         let store = Arc::new(store);
+        sync_dir(&settings.data_dir)?;
         let endpoint =
             Endpoint::open(identity, EndpointConfig { listen: settings.listen, ..EndpointConfig::default() })?;
         let addr = endpoint.local_addr();
@@ -337,6 +339,12 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), StartError> {
         .mode(mode)
         .create(path)
         .map_err(|source| StartError::DataDir { path: path.to_path_buf(), source })
+}
+
+/// Makes the names in a directory durable, and its mode.
+fn sync_dir(path: &Path) -> Result<(), StartError> {
+    let synced = std::fs::File::open(path).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| StartError::DataDir { path: path.to_path_buf(), source })
 }
 
 /// Makes the data directory, or checks that nobody else can look into the one that is there.

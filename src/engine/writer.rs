@@ -29,6 +29,8 @@ const STORED_BATCH: usize = 512;
 /// Where the disk is full, a reference is tried again so many times and after such pauses.
 const ROOM_TRIES: u32 = 3;
 const ROOM_PAUSE: Duration = Duration::from_secs(2);
+/// Until what could not be published is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// How far a file or directory of the own tree is on its way to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +241,8 @@ impl Writer {
             };
             match result {
                 Ok((pass, moved)) => {
-                    *lock(&self.inner.trouble) = None;
+                    let trouble = unreadable(&pass);
+                    lock(&self.inner.trouble).clone_from(&trouble);
                     if !pass.young.is_empty() {
                         let later = self.clone();
                         tokio::spawn(async move {
@@ -252,6 +255,10 @@ impl Writer {
                     }
                     first = false;
                     self.offer(pass);
+                    if let Some(trouble) = trouble {
+                        warn!(trouble, "not all of the own tree could be published; trying again");
+                        tokio::time::sleep(AGAIN).await;
+                    }
                 }
                 Err(SealError::Stopped) => return,
                 Err(error) => {
@@ -259,7 +266,7 @@ impl Writer {
                     *lock(&self.inner.trouble) = Some(error.to_string());
                     // What it sealed before it failed is in the way of the next try where space is short.
                     self.inner.moved.notify_one();
-                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    tokio::time::sleep(AGAIN).await;
                 }
             }
             if !again {
@@ -527,7 +534,11 @@ impl Writer {
                 }
                 Ok((pass, reference))
             };
-            let (pass, reference) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopped)??;
+            let (mut pass, reference) =
+                tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopped)??;
+            if let Some(error) = pass.unreadable.pop() {
+                return Err(error.into());
+            }
             if pass.unstable.is_empty() {
                 let chunks_new = pass.chunks.len();
                 return Ok(Published { reference, chunks_new, progress: self.offer(pass) });
@@ -603,6 +614,15 @@ impl Writer {
         self.inner.sealer.stop();
         self.inner.wake.notify_waiters();
         self.inner.wake.notify_one();
+    }
+}
+
+/// What a pass could not read, in words.
+fn unreadable(pass: &Pass) -> Option<String> {
+    let first = pass.unreadable.first()?;
+    match pass.unreadable.len() {
+        1 => Some(first.to_string()),
+        count => Some(format!("{first}, and {} more", count - 1)),
     }
 }
 

@@ -85,6 +85,11 @@ impl Folder {
         }
     }
 
+    /// Makes the names of its files durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        fs::fsync(&self.dir).map_err(|e| StoreError::io("sync", self.path.display().to_string(), e))
+    }
+
     /// Sets some space aside that `release` gives back when the disk is full: even to free space the index must write.
     pub(super) fn reserve(&self) -> Result<(), StoreError> {
         if self.has(RESERVE) {

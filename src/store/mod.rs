@@ -186,6 +186,7 @@ impl Store {
         }
         let (index, new) = Index::open(folder.clone(), config.index_cache_bytes)?;
         let state = State::open(folder.clone())?;
+        folder.sync()?;
         if new {
             rebuild::rebuild(&folder, &index)?;
         }

@@ -82,7 +82,17 @@ impl Run<'_> {
     /// One name of a directory, with what is below it sealed. `None`: of a kind that does not travel, or it changed.
     fn item(&self, parent: &Path, name: OsString, depth: usize) -> Result<Option<Item>, SealError> {
         let path = parent.join(&name);
-        let full = self.full(&path);
+        match self.try_item(&path, name, depth) {
+            Err(error @ SealError::Read { .. }) => {
+                self.unreadable(&path, error);
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    fn try_item(&self, path: &Path, name: OsString, depth: usize) -> Result<Option<Item>, SealError> {
+        let full = self.full(path);
         let metadata = match std::fs::symlink_metadata(&full) {
             Ok(metadata) => metadata,
             Err(error) => return gone(&full, error),
@@ -93,7 +103,7 @@ impl Run<'_> {
         }
         let kind = metadata.file_type();
         let body = if kind.is_dir() {
-            match self.directory(&path, depth + 1)? {
+            match self.directory(path, depth + 1)? {
                 Some(record) => ItemBody::Directory { bytes: record.bytes, node: record.node },
                 None => return Ok(None),
             }
@@ -105,7 +115,7 @@ impl Run<'_> {
         } else if kind.is_file() && metadata.size() < PACKED_BYTES_MAX as u64 {
             ItemBody::Small
         } else if kind.is_file() {
-            match self.file(&path, &metadata)? {
+            match self.file(path, &metadata)? {
                 Some(node) => ItemBody::File { size: metadata.size(), node },
                 None => return Ok(None),
             }
@@ -135,10 +145,16 @@ impl Run<'_> {
             let body = match &item.body {
                 ItemBody::Small => {
                     let full = self.full(&path);
-                    let Some((bytes, young)) = self.read_short(&full, &item.metadata).unwrap_or(None) else {
-                        self.unstable(&path);
-                        whole = false;
-                        continue;
+                    let (bytes, young) = match self.read_short(&full, &item.metadata) {
+                        Ok(Some(read)) => read,
+                        other => {
+                            match other {
+                                Err(source) => self.unreadable(&path, SealError::read(&full, source)),
+                                Ok(_) => self.unstable(&path),
+                            }
+                            whole = false;
+                            continue;
+                        }
                     };
                     self.sealer.total.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     self.sealer.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
