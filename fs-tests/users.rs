@@ -1,0 +1,189 @@
+//! Several users: whom the kernel lets in, and what of others' trees is never honoured; and what of a mount never waits for the network.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+mod harness;
+
+use harness::node::{Plan, READER};
+use harness::{Lab, code, errno, printed, require_fuse, within};
+use rustix::io::Errno;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+/// An ordinary user.
+const NOBODY: u32 = 65534;
+
+/// Whether other users may be acted as.
+fn root() -> bool {
+    require_fuse();
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: it takes root to act as another user");
+    }
+    root
+}
+
+fn as_nobody(dir: &Path, line: &str) -> Output {
+    Command::new("sh")
+        .arg("-c")
+        .arg(line)
+        .current_dir(dir)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn open_up(paths: &[&Path]) {
+    paths.iter().for_each(|path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap());
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+// Promise 16 of tornet(7).
+#[test]
+fn other_users_enter_only_where_they_are_let_in_and_then_by_the_modes_of_files() {
+    if !root() {
+        return;
+    }
+    for options in ["rw", "allow_other", "allow_other,nopassthrough"] {
+        println!("-o {options}");
+        let lab = Lab::new();
+        let a = Plan::new("a").mounted().option(options).start(&lab);
+        open_up(&[lab.dir(), &a.home]);
+        fs::create_dir(a.path("dir")).unwrap();
+        fs::create_dir(a.path("dir/shared")).unwrap();
+        set_mode(&a.path("dir/shared"), 0o1777);
+        for (name, mode) in [("public", 0o644), ("secret", 0o600)] {
+            fs::write(a.path("dir").join(name), name).unwrap();
+            set_mode(&a.path("dir").join(name), mode);
+        }
+        let reference = a.reference(&a.stored(&a.path("dir")));
+        let tries = |line: &str| as_nobody(Path::new("/"), line).status.success();
+        for dir in [a.path("dir"), reference.clone()] {
+            let dir = dir.display();
+            assert_eq!(tries(&format!("cat {dir}/public")), options != "rw", "{dir}");
+            assert!(!tries(&format!("cat {dir}/secret")), "{dir}");
+            assert!(!tries(&format!("echo x > {dir}/public")) && !tries(&format!("touch {dir}/new")), "{dir}");
+            assert!(!tries(&format!("rm -f {dir}/public")), "{dir}");
+        }
+        let made = a.path("dir/shared/made");
+        assert_eq!(tries(&format!("echo x > {}", made.display())), options != "rw");
+        if options != "rw" {
+            let meta = fs::metadata(&made).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (NOBODY, NOBODY), "who makes a file owns it");
+            // In a sticky directory nobody removes what is another's.
+            fs::write(a.path("dir/shared/ours"), b"x").unwrap();
+            assert!(!tries(&format!("rm -f {}", a.path("dir/shared/ours").display())));
+        }
+        assert_eq!(fs::read_to_string(a.path("dir/public")).unwrap(), "public");
+    }
+}
+
+// Promise 16 of tornet(7).
+#[test]
+fn privileges_of_files_are_honoured_nowhere_and_devices_do_nothing() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let a = Plan::new("a").mounted().option("allow_other").start(&lab);
+    let b = Plan::new("b").mounted().option("allow_other").config(READER).knows(&a).start(&lab);
+    open_up(&[lab.dir(), &a.home, &b.home]);
+    fs::create_dir(a.path("dir")).unwrap();
+    let tool = a.path("dir/id");
+    fs::copy(fs::canonicalize("/usr/bin/id").unwrap(), &tool).unwrap();
+    set_mode(&tool, 0o6755);
+    assert_eq!(fs::metadata(&tool).unwrap().mode() & 0o7777, 0o6755, "the bits are kept");
+    // The memory of the machine, and what is always there: made, as any file system allows, and of no use.
+    let device = rustix::fs::makedev(1, 3);
+    let kind = rustix::fs::FileType::CharacterDevice;
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, a.path("dir/null"), kind, mode, device).unwrap();
+    assert!(fs::metadata(a.path("dir/null")).unwrap().file_type().is_char_device());
+    assert_eq!(errno(fs::read(a.path("dir/null"))), code(Errno::ACCESS));
+    let reference = a.stored(&a.path("dir"));
+    for dir in [a.path("dir"), a.reference(&reference), b.reference(&reference)] {
+        let output = as_nobody(&dir, "./id -u");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), NOBODY.to_string(), "{}", printed(&output));
+    }
+    for node in [&a, &b] {
+        let shown = node.reference(&reference);
+        assert_eq!(fs::metadata(shown.join("id")).unwrap().mode() & 0o7777, 0o755, "no such bits by reference");
+        assert_eq!(errno(fs::symlink_metadata(shown.join("null"))), code(Errno::NOENT), "no devices by reference");
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table.lines().find(|line| line.contains(node.mount().to_str().unwrap())).unwrap();
+        let options: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
+        assert!(options.contains(&"nosuid") && options.contains(&"nodev"), "{line}");
+    }
+}
+
+// Promise 6 of tornet(7).
+#[test]
+fn inode_numbers_are_the_same_after_a_new_start() {
+    require_fuse();
+    let lab = Lab::new();
+    let mut numbers = Vec::new();
+    for round in 0..2 {
+        let mut a = Plan::new("a").mounted().start(&lab);
+        if round == 0 {
+            fs::create_dir_all(a.path("dir/sub")).unwrap();
+            fs::write(a.path("dir/sub/file"), b"x").unwrap();
+        }
+        let reference = a.reference(&a.stored(&a.path("dir")));
+        let of = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
+        let found = ["", "sub", "sub/file"].map(|name| (of(&a.path("dir").join(name)), of(&reference.join(name))));
+        // Listings tell the same.
+        let listed = fs::read_dir(&reference).unwrap().next().unwrap().unwrap();
+        assert_eq!(std::os::unix::fs::DirEntryExt::ino(&listed), found[1].1);
+        numbers.push(found);
+        a.stop();
+    }
+    assert_eq!(numbers[0], numbers[1]);
+}
+
+// Promise 10 of tornet(7).
+#[test]
+fn looking_round_and_unmounting_do_not_wait_for_the_network() {
+    require_fuse();
+    let lab = Lab::new();
+    let a = Plan::new("a").mounted().start(&lab);
+    let mut b = Plan::new("b").mounted().config(READER).knows(&a).start(&lab);
+    fs::create_dir(a.path("dir")).unwrap();
+    for name in ["one", "two"] {
+        fs::write(a.path("dir").join(name), harness::tree::noise(1, 2 << 20)).unwrap();
+    }
+    let other = a.stored(&a.path("dir/two"));
+    let dir = b.reference(&a.stored(&a.path("dir")));
+    let known = harness::tree::snapshot(&dir);
+    // It is linked and says nothing any more.
+    a.signal(rustix::process::Signal::STOP);
+    let waiting = b.reference(&other);
+    let mut reader = Command::new("cat").arg(&waiting).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Bounds that no answer of the network's would keep: it is given up after 30 s.
+    let (mount, shown) = (b.mount().to_path_buf(), dir.clone());
+    let (seen, took) = within(Duration::from_secs(20), "what is known", move || {
+        rustix::fs::statvfs(&mount).unwrap();
+        assert_eq!(fs::read_dir(&mount).unwrap().count(), 2, "ref and .tornet");
+        fs::read_dir(mount.join("ref")).unwrap().count();
+        harness::tree::snapshot(&shown)
+    });
+    println!("looked round in {took:?}");
+    assert_eq!(seen, known, "what was read once is here");
+    let _ = reader.kill();
+    let _ = reader.wait();
+    let mount = b.mount().to_path_buf();
+    let mut umount = b.command(&["umount", mount.to_str().unwrap()]);
+    let (output, took) = within(Duration::from_secs(20), "unmounting", move || umount.output().unwrap());
+    println!("unmounted in {took:?}");
+    assert!(output.status.success(), "{}", printed(&output));
+    b.wait_end();
+    a.signal(rustix::process::Signal::CONT);
+}
