@@ -1,14 +1,15 @@
-//! Several users: whom the kernel lets in, and what of others' trees is never honoured; and what of a mount never waits for the network.
+//! Several users and several ways to mount: whom the kernel lets in, what of others' trees is never honoured, mount(8) and fstab; and what
+//! of a mount never waits for the network.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 mod harness;
 
-use harness::node::{Plan, READER};
-use harness::{Lab, code, errno, printed, require_fuse, within};
+use harness::node::{CONFIG, Plan, READER};
+use harness::{Lab, TORNET_MOUNT, code, errno, mounts_below, printed, processes_naming, require_fuse, until, within};
 use rustix::io::Errno;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -123,6 +124,93 @@ fn privileges_of_files_are_honoured_nowhere_and_devices_do_nothing() {
         let options: Vec<&str> = line.split(' ').nth(5).unwrap().split(',').collect();
         assert!(options.contains(&"nosuid") && options.contains(&"nodev"), "{line}");
     }
+}
+
+// Promise 16 of tornet(7).
+#[test]
+fn mount_finds_the_type_by_its_own_program() {
+    require_fuse();
+    let lab = Lab::new();
+    let helper = lab.path("mount.tornet");
+    symlink(TORNET_MOUNT, &helper).unwrap();
+    let (data, config) = (lab.path("data"), lab.path("config.toml"));
+    let point = lab.make_dir("net");
+    fs::write(&config, CONFIG).unwrap();
+    // As mount(8) calls it for a line of fstab, without anything of a user's.
+    let call = |options: &str, more: &[&str]| {
+        let mut command = Command::new(&helper);
+        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/").stdin(Stdio::null());
+        command.arg(&data).arg(&point).arg("-o").arg(options).args(more).output().unwrap()
+    };
+    let options = format!("rw,noexec,_netdev,config={},listen=127.0.0.1:0", config.display());
+    assert!(call(&options, &["-f"]).status.success(), "only tried");
+    assert!(mounts_below(&point).is_empty() && !data.exists());
+    let output = call(&options, &[]);
+    assert!(output.status.success(), "{}", printed(&output));
+    assert_eq!(mounts_below(&point), std::slice::from_ref(&point));
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.contains(point.to_str().unwrap())).unwrap();
+    assert!(line.contains("noexec") && line.contains("fuse.tornet"), "{line}");
+    fs::write(point.join("file"), b"x").unwrap();
+    assert_eq!(fs::read(data.join("tree/file")).unwrap(), b"x");
+    // A second try is told.
+    let again = call(&options, &[]);
+    assert!(!again.status.success() && printed(&again).contains("tornet"), "{}", printed(&again));
+    let wrong = call(&format!("{options},bogus"), &[]);
+    assert!(!wrong.status.success() && printed(&wrong).contains("bogus"), "{}", printed(&wrong));
+    let args = ["--data-dir", data.to_str().unwrap(), "umount", point.to_str().unwrap()];
+    let output = Command::new(harness::TORNET).args(args).env("HOME", lab.dir()).output().unwrap();
+    assert!(output.status.success(), "{}", printed(&output));
+    until("its process is gone", || processes_naming(&data).is_empty().then_some(()));
+}
+
+// Promise 16 of tornet(7).
+#[test]
+fn mount_and_fstab_mount_by_the_type_alone() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let (data, config, point) = (lab.path("data"), lab.path("config.toml"), lab.make_dir("net"));
+    fs::write(&config, CONFIG).unwrap();
+    let ours = format!("config={},listen=127.0.0.1:0", config.display());
+    let (data, point) = (data.display(), point.display());
+    fs::write(
+        lab.path("fstab"),
+        format!("{data} {point} tornet ro,user,noauto,nofail,_netdev,x-systemd.automount,{ours} 0 0\n"),
+    )
+    .unwrap();
+    // Where mount(8) looks for programs of file systems, here lies ours; only this process and its children see that.
+    let script = format!(
+        "mount --make-rprivate /
+        mount -t tmpfs none '{sbin}'
+        ln -s '{TORNET_MOUNT}' '{sbin}/mount.tornet'
+        gone() {{ for i in $(seq 900); do flock -n '{data}/store/lock' true && return 0; sleep 0.1; done; false; }}
+        mount -t tornet -o noexec,{ours} '{data}' '{point}'
+        grep ' {point} ' /proc/self/mountinfo
+        echo x > '{point}/file'
+        umount '{point}'
+        gone
+        mount -T '{fstab}' '{point}'
+        grep ' {point} ' /proc/self/mountinfo
+        cat '{point}/file'
+        mount -T '{fstab}' '{point}' && exit 9
+        umount '{point}'
+        gone",
+        sbin = fs::canonicalize("/sbin").unwrap().display(),
+        fstab = lab.path("fstab").display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-euc", &script]).env("HOME", lab.dir()).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let said = printed(&output);
+    println!("{said}");
+    assert!(output.status.success(), "{said}");
+    let shown: Vec<&str> = said.lines().filter(|line| line.contains("fuse.tornet")).collect();
+    assert_eq!(shown.len(), 2, "{said}");
+    assert!(shown[0].contains(" rw,") && shown[0].contains("noexec") && shown[1].contains(" ro,"), "{said}");
+    assert!(said.lines().any(|line| line == "x"), "{said}");
+    until("its process is gone", || processes_naming(lab.dir()).is_empty().then_some(()));
 }
 
 // Promise 6 of tornet(7).

@@ -2,6 +2,7 @@
 
 pub mod command;
 mod get;
+mod helper;
 mod holder;
 pub mod manual;
 mod mount;
@@ -41,7 +42,12 @@ pub fn tornet() -> ExitCode {
 /// The whole of the program `tornet-mount`.
 pub fn tornet_mount() -> ExitCode {
     process::harden();
-    output::exit("tornet-mount", mount::run(&MountProgram::parse()), false)
+    let mounted = match helper::call(std::env::args_os().collect()) {
+        Ok(helper::Call::Mount(args)) => mount::run(&MountProgram::parse_from(&args), &args),
+        Ok(helper::Call::Nothing) => Ok(()),
+        Err(usage) => Err(output::Usage::because(usage)),
+    };
+    output::exit("tornet-mount", mounted, false)
 }
 
 fn run(program: Program) -> anyhow::Result<()> {

@@ -10,9 +10,11 @@ use super::waiting::Waiting;
 use crate::{fuse, telemetry};
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -24,12 +26,12 @@ enum Outcome {
     Failed(String),
 }
 
-/// Runs the whole program.
-pub(super) fn run(program: &MountProgram) -> anyhow::Result<()> {
+/// Runs the whole program, which was called with `args`.
+pub(super) fn run(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
     if program.report {
         return stay(program);
     }
-    if program.foreground { foreground(program) } else { background(program) }
+    if program.foreground { foreground(program) } else { background(program, args) }
 }
 
 fn plan(program: &MountProgram) -> anyhow::Result<MountPlan> {
@@ -110,7 +112,7 @@ fn stay(program: &MountProgram) -> anyhow::Result<()> {
     }
 }
 
-fn background(program: &MountProgram) -> anyhow::Result<()> {
+fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
     // What can be told at once is told by this process.
     let settings = node::settings(&program.place, &program.meet)?;
     let plan = plan(program)?;
@@ -121,8 +123,10 @@ fn background(program: &MountProgram) -> anyhow::Result<()> {
     let errors = errors.with_context(|| format!("cannot open the log {}", log.display()))?;
     let own = std::env::current_exe().context("cannot find this program")?;
     let mut child = Command::new(own)
-        .args(std::env::args_os().skip(1))
+        // It may be called by the name that mount(8) calls it by, but its arguments are not mount(8)'s any more.
+        .arg0("tornet-mount")
         .arg("--report")
+        .args(args.iter().skip(1))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(errors)
