@@ -1,9 +1,11 @@
 //! A swarm whose nodes come and go.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tornet::base::time::Instant;
 use tornet::publish::job::JobId;
 use tornet::sim::checker::Violation;
+use tornet::sim::session::Sessions;
 use tornet::sim::swarm::{Swarm, SwarmConfig};
 use tornet::sim::tree::Tree;
 
@@ -12,14 +14,36 @@ const SPACING: Duration = Duration::from_millis(20);
 /// So many of those that are up does a newcomer know.
 const KNOWN: usize = 3;
 
+/// How nodes come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Churn {
+    /// So many percent of the nodes leave in an hour, evenly spread, anybody.
+    Rate(u64),
+    /// Everybody stays as long as was measured (`sim::session`).
+    Measured,
+}
+
+impl std::fmt::Display for Churn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Churn::Rate(percent) => write!(f, "{percent}"),
+            Churn::Measured => f.write_str("as measured"),
+        }
+    }
+}
+
 /// A swarm, and who is up and away.
 pub struct Crowd {
     pub swarm: Swarm,
     pub up: Vec<usize>,
     away: Vec<usize>,
-    /// Time between two departures.
-    pause: Option<Duration>,
+    churn: Churn,
+    sessions: Sessions,
+    /// Who leaves when.
+    leaves: BTreeSet<(Instant, usize)>,
     next: Instant,
+    /// How many left so far.
+    pub left: u64,
 }
 
 impl Crowd {
@@ -36,41 +60,62 @@ impl Crowd {
             swarm.run(SPACING)?;
         }
         swarm.run(Duration::from_secs(60))?;
-        let next = swarm.now();
-        Ok(Crowd { swarm, up: here, away: (up..all).collect(), pause: None, next })
+        let (next, away, sessions) = (swarm.now(), (up..all).collect(), Sessions::measured());
+        Ok(Crowd { swarm, up: here, away, churn: Churn::Rate(0), sessions, leaves: BTreeSet::new(), next, left: 0 })
     }
 
-    /// From now on so many percent of the nodes leave in an hour, and as many come: evenly spread, anybody.
-    pub fn churn(&mut self, percent: u64) {
-        let leave = self.up.len() as u64 * percent / 100;
-        self.pause = (leave > 0).then(|| Duration::from_micros(3_600_000_000 / leave));
+    /// From now on nodes come and go so. For each that leaves another one comes.
+    pub fn churn(&mut self, churn: Churn) {
+        self.churn = churn;
         self.next = self.swarm.now();
+        self.leaves.clear();
+        if churn == Churn::Measured {
+            for place in &self.up {
+                let end = self.swarm.now().after(self.sessions.rest(self.swarm.random()));
+                self.leaves.insert((end, *place));
+            }
+        }
+    }
+
+    /// Who leaves next, and when.
+    fn departure(&mut self) -> Option<(Instant, usize)> {
+        match self.churn {
+            Churn::Measured => self.leaves.first().copied(),
+            Churn::Rate(percent) => {
+                let leave = self.up.len() as u64 * percent / 100;
+                (leave > 0).then(|| (self.next.after(Duration::from_micros(3_600_000_000 / leave)), usize::MAX))
+            }
+        }
     }
 
     /// Lets time pass, with its comings and goings.
     pub fn run(&mut self, span: Duration) -> Result<(), Violation> {
         let end = self.swarm.now().after(span);
-        while let Some(pause) = self.pause
-            && self.next.after(pause) <= end
-        {
-            self.next = self.next.after(pause);
-            self.swarm.run(self.next.since(self.swarm.now()))?;
-            self.exchange();
+        while let Some((at, who)) = self.departure().filter(|(at, _)| *at <= end) {
+            self.next = at;
+            self.leaves.remove(&(at, who));
+            self.swarm.run(at.since(self.swarm.now()))?;
+            let who = if who == usize::MAX { self.any() } else { who };
+            self.exchange(who);
         }
         self.swarm.run(end.since(self.swarm.now()))
     }
 
     /// One leaves, half of them without a word, and one of those that are away comes.
-    fn exchange(&mut self) {
+    fn exchange(&mut self, gone: usize) {
         let random = self.swarm.random();
-        let (leaves, comes) = (random.below(self.up.len() as u64), random.below(self.away.len() as u64));
-        let farewell = random.chance(1, 2);
-        let gone = self.up.swap_remove(leaves as usize);
+        let (comes, farewell) = (random.below(self.away.len() as u64), random.chance(1, 2));
+        self.up.retain(|place| *place != gone);
         self.swarm.leave(gone, farewell);
+        self.left += 1;
         let back = std::mem::replace(&mut self.away[comes as usize], gone);
         let known: Vec<usize> = (0..KNOWN).map(|_| self.any()).collect();
         self.swarm.join(back, &known);
         self.up.push(back);
+        if self.churn == Churn::Measured {
+            let end = self.swarm.now().after(self.sessions.fresh(self.swarm.random()));
+            self.leaves.insert((end, back));
+        }
     }
 
     /// Anybody who is up.

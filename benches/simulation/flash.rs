@@ -5,6 +5,7 @@ use crate::plot::Plot;
 use crate::{Bench, centile, memory};
 use std::time::Duration;
 use tornet::sim::checker::Violation;
+use tornet::sim::network::NetworkConfig;
 use tornet::sim::swarm::SwarmConfig;
 use tornet::sim::tree::Tree;
 
@@ -36,7 +37,7 @@ pub fn run(bench: &Bench) {
 }
 
 fn measure(bench: &Bench, readers: usize, stripes: usize) -> Result<(String, Vec<(f64, f64)>), Violation> {
-    let config = SwarmConfig { encode_every: 100, ..SwarmConfig::default() };
+    let config = SwarmConfig { encode_every: 100, network: NetworkConfig::world(), ..SwarmConfig::default() };
     let mut crowd = Crowd::grown(config, readers + 1, bench.seed)?;
     let len = if bench.short { 256 << 10 } else { 1 << 20 };
     let tree = Tree::random(crowd.swarm.random(), stripes, 8, 4, len);

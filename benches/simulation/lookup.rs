@@ -1,15 +1,15 @@
 //! Hops and delay of searches for providers against the number of nodes, at rest and while nodes come and go.
 
-use crate::crowd::Crowd;
+use crate::crowd::{Churn, Crowd};
 use crate::plot::Plot;
 use crate::{Bench, centile, cpu, memory};
 use std::time::Duration;
 use tornet::sim::checker::Violation;
+use tornet::sim::network::NetworkConfig;
 use tornet::sim::swarm::SwarmConfig;
 use tornet::sim::tree::Tree;
 
-/// Percent of the nodes that leave in an hour.
-const CHURN: [u64; 3] = [0, 20, 50];
+const CHURN: [Churn; 4] = [Churn::Rate(0), Churn::Rate(20), Churn::Rate(50), Churn::Measured];
 const PUBLISHERS: usize = 8;
 
 /// How long nodes come and go before, and while, searches are measured; and how many.
@@ -22,7 +22,8 @@ struct Plan {
 /// What was measured at one size and churn.
 struct Cell {
     nodes: usize,
-    churn: u64,
+    churn: Churn,
+    left: f64,
     searches: usize,
     found: usize,
     hops: Vec<f64>,
@@ -43,9 +44,9 @@ pub fn run(bench: &Bench) {
         Plan { before: Duration::from_secs(600), pause: Duration::from_secs(1), searches: 300 }
     };
     println!(
-        "| nodes | churn, %/h | searches | found | hops: median | 90 % | most | ms to the first holder: median | 90 % | requests | holders named in vain, % | messages a node and s | MiB in all | node-seconds for a CPU second |"
+        "| nodes | churn, %/h | left, %/h | searches | found | hops: median | 90 % | most | ms to the first holder: median | 90 % | requests | holders named in vain, % | messages a node and s | MiB in all | node-seconds for a CPU second |"
     );
-    println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     let mut cells = Vec::new();
     for nodes in sizes {
         match measure(bench, nodes, &plan) {
@@ -53,9 +54,9 @@ pub fn run(bench: &Bench) {
             Err(violation) => panic!("{violation}; again: {}", bench.again("lookup", nodes)),
         }
     }
-    let line = |churn: u64, value: fn(&Cell) -> f64| {
+    let line = |churn: Churn, value: fn(&Cell) -> f64| {
         let cells = cells.iter().filter(|cell| cell.churn == churn);
-        (format!("{churn} % churn an hour"), cells.map(|cell| (cell.nodes as f64, value(cell))).collect())
+        (format!("churn: {churn}"), cells.map(|cell| (cell.nodes as f64, value(cell))).collect())
     };
     let hops = |cell: &Cell| cell.hops.iter().sum::<f64>() / cell.hops.len().max(1) as f64;
     let plot = |title: &str, y: &str, value: fn(&Cell) -> f64| Plot {
@@ -73,7 +74,7 @@ pub fn run(bench: &Bench) {
 fn measure(bench: &Bench, nodes: usize, plan: &Plan) -> Result<Vec<Cell>, Violation> {
     // Messages are checked against their encoding where that can be afforded.
     let encode_every = if nodes > 1_000 { 100 } else { 1 };
-    let config = SwarmConfig { encode_every, ..SwarmConfig::default() };
+    let config = SwarmConfig { encode_every, network: NetworkConfig::world(), ..SwarmConfig::default() };
     let mut crowd = Crowd::grown(config, nodes, bench.seed)?;
     let mut chunks = Vec::new();
     for publisher in 0..PUBLISHERS {
@@ -84,9 +85,9 @@ fn measure(bench: &Bench, nodes: usize, plan: &Plan) -> Result<Vec<Cell>, Violat
     let mut cells = Vec::new();
     for churn in CHURN {
         crowd.churn(churn);
-        crowd.run(if churn > 0 { plan.before } else { Duration::from_secs(10) })?;
-        let (first, messages, start, since) =
-            (crowd.swarm.searches.len(), crowd.swarm.tally().messages, cpu(), crowd.swarm.now());
+        crowd.run(if churn != Churn::Rate(0) { plan.before } else { Duration::from_secs(10) })?;
+        let (first, messages, start) = (crowd.swarm.searches.len(), crowd.swarm.tally().messages, cpu());
+        let (since, left) = (crowd.swarm.now(), crowd.left);
         for _ in 0..plan.searches {
             // Something that is there, asked for by somebody who does not have it.
             for _ in 0..100 {
@@ -113,6 +114,7 @@ fn measure(bench: &Bench, nodes: usize, plan: &Plan) -> Result<Vec<Cell>, Violat
         let cell = Cell {
             nodes,
             churn,
+            left: (crowd.left - left) as f64 * 3600.0 * 100.0 / span,
             searches: ended.len(),
             found: ended.iter().filter(|search| search.ended.is_some_and(|(_, good, _)| good > 0)).count(),
             requests: ended.iter().map(|search| f64::from(search.requests)).sum::<f64>() / ended.len().max(1) as f64,
@@ -133,9 +135,10 @@ impl Cell {
     fn print(&self) {
         let most = |values: &[f64]| values.last().copied().unwrap_or(f64::NAN);
         println!(
-            "| {} | {} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} | {} | {:.0} |",
+            "| {} | {} | {:.0} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} | {} | {:.0} |",
             self.nodes,
             self.churn,
+            self.left,
             self.searches,
             self.found,
             centile(&self.hops, 50),

@@ -8,5 +8,6 @@ pub mod checker;
 pub mod network;
 mod queue;
 pub mod reader;
+pub mod session;
 pub mod swarm;
 pub mod tree;

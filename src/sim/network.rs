@@ -17,6 +17,8 @@ pub struct NetworkConfig {
     pub near_us: (u64, u64),
     /// One way between regions, microseconds: from, to.
     pub far_us: (u64, u64),
+    /// Regions, delays between them and rates of lines are those that were measured (`WORLD`), not drawn from the ranges here.
+    pub measured: bool,
     /// Messages lost, of 1,000. Links are reliable: a loss costs a round trip and a bit.
     pub loss_permille: u64,
     /// Upstream of a node, bytes a second: from, to.
@@ -37,6 +39,7 @@ impl Default for NetworkConfig {
             regions: 4,
             near_us: (2_000, 15_000),
             far_us: (20_000, 90_000),
+            measured: false,
             loss_permille: 10,
             up: (2_000_000, 12_000_000),
             down: (6_000_000, 30_000_000),
@@ -44,6 +47,51 @@ impl Default for NetworkConfig {
             dial: Duration::from_secs(2),
             idle: Duration::from_secs(60),
         }
+    }
+}
+
+/// A region of the measured world: nodes of 10,000 that lie there, kbit/s down and up, and round trips to all regions in milliseconds.
+struct Region {
+    share: u64,
+    down: u64,
+    up: u64,
+    rtt: [u64; 6],
+}
+
+/// North America, Europe, South America, Asia and Pacific, Japan, Australia: where Bitcoin's nodes stood in 2019, mean round trips and mean
+/// rates of lines of that year, as collected by Y. Aoki and others for SimBlock (arXiv:1901.09777; the figures of 2019 in its
+/// `NetworkConfiguration.java`).
+const WORLD: [Region; 6] = [
+    Region { share: 3316, down: 52_000, up: 19_200, rtt: [32, 124, 184, 198, 151, 189] },
+    Region { share: 4998, down: 40_000, up: 20_700, rtt: [124, 11, 227, 237, 252, 294] },
+    Region { share: 90, down: 18_000, up: 5_800, rtt: [184, 227, 88, 325, 301, 322] },
+    Region { share: 1177, down: 22_800, up: 15_700, rtt: [198, 237, 325, 85, 58, 198] },
+    Region { share: 224, down: 22_800, up: 10_200, rtt: [151, 252, 301, 58, 12, 126] },
+    Region { share: 195, down: 29_900, up: 11_300, rtt: [189, 294, 322, 198, 126, 16] },
+];
+
+impl NetworkConfig {
+    /// The measured world. A vanished peer's links last as long as the product's do (`net::endpoint`: 20 s of silence); the loss is assumed.
+    pub fn world() -> NetworkConfig {
+        NetworkConfig { measured: true, silence: Duration::from_secs(20), ..NetworkConfig::default() }
+    }
+
+    /// Region and rates up and down for one more node.
+    fn draw(&self, random: &mut Random) -> (usize, u64, u64) {
+        if !self.measured {
+            let region = random.below(self.regions.max(1)) as usize;
+            return (region, random.between(self.up.0, self.up.1), random.between(self.down.0, self.down.1));
+        }
+        let mut rest = random.below(WORLD.iter().map(|region| region.share).sum());
+        for (place, region) in WORLD.iter().enumerate() {
+            if rest < region.share {
+                // Only means were published: lines have from half of that to one and a half.
+                let part = random.between(500, 1500);
+                return (place, region.up * 125 * part / 1000, region.down * 125 * part / 1000);
+            }
+            rest -= region.share;
+        }
+        (0, 1, 1)
     }
 }
 
@@ -95,19 +143,19 @@ impl Network {
                 *delay = random.between(low, high);
             }
         }
+        if config.measured {
+            between = WORLD.iter().map(|region| region.rtt.iter().map(|ms| ms * 1000 / 2).collect()).collect();
+        }
         Network { config, between, places: HashMap::default() }
     }
 
     /// A line for the next place.
     pub(super) fn line(&mut self, random: &mut Random, place: usize, peer: PeerId) -> Line {
         self.places.insert(peer, place);
-        Line {
-            region: random.below(self.config.regions.max(1)) as usize,
-            access_us: random.between(200, 8_000),
-            up: random.between(self.config.up.0, self.config.up.1),
-            down: random.between(self.config.down.0, self.config.down.1),
-            down_free: Instant(0),
-        }
+        let (region, up, down) = self.config.draw(random);
+        // Published round trips are between nodes, with their lines.
+        let access_us = if self.config.measured { 0 } else { random.between(200, 8_000) };
+        Line { region, access_us, up, down, down_free: Instant(0) }
     }
 
     /// Which node a contact means, if its address is right.
@@ -137,4 +185,33 @@ impl Network {
 pub(super) fn address(place: usize) -> SocketAddr {
     let (first, rest) = (place % 64, place / 64);
     SocketAddr::new([30 + first as u8, rest as u8, (rest >> 8) as u8, 1].into(), 4000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_measured_world_is_lopsided_and_its_lines_are_faster_down_than_up() {
+        let mut random = Random::new(3);
+        let mut network = Network::new(NetworkConfig::world(), &mut random);
+        let lines: Vec<Line> =
+            (0..4000).map(|place| network.line(&mut random, place, PeerId([place as u8; 32]))).collect();
+        let inside = |region: usize| lines.iter().filter(|line| line.region == region).count();
+        assert!((1900..2100).contains(&inside(1)) && (20..60).contains(&inside(2)), "{} {}", inside(1), inside(2));
+        assert!(lines.iter().all(|line| line.down > line.up));
+        let (america, europe) =
+            (lines.iter().find(|line| line.region == 0), lines.iter().find(|line| line.region == 1));
+        let delay = network.delay(&mut random, america.unwrap(), europe.unwrap());
+        assert!(delay >= Duration::from_millis(62), "{delay:?}");
+        let home = (0..20).map(|_| network.delay(&mut random, europe.unwrap(), europe.unwrap())).min();
+        assert!(home < Some(Duration::from_millis(7)), "{home:?}");
+    }
+
+    #[test]
+    fn every_place_has_a_network_of_its_own_in_the_internet() {
+        let networks: std::collections::BTreeSet<_> =
+            (0..100_000).filter_map(|place| crate::base::network::network(&address(place))).collect();
+        assert_eq!(networks.len(), 100_000);
+    }
 }
