@@ -2,26 +2,24 @@
 
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BackingId, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
+use super::convert::{asked, caller, file_attr, nothing};
 use super::interrupt;
-use crate::base::time::Timestamp;
-use crate::vfs::{
-    self, Attr, Caller, Entry, Error, Filesystem, Item, Lent, Listing, Lookup, Opened, Outcome, SetAttr, SetTime,
-};
+use super::reply::{Entries, Held, Names, Refuse, settle, take};
+use crate::vfs::{self, Entry, Filesystem, Lent, Lookup, Opened, Outcome, SetAttr, SetTime};
 
 /// Requests that the kernel sends ahead (readahead, writeback) before it waits.
 const BACKGROUND_MAX: u16 = 64;
@@ -104,143 +102,6 @@ fn enter_thread() {
     }
 }
 
-fn settle<T, R: Refuse>(result: Result<T, Error>, reply: R, send: impl FnOnce(R, T)) {
-    match result {
-        Ok(value) => send(reply, value),
-        Err(error) => reply.refuse(Errno::from_i32(error.errno.raw_os_error())),
-    }
-}
-
-/// Replies that can be an error.
-trait Refuse: Send + 'static {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => {$(
-        impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        }
-    )*};
-}
-
-refuse!(
-    ReplyAttr,
-    ReplyCreate,
-    ReplyData,
-    ReplyDirectory,
-    ReplyDirectoryPlus,
-    ReplyEmpty,
-    ReplyEntry,
-    ReplyLseek,
-    ReplyOpen,
-    ReplyStatfs,
-    ReplyWrite,
-    ReplyXattr
-);
-
-impl<R: Refuse> Refuse for Held<R> {
-    fn refuse(self, errno: Errno) {
-        if let Some(reply) = take(&self) {
-            reply.refuse(errno);
-        }
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
-}
-
-fn moment(time: Timestamp) -> SystemTime {
-    let whole = Duration::from_secs(time.seconds.unsigned_abs());
-    let start = if time.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    start.and_then(|start| start.checked_add(Duration::from_nanos(u64::from(time.nanos)))).unwrap_or(UNIX_EPOCH)
-}
-
-/// A moment that the kernel asked for. Before 1970 the library (0.18) takes the nanoseconds, which count forward, for
-/// ones that count backward; so does this.
-fn asked(time: SystemTime) -> Timestamp {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() },
-        Err(before) => {
-            let before = before.duration();
-            Timestamp { seconds: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
-        }
-    }
-}
-
-#[cfg(test)]
-fn timestamp(time: SystemTime) -> Timestamp {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() },
-        Err(before) => {
-            let before = before.duration();
-            let nanos = before.subsec_nanos();
-            let seconds = -(before.as_secs() as i64);
-            if nanos == 0 {
-                Timestamp { seconds, nanos }
-            } else {
-                Timestamp { seconds: seconds - 1, nanos: 1_000_000_000 - nanos }
-            }
-        }
-    }
-}
-
-fn kind(kind: rustix::fs::FileType) -> FileType {
-    match kind {
-        rustix::fs::FileType::Directory => FileType::Directory,
-        rustix::fs::FileType::Symlink => FileType::Symlink,
-        rustix::fs::FileType::Fifo => FileType::NamedPipe,
-        rustix::fs::FileType::Socket => FileType::Socket,
-        rustix::fs::FileType::CharacterDevice => FileType::CharDevice,
-        rustix::fs::FileType::BlockDevice => FileType::BlockDevice,
-        _ => FileType::RegularFile,
-    }
-}
-
-/// The library shows programs the node's own number as the inode number.
-fn file_attr(node: u64, attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(node),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: moment(attr.atime),
-        mtime: moment(attr.mtime),
-        ctime: moment(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: kind(attr.kind()),
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: attr.blksize,
-        flags: 0,
-    }
-}
-
-/// Node 0: the kernel may remember that there is nothing of this name.
-fn nothing() -> FileAttr {
-    let zero = Timestamp::default();
-    let attr = Attr {
-        ino: 0,
-        size: 0,
-        blocks: 0,
-        atime: zero,
-        mtime: zero,
-        ctime: zero,
-        mode: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-    };
-    file_attr(0, &attr)
-}
-
 fn send_entry(reply: ReplyEntry, entry: Entry) {
     reply.entry(&entry.kept, &file_attr(entry.node, &entry.attr), Generation(0));
 }
@@ -256,54 +117,6 @@ fn open_flags(opened: &Opened) -> FopenFlags {
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct);
     flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
     flags
-}
-
-/// A listing's reply, which is taken out to be refused when the listing fails.
-type Held<R> = Arc<Mutex<Option<R>>>;
-
-fn take<R>(held: &Held<R>) -> Option<R> {
-    held.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-/// A listing of names.
-struct Names(Held<ReplyDirectory>);
-
-impl Listing for Names {
-    fn wants_attributes(&self) -> bool {
-        false
-    }
-
-    fn add(&mut self, item: &Item<'_>) -> bool {
-        let ino = item.entry.map_or(item.ino, |entry| entry.node);
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = OsStr::from_bytes(item.name);
-        held.as_mut().is_some_and(|reply| !reply.add(INodeNo(ino), item.offset, kind(item.kind), name))
-    }
-}
-
-/// A listing of names with attributes.
-struct Entries(Held<ReplyDirectoryPlus>);
-
-impl Listing for Entries {
-    fn wants_attributes(&self) -> bool {
-        true
-    }
-
-    fn add(&mut self, item: &Item<'_>) -> bool {
-        let (ino, attr, kept) = match &item.entry {
-            Some(entry) => (entry.node, file_attr(entry.node, &entry.attr), entry.kept),
-            None => {
-                // The library tells the same number as node and as d_ino, and C libraries skip entries whose d_ino is 0. For
-                // these names the number is good for both; any other without an entry has just vanished.
-                let known = item.name == b"." || item.name == b".." || vfs::is_control(item.ino);
-                let ino = if known { item.ino } else { 0 };
-                (ino, FileAttr { ino: INodeNo(ino), kind: kind(item.kind), ..nothing() }, Duration::ZERO)
-            }
-        };
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = OsStr::from_bytes(item.name);
-        held.as_mut().is_some_and(|reply| !reply.add(INodeNo(ino), item.offset, name, &kept, &attr, Generation(0)))
-    }
 }
 
 fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
@@ -709,18 +522,5 @@ impl fuser::Filesystem for Adapter {
             let copied = fs.copy_range((ino_in.0, fh_in.0, offset_in), (ino_out.0, fh_out.0, offset_out), len);
             self.finish(request, copied, reply, |reply, len| reply.written(len as u32));
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_before_1970_survive_the_way_through_the_library() {
-        for (seconds, nanos) in [(0, 0), (-1, 0), (-1, 999_999_999), (-86_400 * 365, 5), (1_700_000_000, 1)] {
-            let time = Timestamp { seconds, nanos };
-            assert_eq!(timestamp(moment(time)), time);
-        }
     }
 }

@@ -4,9 +4,11 @@
 //! file system's type in the mount table, and passes no option of a name's making.
 
 mod adapter;
+mod convert;
 mod interrupt;
 mod mount;
 mod options;
+mod reply;
 mod session;
 
 use std::os::fd::OwnedFd;
