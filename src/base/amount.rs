@@ -19,6 +19,21 @@ impl Msat {
     pub fn checked_sub(self, other: Msat) -> Option<Msat> {
         self.0.checked_sub(other.0).map(Msat)
     }
+
+    /// The sum, or the largest amount when it does not fit: for bounds, never for what is booked.
+    pub fn saturating_add(self, other: Msat) -> Msat {
+        Msat(self.0.saturating_add(other.0))
+    }
+
+    /// By how much it is more than `other`; nothing when it is not.
+    pub fn over(self, other: Msat) -> Msat {
+        Msat(self.0.saturating_sub(other.0))
+    }
+
+    /// So many times the amount, or the largest amount when that does not fit.
+    pub fn times(self, count: u64) -> Msat {
+        Msat(self.0.saturating_mul(count))
+    }
 }
 
 impl fmt::Display for Msat {

@@ -41,12 +41,17 @@ pub const IDS_MAX: usize = 512;
 pub const STREAMS_PER_PEER_MAX: u32 = 256;
 /// Links that are open at once.
 pub const LINKS_MAX: usize = 512;
+/// Accounts that are kept, and those of them written down in one transaction.
+pub const ACCOUNTS_MAX: usize = 16_384;
+/// See `ACCOUNTS_MAX`.
+pub const ACCOUNT_BATCH_MAX: usize = 256;
 /// Provider records that we keep for others.
 pub const PROVIDERS_MAX: usize = 1_000_000;
 /// Provider records of one chunk.
 pub const PROVIDERS_PER_CHUNK_MAX: usize = 24;
 
 const _: () = assert!(CHUNK_SLICES_MAX == 64, "a set of slices is one u64");
+const _: () = assert!(LINKS_MAX < ACCOUNTS_MAX, "idle accounts make room for those of linked peers");
 const _: () = assert!(IDS_MAX * 40 + 4096 <= MESSAGE_BYTES_MAX, "a full list of ids fits in one message");
 const _: () = assert!(INLINE_BYTES_MAX < PACKED_BYTES_MAX && PACKED_BYTES_MAX <= SHARD_BYTES_MIN);
 const _: () = assert!(MESSAGE_BYTES_MAX <= u32::MAX as usize, "length is sent as u32");

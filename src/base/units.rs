@@ -1,5 +1,6 @@
 //! Amounts as people write them: `20 GiB`, `10 Mbit/s`, `300 ms`, `5 %`. A number without a unit is refused.
 
+use super::amount::Msat;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -135,6 +136,24 @@ const SPAN: Scale = Scale {
 const PERCENT: Scale =
     Scale { what: "percentage", example: "10 %", smallest: "percent", units: &[("%", 1)], max: 100, max_text: "100 %" };
 
+const AMOUNT: Scale = Scale {
+    what: "amount",
+    example: "5 sat",
+    smallest: "millisatoshi",
+    units: &[("msat", 1), ("sat", 1_000)],
+    max: 21_000_000 * 100_000_000 * 1_000,
+    max_text: "2100000000000000 sat",
+};
+
+const GIB_PRICE: Scale = Scale {
+    what: "price",
+    example: "10 sat/GiB",
+    smallest: "millisatoshi for a GiB",
+    units: &[("msat/GiB", 1), ("sat/GiB", 1_000), ("msat/MiB", 1_024), ("sat/MiB", 1_024_000)],
+    max: 1_000_000_000_000,
+    max_text: "1000000000 sat/GiB",
+};
+
 impl Scale {
     fn names(&self) -> String {
         self.units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
@@ -264,6 +283,30 @@ impl fmt::Display for Span {
     }
 }
 
+impl FromStr for Msat {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<Msat, UnitError> {
+        AMOUNT.parse(text).map(Msat)
+    }
+}
+
+/// Millisatoshi for a GiB: `10 sat/GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct GibPrice(pub Msat);
+
+impl FromStr for GibPrice {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<GibPrice, UnitError> {
+        GIB_PRICE.parse(text).map(|price| GibPrice(Msat(price)))
+    }
+}
+
+impl fmt::Display for GibPrice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/GiB", self.0)
+    }
+}
+
 /// A whole part of a hundred, 0 to 100: `10 %`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Percent(pub u8);
@@ -306,6 +349,10 @@ mod tests {
         assert_eq!("1.5 h".parse(), Ok(Span(Duration::from_secs(5400))));
         assert_eq!("7 days".parse(), Ok(Span(Duration::from_secs(7 * 86_400))));
         assert_eq!("5 %".parse(), Ok(Percent(5)));
+        assert_eq!("10 sat/GiB".parse(), Ok(GibPrice(Msat(10_000))));
+        assert_eq!("0.5 sat/GiB".parse::<GibPrice>().unwrap().to_string(), "0.500 sat/GiB");
+        assert_eq!("1 msat/MiB".parse(), Ok(GibPrice(Msat(1_024))));
+        assert_eq!("1.5 sat".parse(), Ok(Msat(1_500)));
     }
 
     #[test]

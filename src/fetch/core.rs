@@ -563,5 +563,5 @@ impl Fetch {
 
 pub(super) fn is_price(reason: crate::wire::message::Refusal) -> bool {
     use crate::wire::message::Refusal;
-    matches!(reason, Refusal::Price | Refusal::CreditLimit)
+    matches!(reason, Refusal::Price | Refusal::CreditLimit { .. })
 }

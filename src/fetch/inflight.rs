@@ -288,7 +288,7 @@ impl Fetch {
                     peer.failed(now, BUSY_PAUSE.0, BUSY_PAUSE.1);
                 }
             }
-            Refusal::Unknown | Refusal::Malformed | Refusal::CreditLimit | Refusal::Price | Refusal::Denied => {
+            Refusal::Unknown | Refusal::Malformed | Refusal::CreditLimit { .. } | Refusal::Price | Refusal::Denied => {
                 let chunk = self.chunks.get_mut(&call.chunk);
                 if let Some(holder) = chunk.and_then(|chunk| chunk.holders.get_mut(&call.peer)) {
                     holder.denied = true;

@@ -1,6 +1,7 @@
 //! The one table of reasons that a peer is told when a link is closed or a request refused.
 
 use super::message::Refusal;
+use crate::base::amount::Msat;
 
 /// Why a link is closed: the application error code of the QUIC close, and its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,14 +60,15 @@ pub const REFUSALS: [(u8, Refusal, &str); 7] = [
     (2, Refusal::Malformed, "the message does not decode"),
     (3, Refusal::Busy, "too much to do, ask again later"),
     (4, Refusal::Full, "no space for it"),
-    (5, Refusal::CreditLimit, "credit limit reached"),
+    (5, Refusal::CreditLimit { owed: Msat::ZERO, line: Msat::ZERO }, "credit limit reached"),
     (6, Refusal::Price, "the price is over the ceiling"),
     (7, Refusal::Denied, "not welcome"),
 ];
 
 impl Refusal {
     fn row(self) -> (u8, Refusal, &'static str) {
-        *REFUSALS.iter().find(|row| row.1 == self).expect("every refusal stands in the table")
+        let kind = std::mem::discriminant(&self);
+        *REFUSALS.iter().find(|row| std::mem::discriminant(&row.1) == kind).expect("every refusal stands in the table")
     }
 
     /// The code on the wire.

@@ -3,8 +3,9 @@
 
 use super::message::{
     Demand, Fetch, HELLO_AGENT_BYTES_MAX, Hello, Host, LOCATED_CONTACTS_MAX, Located, OPAQUE_BYTES_MAX, Price, Refusal,
-    Request, Response, Slices, TTL_SECONDS_MAX,
+    Request, Response, Slices, Statement, TTL_SECONDS_MAX,
 };
+use super::receipt::Receipt;
 use crate::base::amount::Msat;
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::digest::ChunkId;
@@ -36,6 +37,7 @@ mod kind {
     pub(super) const SLICES: u8 = 0x84;
     pub(super) const ANNOUNCED: u8 = 0x85;
     pub(super) const HOSTING: u8 = 0x86;
+    pub(super) const RECEIPTED: u8 = 0x87;
     pub(super) const REFERRAL: u8 = 0xfe;
     pub(super) const REFUSED: u8 = 0xff;
 }
@@ -108,7 +110,11 @@ impl Request {
                 out.uint(u64::from(host.lease));
                 out.uint(host.price.0);
             }
-            Request::Receipt(bytes) => put_opaque(&mut out, kind::RECEIPT, bytes),
+            Request::Receipt(statement) => {
+                out.byte(kind::RECEIPT);
+                statement.receipt.write(&mut out);
+                out.byte(u8::from(statement.settled));
+            }
             Request::Payment(bytes) => put_opaque(&mut out, kind::PAYMENT, bytes),
             Request::Reach(bytes) => put_opaque(&mut out, kind::REACH, bytes),
         }
@@ -142,7 +148,10 @@ impl Request {
                 let lease = from.uint_max("lease", u64::from(u32::MAX))? as u32;
                 Request::Host(Host { chunks, lease, price: Msat(from.uint()?) })
             }
-            kind::RECEIPT => Request::Receipt(take_opaque(&mut from)?),
+            kind::RECEIPT => {
+                let receipt = Receipt::read(&mut from)?;
+                Request::Receipt(Statement { receipt, settled: take_flag(&mut from)? })
+            }
             kind::PAYMENT => Request::Payment(take_opaque(&mut from)?),
             kind::REACH => Request::Reach(take_opaque(&mut from)?),
             got => return Err(DecodeError::Unknown { what: "message", got: u64::from(got) }),
@@ -192,9 +201,20 @@ impl Response {
                 out.byte(kind::HOSTING);
                 out.bytes(cut(accepted, IDS_MAX / 8));
             }
+            Response::Receipted { held } => {
+                out.byte(kind::RECEIPTED);
+                out.byte(u8::from(held.is_some()));
+                if let Some(held) = held {
+                    held.write(&mut out);
+                }
+            }
             Response::Refused(refusal) => {
                 out.byte(kind::REFUSED);
                 out.byte(refusal.code());
+                if let Refusal::CreditLimit { owed, line } = refusal {
+                    out.uint(owed.0);
+                    out.uint(line.0);
+                }
             }
         }
         out.into_bytes()
@@ -230,11 +250,18 @@ impl Response {
                 Response::Announced { kept: from.uint_max("number of chunks kept", IDS_MAX as u64)? as u32 }
             }
             kind::HOSTING => Response::Hosting { accepted: from.bytes("length of a bit set", IDS_MAX / 8)?.to_vec() },
+            kind::RECEIPTED => {
+                let held = if take_flag(&mut from)? { Some(Receipt::read(&mut from)?) } else { None };
+                Response::Receipted { held }
+            }
             kind::REFUSED => {
                 let code = from.byte()?;
-                Response::Refused(
-                    Refusal::from_code(code).ok_or(DecodeError::Unknown { what: "refusal", got: u64::from(code) })?,
-                )
+                let mut refusal =
+                    Refusal::from_code(code).ok_or(DecodeError::Unknown { what: "refusal", got: u64::from(code) })?;
+                if let Refusal::CreditLimit { owed, line } = &mut refusal {
+                    (*owed, *line) = (Msat(from.uint()?), Msat(from.uint()?));
+                }
+                Response::Refused(refusal)
             }
             got => return Err(DecodeError::Unknown { what: "message", got: u64::from(got) }),
         };
@@ -393,7 +420,7 @@ fn put_hello(out: &mut Writer, hello: &Hello) {
     out.bytes(&agent);
     put_addrs(out, &hello.addrs);
     out.uint(hello.rank_nonce);
-    out.uint(hello.price.per_mib.0);
+    out.uint(hello.price.per_gib.0);
     out.uint(hello.price.per_request.0);
     out.uint(hello.capabilities);
     out.byte(u8::from(hello.observed.is_some()));
@@ -412,7 +439,7 @@ fn take_hello(from: &mut Reader<'_>) -> Result<Hello, DecodeError> {
         agent,
         addrs: take_addrs(from)?,
         rank_nonce: from.uint()?,
-        price: Price { per_mib: Msat(from.uint()?), per_request: Msat(from.uint()?) },
+        price: Price { per_gib: Msat(from.uint()?), per_request: Msat(from.uint()?) },
         capabilities: from.uint()?,
         observed: if take_flag(from)? { Some(take_addr(from)?) } else { None },
     })

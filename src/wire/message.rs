@@ -1,5 +1,6 @@
 //! All messages. Layouts, limits and examples stand in `FORMAT.md`.
 
+use super::receipt::Receipt;
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::keyspace::Key;
@@ -42,9 +43,9 @@ pub enum Request {
     },
     /// Would the peer keep these chunks? It answers which, and pulls them from the sender.
     Host(Host),
-    /// Cumulative signed receipt: place kept for the credit issue; refused by this version.
-    Receipt(Vec<u8>),
-    /// Invoice or payment notice: place kept for the credit issue; refused by this version.
+    /// What the sender has received of the receiver so far, signed.
+    Receipt(Statement),
+    /// Invoice or payment notice: place kept for the issue of payments; refused by this version.
     Payment(Vec<u8>),
     /// Relay and hole punching: place kept for the reach issue; refused by this version.
     Reach(Vec<u8>),
@@ -59,7 +60,7 @@ pub struct Hello {
     pub addrs: Vec<SocketAddr>,
     /// Proof-of-work nonce for the sender's rank; 0 means none.
     pub rank_nonce: u64,
-    /// What the sender charges. All zero in this version.
+    /// What the sender charges.
     pub price: Price,
     /// Bit set of `capability` values.
     pub capabilities: u64,
@@ -78,10 +79,24 @@ pub mod capability {
 /// A seller's posted price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Price {
-    /// For each MiB delivered.
-    pub per_mib: Msat,
+    /// For each GiB delivered.
+    pub per_gib: Msat,
     /// For each request answered.
     pub per_request: Msat,
+}
+
+impl Price {
+    /// What one answer of so many bytes costs at most: parts of a millisatoshi count as a whole one.
+    pub fn of(&self, bytes: u64) -> Msat {
+        let parts = u128::from(self.per_gib.0) * u128::from(bytes);
+        let whole = parts.div_ceil(1 << 30).min(u128::from(u64::MAX)) as u64;
+        Msat(whole).saturating_add(self.per_request)
+    }
+
+    /// Whether everything is free.
+    pub fn is_zero(&self) -> bool {
+        *self == Price::default()
+    }
 }
 
 /// A request for slices.
@@ -95,6 +110,15 @@ pub struct Fetch {
     pub outline: bool,
     /// The most that the asker will pay for this answer.
     pub ceiling: Msat,
+}
+
+/// A receipt, and what its issuer says of the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statement {
+    /// Of all that came from the receiver of this message.
+    pub receipt: Receipt,
+    /// The receipt covers everything, and nothing that was asked for is still waited for.
+    pub settled: bool,
 }
 
 /// An offer to pay for hosting (free of charge in this version).
@@ -140,6 +164,11 @@ pub enum Response {
     Hosting {
         /// Little-endian bit set, as many bits as chunks were offered.
         accepted: Vec<u8>,
+    },
+    /// To `Receipt`: the highest receipt of the asker that the answering peer holds.
+    Receipted {
+        /// As the asker signed it.
+        held: Option<Receipt>,
     },
     /// Nothing was done.
     Refused(Refusal),
@@ -193,12 +222,27 @@ pub enum Refusal {
     Busy,
     /// No space or quota for it.
     Full,
-    /// The asker owes more than its credit line.
-    CreditLimit,
+    /// The asker would owe more than its credit line.
+    CreditLimit {
+        /// What it owes.
+        owed: Msat,
+        /// What it may owe.
+        line: Msat,
+    },
     /// The price is over the ceiling of the request.
     Price,
     /// The asker is not welcome here.
     Denied,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())?;
+        match self {
+            Refusal::CreditLimit { owed, line } => write!(f, ", {owed} owed of at most {line}"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A failed call, as the asking side sees it.
@@ -214,7 +258,7 @@ pub enum CallFailure {
     #[error("the link ended")]
     LinkLost,
     /// It refused.
-    #[error("refused: {0:?}")]
+    #[error("refused: {0}")]
     Refused(Refusal),
     /// What it sent does not decode, or is not what was asked for: its fault.
     #[error("a false answer: {0}")]

@@ -4,3 +4,4 @@ pub mod call;
 pub mod close;
 pub mod codec;
 pub mod message;
+pub mod receipt;

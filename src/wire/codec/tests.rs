@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::receipt::RECEIPT_AMOUNT_MAX;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -30,7 +31,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             agent,
             addrs,
             rank_nonce,
-            price: Price { per_mib: Msat(price.0), per_request: Msat(price.1) },
+            price: Price { per_gib: Msat(price.0), per_request: Msat(price.1) },
             capabilities,
             observed,
         })
@@ -52,10 +53,18 @@ fn request() -> impl Strategy<Value = Request> {
         (vec(id(), 1..20), 0..=TTL_SECONDS_MAX).prop_map(|(chunks, ttl)| Request::Announce { chunks, ttl }),
         (vec((id(), 1..=CHUNK_BYTES_MAX as u32), 1..20), any::<u32>(), any::<u64>())
             .prop_map(|(chunks, lease, price)| Request::Host(Host { chunks, lease, price: Msat(price) })),
-        opaque().prop_map(Request::Receipt),
+        (receipt(), any::<bool>()).prop_map(|(receipt, settled)| Request::Receipt(Statement { receipt, settled })),
         opaque().prop_map(Request::Payment),
         opaque().prop_map(Request::Reach),
     ]
+}
+
+fn receipt() -> impl Strategy<Value = Receipt> {
+    (any::<u64>(), 0..=RECEIPT_AMOUNT_MAX.0, any::<[u8; 32]>()).prop_map(|(sequence, amount, half)| {
+        let mut signature = [0; 64];
+        signature[16..48].copy_from_slice(&half);
+        Receipt { sequence, amount: Msat(amount), signature }
+    })
 }
 
 fn located() -> impl Strategy<Value = Located> {
@@ -93,6 +102,10 @@ fn response() -> impl Strategy<Value = Response> {
         }),
         (0..=IDS_MAX as u32).prop_map(|kept| Response::Announced { kept }),
         vec(any::<u8>(), 0..=64).prop_map(|accepted| Response::Hosting { accepted }),
+        proptest::option::of(receipt()).prop_map(|held| Response::Receipted { held }),
+        (any::<u64>(), any::<u64>()).prop_map(|(owed, line)| {
+            Response::Refused(Refusal::CreditLimit { owed: Msat(owed), line: Msat(line) })
+        }),
         (1u8..=7).prop_map(|code| Response::Refused(Refusal::from_code(code).unwrap())),
     ]
 }
@@ -185,11 +198,12 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         agent: "tornet 0.1.0".into(),
         addrs: vec![near, far],
         rank_nonce: 300,
-        price: Price { per_mib: Msat(10), per_request: Msat(1) },
+        price: Price { per_gib: Msat(10), per_request: Msat(1) },
         capabilities: 3,
         observed: Some(near),
     };
     let demand = Demand { asked: 200, missed: 1 };
+    let receipt = Receipt { sequence: 3, amount: Msat(4_711), signature: [0x44; 64] };
     let requests = [
         Request::Hello(hello),
         Request::Find { key: Key([0x33; 32]) },
@@ -197,7 +211,7 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         Request::Fetch(Fetch { chunk, slices: SliceRange { first: 2, count: 3 }, outline: true, ceiling: Msat(1000) }),
         Request::Announce { chunks: vec![chunk], ttl: 86_400 },
         Request::Host(Host { chunks: vec![(chunk, 1_048_576)], lease: 604_800, price: Msat::ZERO }),
-        Request::Receipt(vec![1, 2, 3]),
+        Request::Receipt(Statement { receipt, settled: true }),
     ];
     let responses = [
         Response::Found { contacts: vec![contact.clone()] },
@@ -217,6 +231,8 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         Response::Referral { holders: vec![contact], closer: vec![], demand },
         Response::Announced { kept: 1 },
         Response::Hosting { accepted: vec![1] },
+        Response::Receipted { held: Some(receipt) },
+        Response::Refused(Refusal::CreditLimit { owed: Msat(950), line: Msat(954) }),
         Response::Refused(Refusal::Busy),
     ];
     let requests = requests.into_iter().map(|r| (r.to_bytes(), Ok(r)));
