@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["base"],
     &["content", "wire"],
-    &["routing", "fetch", "publish"],
+    &["routing", "ledger", "fetch", "publish"],
     &["node"],
     &["store", "net"],
     &["engine", "sim"],

@@ -7,6 +7,7 @@ pub mod content;
 pub mod wire;
 // floor 2: state machines without I/O
 pub mod fetch;
+pub mod ledger;
 pub mod publish;
 pub mod routing;
 // floor 3

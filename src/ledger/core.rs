@@ -1,0 +1,292 @@
+//! The ledger: who may be served, and what is held, posted and acknowledged.
+
+use super::account::{Account, Record};
+use super::booking::Booking;
+use super::credit::{CreditConfig, Newcomers};
+use crate::base::amount::Msat;
+use crate::base::limit::ACCOUNTS_MAX;
+use crate::base::peer::PeerId;
+use crate::base::time::Instant;
+use crate::wire::receipt::{RECEIPT_AMOUNT_MAX, Receipt};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Names a hold until it is posted or voided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldId(pub u64);
+
+/// Whether an answer may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes, and it costs nothing: there is nothing to post.
+    Free,
+    /// Yes, for at most this amount: the hold is to be posted or voided.
+    Held(Msat),
+    /// Not yet: the ledgers are to be synchronised, a receipt is to come, or the mark to be written down.
+    Wait,
+    /// No: it costs this, more than the asker would pay.
+    Price(Msat),
+    /// No: the peer would owe more than its line.
+    Line {
+        /// What it owes already.
+        owed: Msat,
+        /// What it may owe.
+        line: Msat,
+    },
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerAction {
+    /// Write these accounts down in one transaction (`None`: remove it), then say `booked`. No second batch follows before that.
+    Book(Vec<(PeerId, Option<Record>)>),
+    /// Sign this receipt and send it; its end is told with `told`.
+    Tell {
+        /// To whom.
+        peer: PeerId,
+        /// What is on disk.
+        receipt: Receipt,
+        /// It covers everything that came, and nothing is waited for.
+        settled: bool,
+    },
+}
+
+/// How things stand with one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balance {
+    /// Which.
+    pub peer: PeerId,
+    /// What we provided and it acknowledged.
+    pub acknowledged: Msat,
+    /// What we provided beyond that, or are about to.
+    pub unacknowledged: Msat,
+    /// What it does not acknowledge.
+    pub disputed: Msat,
+    /// What it provided to us.
+    pub received: Msat,
+    /// What it may owe.
+    pub line: Msat,
+    /// Its proof of work.
+    pub rank: u8,
+}
+
+impl Balance {
+    /// What the peer owes; negative: what we owe it.
+    pub fn owed(&self) -> i64 {
+        let signed = |amount: Msat| i64::try_from(amount.0).unwrap_or(i64::MAX);
+        signed(self.acknowledged).saturating_sub(signed(self.received))
+    }
+}
+
+/// Sums for status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LedgerStats {
+    /// What peers owe us, over those that do and as far as this ledger knows what for.
+    pub owed_to_us: Msat,
+    /// What we owe, over those whom we owe.
+    pub owed_by_us: Msat,
+    /// Receipts sent.
+    pub receipts: u64,
+    /// Batches written down.
+    pub batches: u64,
+}
+
+/// All accounts.
+#[derive(Debug)]
+pub struct Ledger {
+    pub(super) config: CreditConfig,
+    pub(super) accounts: BTreeMap<PeerId, Account>,
+    holds: BTreeMap<HoldId, (PeerId, Msat)>,
+    newcomers: Newcomers,
+    /// Differ from what is on disk.
+    pub(super) dirty: BTreeSet<PeerId>,
+    /// Something waits for the disk.
+    pub(super) urgent: bool,
+    /// When what nothing waits for is written down, too.
+    pub(super) flush_at: Option<Instant>,
+    /// Being written down.
+    pub(super) booking: Option<Vec<Booking>>,
+    /// Are to be sent a receipt now.
+    pub(super) due: VecDeque<PeerId>,
+    pub(super) timers: BTreeSet<(Instant, PeerId)>,
+    pub(super) receipts: u64,
+    pub(super) batches: u64,
+}
+
+impl Ledger {
+    /// The accounts as they were left.
+    pub fn new(config: CreditConfig, records: &[(PeerId, Record)]) -> Ledger {
+        let accounts = records.iter().map(|(peer, record)| (*peer, Account::restored(record))).collect();
+        Ledger {
+            newcomers: Newcomers::new(&config),
+            config,
+            accounts,
+            holds: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            urgent: false,
+            flush_at: None,
+            booking: None,
+            due: VecDeque::new(),
+            timers: BTreeSet::new(),
+            receipts: 0,
+            batches: 0,
+        }
+    }
+
+    /// A link to a peer is up, or a new one beside others: perhaps it was restarted. Whoever served us before is told what came:
+    /// the last receipt may have been lost with the last link.
+    pub fn link_up(&mut self, peer: PeerId) {
+        let account = self.account(peer);
+        (account.linked, account.opened) = (true, false);
+        if account.received > Msat::ZERO {
+            self.open(peer);
+        }
+    }
+
+    /// The last link to a peer ended.
+    pub fn link_down(&mut self, peer: &PeerId) {
+        let Some(account) = self.accounts.get_mut(peer) else { return };
+        (account.linked, account.greeted, account.synced, account.opened) = (false, false, false, false);
+        (account.telling, account.wants_receipt) = (None, false);
+        (account.waiting, account.unsettled) = (false, false);
+        if account.is_blank() {
+            self.accounts.remove(peer);
+        } else if account.mark > account.reach() {
+            // With the next batch the mark comes down to what was provided.
+            self.dirty.insert(*peer);
+        }
+    }
+
+    /// A linked peer said hello: what proof of work it showed.
+    pub fn greeted(&mut self, peer: PeerId, rank: u8) {
+        if let Some(account) = self.accounts.get_mut(&peer) {
+            (account.greeted, account.rank) = (true, rank);
+        }
+    }
+
+    /// An answer of at most so many bytes is asked for by a linked peer who pays at most `ceiling`. No id is given twice.
+    pub fn hold(&mut self, now: Instant, id: HoldId, peer: PeerId, bytes: u64, ceiling: Msat) -> Verdict {
+        if self.config.price.is_zero() {
+            return Verdict::Free;
+        }
+        let (config, spare) = (self.config, self.newcomers.left(now));
+        let account = self.account(peer);
+        let (charge, carry) = config.charge(bytes, account.carry);
+        if charge > ceiling {
+            return Verdict::Price(charge);
+        }
+        if charge == Msat::ZERO {
+            account.carry = carry;
+            return Verdict::Free;
+        }
+        if !account.synced || !account.greeted {
+            return Verdict::Wait;
+        }
+        let line = config.line(account.rank, account.received).saturating_add(account.lent);
+        let against = config.held_against(account.disputed, account.acknowledged());
+        let debt = account.acknowledged().saturating_add(against).saturating_add(account.unacknowledged());
+        let short = debt.saturating_add(charge).over(account.received).over(line);
+        // More than a receipt can name is never provided: so no sum of an account overflows.
+        let reach = account.reach().checked_add(charge).filter(|reach| *reach <= RECEIPT_AMOUNT_MAX);
+        let Some(reach) = reach.filter(|_| short <= spare) else {
+            return Verdict::Line { owed: debt.over(account.received), line };
+        };
+        let open = account.unacknowledged();
+        if open > Msat::ZERO && open.saturating_add(charge) > config.window() {
+            return Verdict::Wait;
+        }
+        account.wants_mark |= reach > account.mark.max(account.mark_next);
+        let (marked, urgent) = (reach <= account.mark.saturating_add(config.mark_slack()), account.wants_mark);
+        if marked {
+            account.carry = carry;
+            account.held = account.held.saturating_add(charge);
+            account.lent = account.lent.saturating_add(short).min(RECEIPT_AMOUNT_MAX);
+            self.newcomers.lend(short);
+            self.holds.insert(id, (peer, charge));
+        }
+        self.dirty.insert(peer);
+        self.urgent |= urgent;
+        if marked { Verdict::Held(charge) } else { Verdict::Wait }
+    }
+
+    /// An answer was sent for so much of its hold (for nothing of it: the hold is void); `doubtful`: perhaps not all of that
+    /// arrived. Gives whose it was. A second time, or without a hold, it does nothing.
+    pub fn post(&mut self, id: HoldId, amount: Msat, doubtful: bool) -> Option<PeerId> {
+        let (peer, charge) = self.holds.remove(&id)?;
+        let account = self.accounts.get_mut(&peer)?;
+        let amount = amount.min(charge);
+        account.held = account.held.over(charge);
+        account.provided = account.provided.saturating_add(amount);
+        if doubtful {
+            account.disputed = account.disputed.saturating_add(amount);
+        }
+        account.settle();
+        self.dirty.insert(peer);
+        Some(peer)
+    }
+
+    /// A peer's receipt came; its signature was checked. The highest one counts. `settled`: the peer waits for nothing of ours any
+    /// more, so what it does not acknowledge now it never will.
+    pub fn acknowledged(&mut self, peer: PeerId, receipt: &Receipt, settled: bool) {
+        let account = self.account(peer);
+        account.synced = true;
+        let last = account.acknowledged();
+        if receipt.amount < last {
+            // An old one, late; or the peer lost its newest records, and is told of them with the answer.
+            return;
+        }
+        if receipt.amount > last {
+            account.proof = Some(*receipt);
+        }
+        if settled {
+            account.disputed = account.provided;
+        }
+        account.settle();
+        if !account.is_blank() {
+            self.dirty.insert(peer);
+        }
+    }
+
+    /// The newest receipt that we hold of a peer.
+    pub fn proof(&self, peer: &PeerId) -> Option<Receipt> {
+        self.accounts.get(peer)?.proof
+    }
+
+    /// How things stand with each peer that anything was exchanged with.
+    pub fn balances(&self) -> Vec<Balance> {
+        let open = self.accounts.iter().filter(|(_, account)| !account.is_blank());
+        open.map(|(peer, account)| Balance {
+            peer: *peer,
+            acknowledged: account.acknowledged(),
+            unacknowledged: account.unacknowledged(),
+            disputed: account.disputed,
+            received: account.received,
+            line: self.config.line(account.rank, account.received).saturating_add(account.lent),
+            rank: account.rank,
+        })
+        .collect()
+    }
+
+    /// Sums over all peers.
+    pub fn stats(&self) -> LedgerStats {
+        let mut stats = LedgerStats { receipts: self.receipts, batches: self.batches, ..LedgerStats::default() };
+        for account in self.accounts.values() {
+            let (ours, theirs) = (account.acknowledged(), account.received);
+            stats.owed_to_us = stats.owed_to_us.saturating_add(ours.over(account.vouched).over(theirs));
+            stats.owed_by_us = stats.owed_by_us.saturating_add(theirs.over(ours));
+        }
+        stats
+    }
+
+    /// The account of a peer, made if need be. When there are too many, the one that the least depends on is forgotten: what we owe
+    /// its peer comes back with the receipts that it holds of us; what it owes is given up.
+    pub(super) fn account(&mut self, peer: PeerId) -> &mut Account {
+        if self.accounts.len() >= ACCOUNTS_MAX && !self.accounts.contains_key(&peer) {
+            let idle = self.accounts.iter().filter(|(_, account)| !account.linked && account.held == Msat::ZERO);
+            if let Some(least) = idle.min_by_key(|(_, account)| account.weight()).map(|(peer, _)| *peer) {
+                self.accounts.remove(&least);
+                self.dirty.insert(least);
+            }
+        }
+        self.accounts.entry(peer).or_default()
+    }
+}

@@ -1,0 +1,153 @@
+//! How far a peer is trusted: the terms of this node, and what it lends to newcomers.
+
+use crate::base::amount::Msat;
+use crate::base::time::Instant;
+use crate::wire::message::Price;
+use std::time::Duration;
+
+/// On which terms this node serves and is served.
+#[derive(Debug, Clone, Copy)]
+pub struct CreditConfig {
+    /// What it charges. With a price of zero nothing is booked.
+    pub price: Price,
+    /// Bytes, at its price, that a peer may owe for each unit of its rank.
+    pub line_bytes: u64,
+    /// Bytes, at its price, that all peers together may owe beyond their lines for each day.
+    pub newcomer_bytes: u64,
+    /// Bytes that are served to a peer beyond its newest receipt.
+    pub window_bytes: u64,
+    /// Bytes received after which a receipt is due.
+    pub receipt_bytes: u64,
+    /// Received and not acknowledged for so long: a receipt is due, too.
+    pub receipt_after: Duration,
+    /// The most that this node pays.
+    pub price_max: Price,
+}
+
+/// The most that is paid where nothing else is set.
+pub const PRICE_MAX_DEFAULT: Price = Price { per_gib: Msat(50_000), per_request: Msat(5) };
+/// A peer's line grows by this part of what it provided to us.
+const RECORD_SHARE: u64 = 8;
+/// Up to this part of what a peer acknowledged may go lost without being held against it: more than honest peers, which ask for
+/// 5 % twice and give one of both up, leave unacknowledged.
+const LOSS_SHARE: u64 = 16;
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Default for CreditConfig {
+    fn default() -> CreditConfig {
+        CreditConfig {
+            price: Price::default(),
+            line_bytes: 100_000_000,
+            newcomer_bytes: 1 << 30,
+            window_bytes: 32 << 20,
+            receipt_bytes: 4 << 20,
+            receipt_after: Duration::from_secs(1),
+            price_max: PRICE_MAX_DEFAULT,
+        }
+    }
+}
+
+impl CreditConfig {
+    /// What an answer of so many bytes costs with `carry` parts of a millisatoshi left over from earlier ones, and what is left
+    /// over then, both in 2^-30. Never more than `Price::of` says.
+    pub(super) fn charge(&self, bytes: u64, carry: u64) -> (Msat, u64) {
+        let parts =
+            u128::from(self.price.per_gib.0).saturating_mul(u128::from(bytes)).saturating_add(u128::from(carry));
+        let whole = Msat((parts >> 30).min(u128::from(u64::MAX)) as u64);
+        (whole.saturating_add(self.price.per_request), (parts & ((1 << 30) - 1)) as u64)
+    }
+
+    /// The credit line of a peer without what it was lent as a newcomer.
+    pub(super) fn line(&self, rank: u8, received: Msat) -> Msat {
+        let base = self.price.of(self.line_bytes).times(u64::from(rank));
+        base.saturating_add(Msat(received.0.checked_div(RECORD_SHARE).unwrap_or(0)))
+    }
+
+    /// How much of what a peer does not acknowledge is held against it.
+    pub(super) fn held_against(&self, disputed: Msat, acknowledged: Msat) -> Msat {
+        disputed.over(Msat(acknowledged.0.checked_div(LOSS_SHARE).unwrap_or(0)))
+    }
+
+    /// Most that is provided beyond the newest receipt.
+    pub(super) fn window(&self) -> Msat {
+        self.price.of(self.window_bytes)
+    }
+
+    /// By how much the durable mark runs ahead of what was provided.
+    pub(super) fn mark_step(&self) -> Msat {
+        Msat(self.window().0.div_ceil(2))
+    }
+
+    /// What may be provided beyond the durable mark while the next one is written down.
+    pub(super) fn mark_slack(&self) -> Msat {
+        Msat(self.window().0.div_ceil(4))
+    }
+}
+
+/// What is left to lend to peers beyond their lines, all of them together: it does not matter how many identities share it.
+#[derive(Debug)]
+pub(super) struct Newcomers {
+    most: Msat,
+    left: Msat,
+    at: Instant,
+}
+
+impl Newcomers {
+    pub(super) fn new(config: &CreditConfig) -> Newcomers {
+        let most = config.price.of(config.newcomer_bytes).over(config.price.per_request);
+        Newcomers { most, left: most, at: Instant::default() }
+    }
+
+    /// What can be lent now.
+    pub(super) fn left(&mut self, now: Instant) -> Msat {
+        let passed = now.since(self.at).min(DAY);
+        let grown = u128::from(self.most.0).saturating_mul(passed.as_millis());
+        let grown = Msat(grown.checked_div(DAY.as_millis()).unwrap_or(0).min(u128::from(u64::MAX)) as u64);
+        // Parts of a millisatoshi are waited for.
+        if grown > Msat::ZERO {
+            self.left = self.left.saturating_add(grown).min(self.most);
+            let took = u128::from(grown.0).saturating_mul(DAY.as_millis()).checked_div(u128::from(self.most.0));
+            let took = Duration::from_millis(took.unwrap_or(0).min(u128::from(u64::MAX)) as u64);
+            self.at = if passed < DAY { self.at.after(took) } else { now };
+        }
+        self.left
+    }
+
+    pub(super) fn lend(&mut self, amount: Msat) {
+        self.left = self.left.over(amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newcomers_share_one_daily_sum() {
+        let price = Price { per_gib: Msat(10_000), ..Price::default() };
+        let config = CreditConfig { price, newcomer_bytes: 10 << 30, ..CreditConfig::default() };
+        let mut pool = Newcomers::new(&config);
+        assert_eq!(pool.left(Instant(0)), Msat(100_000));
+        pool.lend(Msat(90_000));
+        assert_eq!(pool.left(Instant(0)), Msat(10_000));
+        let mut now = Instant(0);
+        for _ in 0..4 * 3600 {
+            now = now.after(Duration::from_secs(3));
+            pool.left(now);
+        }
+        let half_day = pool.left(now);
+        assert!((59_000..=60_000).contains(&half_day.0), "{half_day}");
+        assert_eq!(pool.left(now.after(10 * DAY)), Msat(100_000));
+    }
+
+    #[test]
+    fn the_line_is_rank_times_the_setting_and_grows_by_record() {
+        let price = Price { per_gib: Msat(1_073_741_824), ..Price::default() };
+        let config = CreditConfig { price, line_bytes: 1000, ..CreditConfig::default() };
+        assert_eq!(config.line(0, Msat::ZERO), Msat::ZERO);
+        assert_eq!(config.line(3, Msat::ZERO), Msat(3000));
+        assert_eq!(config.line(3, Msat(800)), Msat(3100));
+        assert_eq!(config.held_against(Msat(10), Msat(160)), Msat::ZERO);
+        assert_eq!(config.held_against(Msat(11), Msat(160)), Msat(1));
+    }
+}

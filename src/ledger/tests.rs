@@ -1,0 +1,253 @@
+//! Histories of two ledgers (`world`) against what truly happened, and single properties.
+
+mod world;
+
+use super::*;
+use crate::base::amount::Msat;
+use crate::base::limit::ACCOUNTS_MAX;
+use crate::base::peer::PeerId;
+use crate::base::time::Instant;
+use crate::wire::message::Price;
+use crate::wire::receipt::{RECEIPT_AMOUNT_MAX, Receipt};
+use proptest::prelude::*;
+use world::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_ledgers_agree_after_any_history(steps in steps()) {
+        let mut world = World::new(false);
+        for step in &steps {
+            world.act(step);
+            world.check();
+        }
+        world.heal();
+        world.check();
+        for side in 0..2 {
+            let (ours, theirs) = (world.balance(side), world.balance(1 - side));
+            // Nothing comes from nothing and nothing is lost: what one owes the other has to get.
+            prop_assert_eq!(ours.acknowledged, theirs.received);
+            prop_assert_eq!(ours.owed(), -theirs.owed());
+            prop_assert_eq!(ours.unacknowledged, Msat::ZERO);
+        }
+        // And nobody waits for ever: after a rest each is served, or told that its line is reached.
+        for side in 0..2 {
+            world.ask(side, 1);
+            world.rest();
+            let waits = world.waits;
+            world.ask(side, 1);
+            prop_assert_eq!(world.waits, waits);
+        }
+    }
+
+    #[test]
+    fn who_never_acknowledges_gets_its_line_and_no_more(steps in steps()) {
+        let mut world = World::new(true);
+        for step in &steps {
+            world.act(step);
+            world.check();
+        }
+    }
+}
+
+#[test]
+fn one_sided_service_ends_at_the_line_and_goes_on_once_served() {
+    let mut world = World::new(false);
+    world.link(true);
+    let round = |world: &mut World, to: usize| {
+        for _ in 0..60 {
+            world.ask(to, 20);
+            world.answer(0, true, 4);
+            world.answer(0, true, 4);
+            for side in 0..2 {
+                world.pump(side);
+                world.disk(side);
+                world.pump(side);
+            }
+            while !world.notes.is_empty() {
+                world.note(0, false);
+            }
+            world.check();
+        }
+    };
+    round(&mut world, 1);
+    assert_eq!(world.arrived, [LINE, 0]);
+    assert!(world.refusals > 0);
+    round(&mut world, 0);
+    round(&mut world, 1);
+    // What it served back, an eighth of that more for its record.
+    assert_eq!(world.arrived[0], world.arrived[1] + LINE + world.arrived[1] / 8 / 20 * 20);
+}
+
+/// Takes whatever it can get and acknowledges nothing, over and over; in between the link ends, or its server dies.
+fn plundered(rounds: u64, crash: bool) -> u64 {
+    let mut world = World::new(true);
+    for _ in 0..rounds {
+        world.link(true);
+        for _ in 0..20 {
+            world.ask(1, 20);
+            world.answer(0, true, 4);
+            world.answer(0, true, 4);
+            for side in 0..2 {
+                world.pump(side);
+                world.disk(side);
+            }
+            while !world.notes.is_empty() {
+                world.note(0, false);
+            }
+            world.check();
+        }
+        // A link on which nothing is asked settles what came over the last one.
+        world.link(false);
+        world.link(true);
+        world.sides[1].ledger.open(name(0));
+        world.pump(1);
+        while !world.notes.is_empty() {
+            world.note(0, false);
+        }
+        if crash {
+            world.crash(0, true, true);
+        } else {
+            world.link(false);
+        }
+    }
+    world.arrived[0]
+}
+
+#[test]
+fn neither_new_links_nor_crashes_of_the_server_make_it_forget_what_was_never_acknowledged() {
+    assert_eq!(plundered(20, false), LINE);
+    assert!(plundered(20, true) <= LINE + 20 * (WINDOW / 4));
+    assert!(plundered(20, true) >= LINE / 2, "it is served at all");
+}
+
+#[test]
+fn an_older_copy_of_a_ledger_learns_from_what_it_signed() {
+    let mut world = World::new(false);
+    world.link(true);
+    let settle = |world: &mut World| {
+        for _ in 0..4 {
+            for side in 0..2 {
+                world.pump(side);
+                world.disk(side);
+            }
+            while !world.notes.is_empty() {
+                world.note(0, false);
+            }
+        }
+    };
+    let serve = |world: &mut World, count: usize| {
+        for _ in 0..count {
+            world.ask(1, 40);
+            settle(world);
+            world.answer(0, true, 4);
+            world.answer(0, true, 4);
+            settle(world);
+        }
+    };
+    serve(&mut world, 3);
+    let old = world.sides[1].disk.clone();
+    serve(&mut world, 4);
+    let received = world.balance(1).received;
+    world.sides[1].disk = old;
+    world.crash(1, true, true);
+    assert!(world.balance(1).received < received);
+    world.link(true);
+    let before = world.arrived[0];
+    while world.arrived[0] == before {
+        serve(&mut world, 1);
+    }
+    assert_eq!(world.balance(1).received, received.saturating_add(Msat(40)));
+    assert_eq!(world.balance(0).acknowledged, world.balance(1).received);
+}
+
+#[test]
+fn an_answer_dearer_than_its_ceiling_is_not_held() {
+    let mut ledger = Ledger::new(config(), &[]);
+    ledger.link_up(name(1));
+    ledger.greeted(name(1), 0);
+    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(1), 50, Msat(40)), Verdict::Price(Msat(50)));
+    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(1), 50, Msat(50)), Verdict::Wait, "not synchronised yet");
+}
+
+#[test]
+fn small_answers_cost_in_sum_what_their_bytes_cost() {
+    let price = Price { per_gib: Msat(10_000), per_request: Msat::ZERO };
+    let mut ledger = Ledger::new(CreditConfig { price, ..CreditConfig::default() }, &[]);
+    ledger.link_up(name(1));
+    ledger.greeted(name(1), 0);
+    ledger.acknowledged(name(1), &Receipt::unsigned(0, Msat::ZERO), true);
+    let mut sum = 0;
+    for number in 0..6400 {
+        let ceiling = price.of(16 << 10);
+        if let Verdict::Held(charge) = ledger.hold(Instant(1), HoldId(number), name(1), 16 << 10, ceiling) {
+            sum += charge.0;
+            ledger.post(HoldId(number), charge, false);
+            ledger.acknowledged(name(1), &Receipt::unsigned(number, Msat(sum)), true);
+            while ledger.poll(Instant(1)).is_some() {
+                ledger.booked();
+            }
+        }
+    }
+    assert!((970..=976).contains(&sum), "100 MiB at 10 sat/GiB cost {sum} msat");
+}
+
+#[test]
+fn who_invents_debts_has_nobody_forgotten() {
+    let mut ledger = Ledger::new(config(), &[]);
+    let peer = |number: usize| {
+        let mut bytes = [7; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        PeerId(bytes)
+    };
+    let receipt = |amount| Receipt { sequence: 1, amount: Msat(amount), signature: [0; 64] };
+    ledger.link_up(name(0));
+    ledger.greeted(name(0), 1);
+    ledger.acknowledged(name(0), &Receipt::unsigned(0, Msat::ZERO), true);
+    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(0), 20, Msat(20)), Verdict::Held(Msat(20)));
+    ledger.post(HoldId(1), Msat(20), false);
+    ledger.acknowledged(name(0), &receipt(20), true);
+    ledger.link_down(&name(0));
+    for number in 0..ACCOUNTS_MAX + 10 {
+        ledger.link_up(peer(number));
+        ledger.acknowledged(peer(number), &receipt(1 << 60), true);
+        ledger.link_down(&peer(number));
+        while ledger.poll(Instant(1)).is_some() {
+            ledger.booked();
+        }
+    }
+    let balances = ledger.balances();
+    assert_eq!(balances.len(), ACCOUNTS_MAX, "accounts are bounded");
+    assert!(balances.iter().any(|balance| balance.peer == name(0) && balance.owed() == 20));
+    assert_eq!(ledger.stats().owed_to_us, Msat(20), "and nothing is owed by a stranger's word");
+}
+
+#[test]
+fn what_nothing_waits_for_is_written_down_soon() {
+    let mut ledger = Ledger::new(config(), &[]);
+    ledger.link_up(name(0));
+    ledger.acknowledged(name(0), &Receipt { sequence: 1, amount: Msat(20), signature: [0; 64] }, true);
+    assert_eq!(ledger.poll(Instant(1)), None);
+    let at = ledger.poll_timeout().unwrap();
+    let Some(LedgerAction::Book(rows)) = ledger.poll(at) else { panic!("nothing written down") };
+    assert_eq!((rows.len(), rows[0].0), (1, name(0)));
+    ledger.booked();
+    assert_eq!((ledger.poll(at), ledger.poll_timeout()), (None, None));
+}
+
+#[test]
+fn no_amount_overflows() {
+    let price = Price { per_gib: Msat(u64::MAX), per_request: Msat(u64::MAX) };
+    let mut ledger = Ledger::new(CreditConfig { price, ..CreditConfig::default() }, &[]);
+    ledger.link_up(name(0));
+    ledger.greeted(name(0), 64);
+    ledger.acknowledged(name(0), &Receipt { sequence: 1, amount: RECEIPT_AMOUNT_MAX, signature: [0; 64] }, true);
+    let verdict = ledger.hold(Instant(1), HoldId(1), name(0), u64::MAX, Msat(u64::MAX));
+    assert!(matches!(verdict, Verdict::Line { .. }), "{verdict:?}");
+    ledger.received(Instant(1), name(0), u64::MAX, RECEIPT_AMOUNT_MAX);
+    ledger.received(Instant(1), name(0), u64::MAX, Msat(u64::MAX));
+    assert_eq!(ledger.balances()[0].received, RECEIPT_AMOUNT_MAX);
+    let rows = ledger.close();
+    assert!(rows.iter().all(|(_, row)| row.is_some_and(|row| Record::from_bytes(&row.to_bytes()) == Ok(row))));
+}
