@@ -3,6 +3,7 @@
 use super::link::Links;
 use super::reactor::{Event, Shell};
 use super::swarm::Waiting;
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::limit::{CHUNK_BYTES_MAX, IDS_MAX, SLICE_BYTES};
 use crate::base::peer::Contact;
@@ -12,7 +13,7 @@ use crate::net::link::{BodyReader, LinkError};
 use crate::node::effect::CallId;
 use crate::node::input::{Answer, Input};
 use crate::store::{Class, Store, StoreError};
-use crate::wire::message::{CallFailure, Fetch, Request, Response, Slices};
+use crate::wire::message::{CallFailure, Fetch, Request, Response, Slices, Statement};
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
 use std::sync::Arc;
@@ -29,19 +30,27 @@ pub(super) fn call(
     shell: &Shell,
     call: CallId,
     to: Contact,
-    request: Request,
+    mut request: Request,
     deadline: tokio::time::Instant,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let (links, events) = (shell.links.clone(), shell.events.clone());
+    let (links, events, identity) = (shell.links.clone(), shell.events.clone(), shell.identity.clone());
     let sink = Sink { store: shell.store.clone(), events: events.clone(), call, waiting: shell.waiting.clone() };
     async move {
         let work = async {
             let link = links.link(&to).await?;
+            if let Request::Receipt(Statement { receipt, .. }) = &mut request {
+                receipt.signature = identity.sign(&receipt.signed(&identity.peer(), &to.peer));
+            }
             let mut answer = link.ask(&request.to_bytes()).await.map_err(failure)?;
             let response = Response::from_bytes(&answer.header).map_err(|_| CallFailure::False("does not decode"))?;
             match (request, response) {
                 (Request::Fetch(fetch), Response::Slices(header)) => {
                     sink.receive(fetch, header, &mut answer.body).await
+                }
+                (Request::Receipt(stated), Response::Receipted { held: Some(held) })
+                    if held.amount > stated.receipt.amount && !held.is_from(&identity.peer(), &to.peer) =>
+                {
+                    Err(CallFailure::False("a receipt that we did not sign"))
                 }
                 (_, Response::Refused(refusal)) => Err(CallFailure::Refused(refusal)),
                 (request, response) if fits(&request, &response) => Ok(Answer::Message(response)),
@@ -82,6 +91,7 @@ fn fits(request: &Request, response: &Response) -> bool {
             | (Request::Fetch(_), Response::Referral { .. })
             | (Request::Announce { .. }, Response::Announced { .. })
             | (Request::Host(_), Response::Hosting { .. })
+            | (Request::Receipt(_), Response::Receipted { .. })
     )
 }
 
@@ -103,12 +113,15 @@ struct Sink {
 impl Sink {
     /// Takes outline and slices off the stream; nothing unverified is kept, and the first false slice ends it.
     async fn receive(&self, fetch: Fetch, header: Slices, body: &mut BodyReader) -> Result<Answer, CallFailure> {
-        let Slices { chunk_len, slices, outline: outlined, .. } = header;
+        let Slices { chunk_len, slices, outline: outlined, charge, .. } = header;
         let all = slice_count(chunk_len);
         let end = fetch.slices.end().min(all);
         let asked = SliceRange { first: fetch.slices.first.min(end), count: end - fetch.slices.first.min(end) };
         if chunk_len as usize > CHUNK_BYTES_MAX || slices != asked || outlined != fetch.outline || chunk_len == 0 {
             return Err(CallFailure::False("slices that were not asked for"));
+        }
+        if charge > fetch.ceiling {
+            return Err(CallFailure::False("charged more than it may cost"));
         }
         if !self.waiting.lengths.allow(&fetch.chunk, chunk_len) {
             return Err(CallFailure::False("a chunk of another length than its manifest says"));
@@ -116,6 +129,7 @@ impl Sink {
         let outline = self.outline(&fetch.chunk, chunk_len, outlined, body).await?;
         let mut bytes = outline.to_bytes().len() as u64;
         let mut first = slices.first;
+        let mut paid = Msat::ZERO;
         while first < slices.end() {
             let run = SliceRange { first, count: RUN.min(slices.end() - first) };
             let span = run.bytes(chunk_len);
@@ -128,7 +142,11 @@ impl Sink {
             }
             bytes += buffer.len() as u64;
             self.keep(&fetch.chunk, &outline, run, buffer).await?;
-            let _ = self.events.send(Event::Input(Input::Delivered { call: self.call, slices: run }));
+            let parts = u128::from(charge.0) * u128::from(run.end() - slices.first) / u128::from(slices.count.max(1));
+            let due = Msat(parts.min(u128::from(u64::MAX)) as u64);
+            let part = due.over(paid);
+            paid = due;
+            let _ = self.events.send(Event::Input(Input::Delivered { call: self.call, slices: run, charge: part }));
             first = run.end();
         }
         if !matches!(body.chunk(1).await, Ok(None)) {

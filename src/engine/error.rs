@@ -1,6 +1,7 @@
 //! How reading and publishing fail, in full sentences for `tornet why`.
 
 use crate::node::effect::{WantFailure, WantFailureKind};
+use crate::wire::message::Refusal;
 use std::fmt::Write;
 
 /// Class of a failed read; one errno each.
@@ -65,7 +66,13 @@ impl From<WantFailure> for ReadError {
             WantFailureKind::Timeout => "no peer delivered in time".to_string(),
             WantFailureKind::NotFound => "nobody in reach holds enough of it".to_string(),
             WantFailureKind::Damaged => "only false data was delivered".to_string(),
-            WantFailureKind::Price(_) => "it costs more than your limits allow".to_string(),
+            WantFailureKind::Price(Refusal::CreditLimit { owed, line }) => format!(
+                "credit limit reached: this node owes {owed} to a peer that lends it at most {line}; it is served again once it has \
+                 served that peer (what it holds of interest to others earns credit), or by a higher rank (credit.rank_cpu)"
+            ),
+            WantFailureKind::Price(_) => {
+                "it costs more than you allow: raise credit.max_price in the configuration file".to_string()
+            }
         };
         let (found, needed) = (failure.found, failure.needed);
         let shards = if found < needed {

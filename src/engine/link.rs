@@ -28,11 +28,12 @@ pub(super) struct Links {
     open: Mutex<HashMap<PeerId, Vec<Link>>>,
     dialling: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<()>>>>,
     events: mpsc::UnboundedSender<Event>,
+    me: PeerId,
 }
 
 impl Links {
-    pub(super) fn new(endpoint: Endpoint, events: mpsc::UnboundedSender<Event>) -> Arc<Links> {
-        Arc::new(Links { endpoint, open: Mutex::default(), dialling: Mutex::default(), events })
+    pub(super) fn new(endpoint: Endpoint, me: PeerId, events: mpsc::UnboundedSender<Event>) -> Arc<Links> {
+        Arc::new(Links { endpoint, open: Mutex::default(), dialling: Mutex::default(), events, me })
     }
 
     /// Accepts links until the endpoint closes.
@@ -111,7 +112,7 @@ impl Links {
         let _ = self.events.send(Event::Input(Input::LinkUp { peer, addr: link.remote_addr(), dialled }));
         let links = self.clone();
         tokio::spawn(async move {
-            server::listen(&link, &links.events).await;
+            server::listen(&link, &links.me, &links.events).await;
             link.closed().await;
             links.forget(&link);
         });

@@ -1,6 +1,7 @@
 //! Floor 5: the runtime around the node machine: reactor, readers, the publisher of the own tree.
 
 mod ahead;
+mod book;
 mod bulk;
 mod change;
 mod client;
@@ -35,6 +36,6 @@ pub use reader::{Child, DirectoryHandle, FileHandle, Reader, TreeNode};
 pub use seal::SealError;
 pub use setting::{Convergence, Settings};
 pub use start::{Engine, StartError};
-pub use status::{PeerStatus, Status, StoreStatus, Work};
+pub use status::{BalanceStatus, PeerStatus, Status, StoreStatus, Work};
 pub use survey::{Counter, Kept, Survey, SurveyError};
 pub use writer::{PublishError, PublishState, Published, Writer};

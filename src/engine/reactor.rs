@@ -3,10 +3,12 @@
 use super::client;
 use super::clock::Clock;
 use super::link::Links;
-use super::server;
+use super::server::{self, Serving};
 use super::swarm::{Swarm, Waiting};
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
+use crate::net::identity::Identity;
 use crate::net::link::Responder;
 use crate::node::Node;
 use crate::node::effect::{CallId, Effect, Token};
@@ -41,6 +43,7 @@ pub(super) enum Event {
 /// Everything that effects are carried out with.
 pub(super) struct Shell {
     pub(super) clock: Clock,
+    pub(super) identity: Identity,
     pub(super) links: Arc<Links>,
     pub(super) store: Arc<Store>,
     pub(super) events: mpsc::UnboundedSender<Event>,
@@ -86,6 +89,7 @@ pub(super) async fn run(mut node: Node, shell: Shell, mut events: mpsc::Unbounde
                 }
                 Event::Inspect(look) => look(&node),
                 Event::Stop => {
+                    super::book::close(&shell.store, &node.close_books());
                     // Whom a short life met, too; the machine itself asks for this only now and then.
                     let contacts = node.contacts();
                     if !contacts.is_empty() {
@@ -114,9 +118,19 @@ pub(super) async fn run(mut node: Node, shell: Shell, mut events: mpsc::Unbounde
                         tokio::spawn(server::answer(responder, response));
                     }
                 }
-                Effect::Serve { token, fetch, demand, otherwise } => {
+                Effect::Serve { token, fetch, demand, otherwise, charge } => {
                     if let Some(responder) = tokens.remove(&token) {
-                        tokio::spawn(server::serve(shell.store.clone(), responder, fetch, demand, otherwise));
+                        let serving = Serving { fetch, demand, otherwise, charge };
+                        let work = server::serve(shell.store.clone(), responder, serving);
+                        let events = shell.events.clone();
+                        tokio::spawn(async move {
+                            let (sent, whole) = work.await;
+                            if charge > Msat::ZERO {
+                                let _ = events.send(Event::Input(Input::Served { token, charge: sent, whole }));
+                            }
+                        });
+                    } else if charge > Msat::ZERO {
+                        node.handle(now, Input::Served { token, charge: Msat::ZERO, whole: true });
                     }
                 }
                 Effect::AnswerLocated { token, chunks, located } => {
@@ -156,6 +170,9 @@ fn carry_out(shell: &Shell, effect: Effect) {
         }
         Effect::Settle { chunks } => {
             tokio::spawn(settle(shell.store.clone(), shell.events.clone(), chunks));
+        }
+        Effect::Book { records } => {
+            tokio::spawn(super::book::book(shell.store.clone(), shell.events.clone(), records));
         }
         Effect::WantDone { want, result } => shell.waiting.want_done(want, result),
         Effect::Published { job, progress } => shell.waiting.job_progress(job, progress),

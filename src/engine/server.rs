@@ -1,22 +1,28 @@
 //! Answers to peers: requests in, responses and slices out of the store.
 
 use super::reactor::Event;
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
+use crate::base::peer::PeerId;
 use crate::base::range::{SliceRange, slice_count};
 use crate::net::link::{Link, Responder};
 use crate::store::Store;
 use crate::wire::codec::refusal;
-use crate::wire::message::{Demand, Fetch, Located, Refusal, Request, Response, Slices};
+use crate::wire::message::{Demand, Fetch, Located, Refusal, Request, Response, Slices, Statement};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::debug;
 
 /// Hands a link's requests to the reactor until the link ends. The number of open streams bounds what waits there.
-pub(super) async fn listen(link: &Link, events: &mpsc::UnboundedSender<Event>) {
+pub(super) async fn listen(link: &Link, me: &PeerId, events: &mpsc::UnboundedSender<Event>) {
     while let Some((message, responder)) = link.next_request().await {
         match Request::from_bytes(&message) {
+            Ok(Request::Receipt(Statement { receipt, .. })) if !receipt.is_from(&link.peer(), me) => {
+                debug!(peer = %format_args!("{:.8}", link.peer()), "receipt with a false signature");
+                tokio::spawn(answer(responder, Response::Refused(Refusal::Malformed)));
+            }
             Ok(request) => {
                 let _ = events.send(Event::Asked { from: link.peer(), request, responder });
             }
@@ -35,21 +41,35 @@ pub(super) async fn answer(responder: Responder, response: Response) {
     }
 }
 
-/// Sends slices from the store, or `otherwise` when it lacks any of them.
-pub(super) async fn serve(store: Arc<Store>, responder: Responder, fetch: Fetch, demand: Demand, otherwise: Response) {
-    let found = tokio::task::spawn_blocking(move || read(&store, &fetch, demand)).await.ok().flatten();
+/// What is sent to whom, and for how much.
+pub(super) struct Serving {
+    pub(super) fetch: Fetch,
+    pub(super) demand: Demand,
+    pub(super) otherwise: Response,
+    pub(super) charge: Msat,
+}
+
+/// Sends slices from the store, or `otherwise` when it lacks any of them. Returns what was charged, and whether all was sent.
+pub(super) async fn serve(store: Arc<Store>, responder: Responder, serving: Serving) -> (Msat, bool) {
+    let Serving { fetch, demand, otherwise, charge } = serving;
+    let found = tokio::task::spawn_blocking(move || read(&store, &fetch, demand, charge)).await.ok().flatten();
     match found {
         Some((header, body)) => {
-            if let Err(error) = responder.answer(&Response::Slices(header).to_bytes(), body).await {
+            let sent = responder.answer(&Response::Slices(header.clone()).to_bytes(), body).await;
+            if let Err(error) = &sent {
                 debug!(%error, "slices not sent");
             }
+            (header.charge, sent.is_ok())
         }
-        None => answer(responder, otherwise).await,
+        None => {
+            answer(responder, otherwise).await;
+            (Msat::ZERO, true)
+        }
     }
 }
 
 /// The header and the bytes that follow it; `None` when something is missing (or unreadable: as good as missing).
-fn read(store: &Store, fetch: &Fetch, demand: Demand) -> Option<(Slices, Vec<Bytes>)> {
+fn read(store: &Store, fetch: &Fetch, demand: Demand, charge: Msat) -> Option<(Slices, Vec<Bytes>)> {
     let held = store.slices(&fetch.chunk).ok()??;
     let wanted = fetch.slices;
     let all = slice_count(held.chunk_len);
@@ -67,7 +87,8 @@ fn read(store: &Store, fetch: &Fetch, demand: Demand) -> Option<(Slices, Vec<Byt
     if slices.count > 0 {
         body.push(store.read(&fetch.chunk, slices).ok()??);
     }
-    let charge = crate::base::amount::Msat::ZERO;
+    // For a chunk that is shorter than the asker knew.
+    let charge = Msat((u128::from(charge.0) * u128::from(slices.count) / u128::from(wanted.count.max(1))) as u64);
     Some((Slices { chunk_len: held.chunk_len, slices, outline, charge, demand }, body))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::base::peer::Contact;
 use crate::content::erasure::Scheme;
+use crate::ledger::CreditConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub read_deadline: Duration,
     /// For how long hosts are asked to keep chunks, seconds.
     pub lease: u32,
+    /// What is charged, and how far peers are trusted.
+    pub credit: CreditConfig,
     /// A change in the own tree is published once nothing changed for this long.
     pub quiet: Duration,
 }
@@ -57,6 +60,7 @@ impl Settings {
             mdns: true,
             read_deadline: Duration::from_secs(30),
             lease: 30 * 86_400,
+            credit: CreditConfig::default(),
             quiet: Duration::from_millis(500),
         }
     }

@@ -1,5 +1,6 @@
 //! Assembly: identity, store, sockets, machine and tasks, started and stopped as one.
 
+use super::book;
 use super::clock::Clock;
 use super::discovery;
 use super::fetcher::Fetcher;
@@ -9,7 +10,7 @@ use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
-use super::status::{PeerStatus, Status, StoreStatus};
+use super::status::{BalanceStatus, PeerStatus, Status, StoreStatus};
 use super::swarm::{Swarm, lock};
 use super::writer::Writer;
 use crate::base::digest::ChunkId;
@@ -118,6 +119,7 @@ impl Engine {
             .map_err(|error| StartError::Threads(error.to_string()))??;
         let store = Arc::new(store);
         sync_dir(&settings.data_dir)?;
+        let signer = identity.clone();
         let endpoint =
             Endpoint::open(identity, EndpointConfig { listen: settings.listen, ..EndpointConfig::default() })?;
         let addr = endpoint.local_addr();
@@ -125,17 +127,26 @@ impl Engine {
         let clock = Clock::start();
         let (events, queue) = mpsc::unbounded_channel();
         let swarm = Swarm::new(events.clone(), clock);
-        let links = Links::new(endpoint, events.clone());
+        let links = Links::new(endpoint, peer, events.clone());
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
         let node_config = NodeConfig {
             addrs: advertised(addr),
             host_bytes_max: settings.host_bytes_max,
             host_bytes_used: store.usage().hosted_bytes,
+            credit: settings.credit,
+            accounts: book::recall(&store)?,
             ..NodeConfig::default()
         };
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
-        let shell = Shell { clock, links: links.clone(), store: store.clone(), events, waiting: swarm.waiting.clone() };
+        let shell = Shell {
+            clock,
+            identity: signer,
+            links: links.clone(),
+            store: store.clone(),
+            events,
+            waiting: swarm.waiting.clone(),
+        };
         let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
         let fetcher = Arc::new(Fetcher::new(store.clone(), swarm.clone()));
         let reader = Reader::new(fetcher);
@@ -219,6 +230,7 @@ impl Engine {
     pub async fn status(&self, mountpoint: Option<&Path>) -> Status {
         let inner = &self.inner;
         let stats = inner.swarm.inspect(|node| node.stats()).await.unwrap_or_default();
+        let rank = inner.swarm.inspect(|node| node.rank()).await.unwrap_or_default();
         let usage = inner.store.usage();
         let staged = inner.writer.staged();
         let hosting = inner.writer.hosting();
@@ -247,6 +259,9 @@ impl Engine {
                 limit_bytes: inner.settings.cache_bytes,
             },
             damaged: usage.damaged_slices,
+            owed_to_us_msat: stats.credit.owed_to_us.0,
+            owed_by_us_msat: stats.credit.owed_by_us.0,
+            rank,
         }
     }
 
@@ -264,6 +279,14 @@ impl Engine {
             }
         });
         status.collect()
+    }
+
+    /// What this node and its peers owe each other, the largest sums first.
+    pub async fn balances(&self) -> Vec<BalanceStatus> {
+        let balances = self.inner.swarm.inspect(|node| node.balances()).await.unwrap_or_default();
+        let mut status: Vec<BalanceStatus> = balances.iter().map(BalanceStatus::from).collect();
+        status.sort_by_key(|balance| std::cmp::Reverse(balance.owed_msat.unsigned_abs()));
+        status
     }
 
     /// Tells the machine to try these peers.

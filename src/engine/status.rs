@@ -1,6 +1,7 @@
 //! What the node says of itself: for `tornet status`, `.tornet/status` and `tornet peers`.
 
 use crate::base::path::PathText;
+use crate::ledger::Balance;
 use serde::{Deserialize, Serialize};
 
 /// One screen of health.
@@ -43,6 +44,49 @@ pub struct Status {
     pub store: StoreStatus,
     /// Damaged records that reading found and dropped.
     pub damaged: u64,
+    /// What peers owe us in all.
+    pub owed_to_us_msat: u64,
+    /// What we owe in all.
+    pub owed_by_us_msat: u64,
+    /// What proof of work our identity stands on.
+    pub rank: u8,
+}
+
+/// How things stand with one peer, in millisatoshi.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct BalanceStatus {
+    /// `PeerId` as hexadecimal digits.
+    pub peer: String,
+    /// What it owes us; negative: what we owe it.
+    pub owed_msat: i64,
+    /// What we provided and it acknowledged.
+    pub provided_msat: u64,
+    /// What it provided to us.
+    pub received_msat: u64,
+    /// Provided and not acknowledged yet.
+    pub unacknowledged_msat: u64,
+    /// Provided, and never acknowledged.
+    pub disputed_msat: u64,
+    /// What it may owe.
+    pub line_msat: u64,
+    /// Its rank.
+    pub rank: u8,
+}
+
+impl From<&Balance> for BalanceStatus {
+    fn from(balance: &Balance) -> BalanceStatus {
+        BalanceStatus {
+            peer: balance.peer.to_string(),
+            owed_msat: balance.owed(),
+            provided_msat: balance.acknowledged.0,
+            received_msat: balance.received.0,
+            unacknowledged_msat: balance.unacknowledged.0,
+            disputed_msat: balance.disputed.0,
+            line_msat: balance.line.0,
+            rank: balance.rank,
+        }
+    }
 }
 
 /// Done and in all, in the unit that the field names.

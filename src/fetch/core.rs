@@ -4,13 +4,14 @@ use super::holder::{Call, Chunk};
 use super::job::Job;
 use super::score::Peer;
 use super::want::{Urgency, Want, WantFailure, WantFailureKind, WantId, WantOk};
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::limit::{CONTACT_ADDRS_MAX, STRIPE_CHUNKS_MAX};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::wire::call::CallId;
-use crate::wire::message::{CallFailure, Fetch as FetchRequest};
+use crate::wire::message::{CallFailure, Fetch as FetchRequest, Price};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct FetchConfig {
     pub hedge_after: Duration,
     /// Look-ups that must have found nothing before a want fails as not found ahead of its deadline.
     pub locate_rounds: u8,
+    /// The most that is paid.
+    pub price_max: Price,
 }
 
 impl Default for FetchConfig {
@@ -52,6 +55,7 @@ impl Default for FetchConfig {
             locate_timeout: Duration::from_secs(10),
             hedge_after: Duration::from_millis(300),
             locate_rounds: 4,
+            price_max: Price { per_gib: Msat(u64::MAX), per_request: Msat(u64::MAX) },
         }
     }
 }
@@ -320,6 +324,21 @@ impl Fetch {
         self.schedule(now);
     }
 
+    /// A peer says what it charges.
+    pub fn priced(&mut self, now: Instant, peer: PeerId, price: Price) {
+        let most = self.config.price_max;
+        let percent = |of: Msat, most: Msat| {
+            let parts = u128::from(of.0).saturating_mul(100).div_ceil(u128::from(most.0.max(1)));
+            parts.min(u128::from(u64::MAX)) as u64
+        };
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.price = Some(price);
+            peer.price_percent = percent(price.per_gib, most.per_gib).max(percent(price.per_request, most.per_request));
+            self.dirty = true;
+            self.schedule(now);
+        }
+    }
+
     /// The last link to `peer` ended. Its calls end by themselves.
     pub fn peer_down(&mut self, now: Instant, peer: PeerId) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
@@ -526,9 +545,14 @@ impl Fetch {
             let have = job.have.get(usize::from(index)).copied().unwrap_or(0);
             let chunk = self.chunks.get(&id);
             let holders = || chunk.into_iter().flat_map(|chunk| &chunk.holders);
+            let refuses = |peer: &PeerId| self.peers.get(peer).and_then(|peer| peer.refuses());
             if job.open & !have == 0
                 || holders().any(|(peer, holder)| {
-                    holder.announced && holder.lacks == 0 && holder.failed.is_none() && !self.banned.contains(peer)
+                    holder.announced
+                        && holder.lacks == 0
+                        && holder.failed.is_none()
+                        && refuses(peer).is_none()
+                        && !self.banned.contains(peer)
                 })
             {
                 found += 1;
@@ -536,8 +560,9 @@ impl Fetch {
                 continue;
             }
             uncertain |= chunk.is_none_or(|chunk| chunk.lookup.rounds == 0 || !chunk.calls.is_empty());
-            let tried: Vec<(PeerId, CallFailure)> =
-                holders().filter_map(|(peer, holder)| Some((*peer, holder.failed.clone()?))).collect();
+            let tried: Vec<(PeerId, CallFailure)> = holders()
+                .filter_map(|(peer, holder)| Some((*peer, refuses(peer).or(holder.failed.clone())?)))
+                .collect();
             for (_, failure) in &tried {
                 match failure {
                     CallFailure::False(_) => damaged = true,

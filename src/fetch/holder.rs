@@ -122,6 +122,8 @@ pub(super) struct Call {
     pub(super) guess: bool,
     /// Its peer failed lately: it never counts as on its way, and runs to its end to show what the peer does.
     pub(super) trial: bool,
+    /// It may cost.
+    pub(super) pays: bool,
     /// Bytes of `remaining` as they are counted in flight.
     pub(super) owed: u64,
     /// The peer was linked and owed nothing else: the time to the first byte is a round trip.

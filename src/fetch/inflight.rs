@@ -30,6 +30,7 @@ const CALL_GRACE: Duration = Duration::from_secs(2);
 const UNREACHABLE_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 const TIMEOUT_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 const LINK_LOST_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+const CREDIT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Bytes of these slices of a chunk of `len` bytes (0: not known).
@@ -43,7 +44,14 @@ pub(super) fn bytes_of(slices: u64, len: u32) -> u64 {
 
 impl Fetch {
     /// Sends one request.
-    pub(super) fn ask(&mut self, now: Instant, peer_id: PeerId, id: ChunkId, slices: SliceRange, guess: bool) {
+    pub(super) fn ask(
+        &mut self,
+        now: Instant,
+        peer_id: PeerId,
+        id: ChunkId,
+        slices: SliceRange,
+        (guess, pays): (bool, bool),
+    ) {
         let call = self.new_call();
         let len = self.chunks.get(&id).map_or(0, |chunk| chunk.len);
         let usual = Duration::from_micros(self.usual_us(bytes_of(slices.mask(), len)));
@@ -74,6 +82,7 @@ impl Fetch {
             cancelled: false,
             guess,
             trial,
+            pays,
             owed: bytes,
             alone: alone && peer.linked,
             asked_at: now,
@@ -85,7 +94,10 @@ impl Fetch {
             doubled: false,
         };
         self.timers.insert((state.late_at, Timer::Call(call)));
-        let fetch = FetchRequest { chunk: id, slices, outline: !chunk.outline, ceiling: Msat::ZERO };
+        let whole = bytes_of(mask, 0);
+        let posted = peer.price.map_or(self.config.price_max.of(whole), |price| price.of(whole));
+        let ceiling = if pays { posted.min(self.config.price_max.of(whole)) } else { Msat::ZERO };
+        let fetch = FetchRequest { chunk: id, slices, outline: !chunk.outline, ceiling };
         self.actions.push_back(FetchAction::Ask { call, to: peer.contact.clone(), fetch, deadline });
         self.calls.insert(call, state);
         self.stats.asks += 1;
@@ -288,7 +300,16 @@ impl Fetch {
                     peer.failed(now, BUSY_PAUSE.0, BUSY_PAUSE.1);
                 }
             }
-            Refusal::Unknown | Refusal::Malformed | Refusal::CreditLimit { .. } | Refusal::Price | Refusal::Denied => {
+            Refusal::CreditLimit { .. } => {
+                // It serves nothing until it was served, or paid: then it does again.
+                peer.broke = Some(reason);
+                if peer.retry_at <= now {
+                    peer.failed(now, CREDIT_PAUSE.0, CREDIT_PAUSE.1);
+                }
+            }
+            // For nothing it is not to be had; those who pay may still ask.
+            Refusal::Price if !call.pays => {}
+            Refusal::Unknown | Refusal::Malformed | Refusal::Price | Refusal::Denied => {
                 let chunk = self.chunks.get_mut(&call.chunk);
                 if let Some(holder) = chunk.and_then(|chunk| chunk.holders.get_mut(&call.peer)) {
                     holder.denied = true;
@@ -445,7 +466,7 @@ impl Fetch {
         }
         let late_at = match self.urgency_of(call) {
             Some(Urgency::Reader) => call.late_at,
-            Some(Urgency::Ahead | Urgency::Bulk) => {
+            Some(Urgency::Ahead | Urgency::Bulk | Urgency::Host) => {
                 call.late_at.after(call.late_at.since(call.asked_at)).after(LATE_EXTRA).min(call.usual_at)
             }
             None => call.ends_at,

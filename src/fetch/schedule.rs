@@ -153,10 +153,10 @@ impl Fetch {
                         && chunk.calls.iter().any(|c| self.calls.get(c).is_some_and(|c| c.remaining & first != 0));
                     self.stats.hedges += u64::from(hedge);
                     let trial = state.on_trial();
-                    if guess && !state.trusted() && job.want.urgency != Urgency::Bulk {
+                    if guess && !state.trusted() && job.want.urgency < Urgency::Bulk {
                         self.want_located(now, job, id, locate);
                     }
-                    self.ask(now, peer, id, range, guess);
+                    self.ask(now, peer, id, range, (guess, job.want.urgency != Urgency::Host));
                     if !trial {
                         open &= !range.mask();
                     }
@@ -206,11 +206,11 @@ impl Fetch {
 
     /// Bytes that may be in flight at a peer for something of this urgency.
     fn room(&self, peer_window: u64, in_flight: u64, bytes: u64, urgency: Urgency) -> bool {
-        let window = if urgency == Urgency::Bulk { peer_window * 3 / 4 } else { peer_window };
+        let window = if urgency >= Urgency::Bulk { peer_window * 3 / 4 } else { peer_window };
         let total = match urgency {
             Urgency::Reader => self.config.in_flight_bytes_max,
             Urgency::Ahead => self.config.in_flight_bytes_max * 7 / 8,
-            Urgency::Bulk => self.config.in_flight_bytes_max * 3 / 4,
+            Urgency::Bulk | Urgency::Host => self.config.in_flight_bytes_max * 3 / 4,
         };
         let fits = in_flight == 0 || in_flight + bytes <= window;
         fits && in_flight + bytes <= WINDOW_BYTES_MAX && self.in_flight + bytes <= total
@@ -243,6 +243,14 @@ impl Fetch {
                 continue;
             }
             let Some(peer) = self.peers.get(&peer_id) else { continue };
+            let affordable = match job.want.urgency {
+                // Who offered it gives it for nothing, others what is free anyway.
+                Urgency::Host => peer.price_percent == 0 || job.likely.contains(&peer_id),
+                _ => peer.price_percent <= 100,
+            };
+            if !affordable {
+                continue;
+            }
             // After a look-up other shards are the better way; without them every straw counts.
             let doubtful = if looked { spare && !peer.proven() } else { peer.guess_percent() < GUESS_PERCENT_MIN };
             if guess && doubtful {
@@ -259,7 +267,7 @@ impl Fetch {
             }
             if guess && !peer.proven() && peer.guesses >= if looked { GUESSES_LOOKED_MAX } else { 1 } {
                 // One guess tells of the others; for what nobody waits for it is awaited.
-                full |= job.want.urgency == Urgency::Bulk;
+                full |= job.want.urgency >= Urgency::Bulk;
                 continue;
             }
             if !peer.linked && peer.calls.len() >= DIALLING_CALLS_MAX {
@@ -273,6 +281,8 @@ impl Fetch {
             if guess {
                 takes = takes.saturating_mul(100) / peer.guess_percent().max(1);
             }
+            // Who takes the most that we pay is as good as one for nothing that takes half as long again.
+            takes = takes.saturating_add(takes / 200 * peer.price_percent);
             // Equal peers share: a little chance decides.
             takes += self.random.below(takes / 16 + 1);
             quickest = quickest.min(takes);
@@ -386,11 +396,13 @@ impl Fetch {
                 && chunk.lookup.running.is_none()
                 && chunk.lookup.rounds >= self.config.locate_rounds
                 && chunk.holders.iter().all(|(peer, holder)| {
-                    let failing = match holder.failed {
-                        // It is there; its turn may come.
-                        Some(CallFailure::Refused(Refusal::Busy | Refusal::Full)) => false,
-                        _ => holder.tries >= 2,
-                    };
+                    let refuses = self.peers.get(peer).is_some_and(|peer| peer.refuses().is_some());
+                    let failing = refuses
+                        || match holder.failed {
+                            // It is there; its turn may come.
+                            Some(CallFailure::Refused(Refusal::Busy | Refusal::Full)) => false,
+                            _ => holder.tries >= 2,
+                        };
                     holder.lacks != 0 || holder.denied || failing || self.banned.contains(peer)
                 });
             alive += u32::from(!gone);
@@ -507,14 +519,14 @@ impl Fetch {
             let Some((_, call, bytes)) = best else { continue };
             let Some(state) = self.calls.get_mut(&call) else { continue };
             state.doubled = true;
-            let (chunk, remaining) = (state.chunk, state.remaining);
+            let (chunk, remaining, pays) = (state.chunk, state.remaining, state.pays);
             if self.asked_of(peer_id, chunk) & remaining != 0 {
                 continue;
             }
             self.hedge_tokens -= bytes;
             self.stats.hedges += 1;
             let range = run_from(remaining, remaining, 64);
-            self.ask(now, peer_id, chunk, range, false);
+            self.ask(now, peer_id, chunk, range, (false, pays));
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::base::peer::Contact;
 use crate::base::time::Instant;
 use crate::wire::call::CallId;
+use crate::wire::message::{CallFailure, Price, Refusal};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -59,6 +60,11 @@ pub(super) struct Peer {
     lates: u32,
     hits: u32,
     misses: u32,
+    /// It refused because of what we owe it, and has answered nothing since.
+    pub(super) broke: Option<Refusal>,
+    /// What it charges, once it said so; and in percent of the most that we pay: over 100 it is not asked.
+    pub(super) price: Option<Price>,
+    pub(super) price_percent: u64,
     /// When it was last of use.
     pub(super) used: Instant,
     /// Bytes it delivered in all.
@@ -86,6 +92,9 @@ impl Peer {
             lates: 0,
             hits: 0,
             misses: 0,
+            broke: None,
+            price: None,
+            price_percent: 0,
             used: now,
             delivered: 0,
         }
@@ -94,6 +103,12 @@ impl Peer {
     /// Whether it may be asked at all now.
     pub(super) fn usable(&self, now: Instant) -> bool {
         !self.stalled && self.retry_at <= now && (self.linked || !self.contact.addrs.is_empty())
+    }
+
+    /// Why it gives us nothing at present, whatever it is asked for.
+    pub(super) fn refuses(&self) -> Option<CallFailure> {
+        let dear = (self.price_percent > 100).then_some(Refusal::Price);
+        self.broke.or(dear).map(CallFailure::Refused)
     }
 
     pub(super) fn rate(&self) -> Option<u64> {
@@ -187,6 +202,7 @@ impl Peer {
     pub(super) fn answered(&mut self, now: Instant) {
         self.alive(now);
         (self.failures, self.lates) = (0, 0);
+        self.broke = None;
     }
 
     /// It failed lately and has not answered to the end since: it is tried with one call at a time, which nobody waits for.

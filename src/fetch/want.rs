@@ -40,8 +40,10 @@ pub enum Urgency {
     Reader,
     /// A reader will probably want it soon.
     Ahead,
-    /// Pins, warm-up, hosting.
+    /// Pins, warm-up.
     Bulk,
+    /// Chunks that their publisher wants kept here (`Want::likely`): never paid for.
+    Host,
 }
 
 /// What a finished want brought.

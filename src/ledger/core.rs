@@ -90,12 +90,20 @@ pub struct LedgerStats {
     pub batches: u64,
 }
 
+#[derive(Debug)]
+struct Hold {
+    peer: PeerId,
+    charge: Msat,
+    /// What of that was lent beyond the line.
+    lent: Msat,
+}
+
 /// All accounts.
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) config: CreditConfig,
     pub(super) accounts: BTreeMap<PeerId, Account>,
-    holds: BTreeMap<HoldId, (PeerId, Msat)>,
+    holds: BTreeMap<HoldId, Hold>,
     newcomers: Newcomers,
     /// Differ from what is on disk.
     pub(super) dirty: BTreeSet<PeerId>,
@@ -201,7 +209,7 @@ impl Ledger {
             account.held = account.held.saturating_add(charge);
             account.lent = account.lent.saturating_add(short).min(RECEIPT_AMOUNT_MAX);
             self.newcomers.lend(short);
-            self.holds.insert(id, (peer, charge));
+            self.holds.insert(id, Hold { peer, charge, lent: short });
         }
         self.dirty.insert(peer);
         self.urgent |= urgent;
@@ -211,9 +219,12 @@ impl Ledger {
     /// An answer was sent for so much of its hold (for nothing of it: the hold is void); `doubtful`: perhaps not all of that
     /// arrived. Gives whose it was. A second time, or without a hold, it does nothing.
     pub fn post(&mut self, id: HoldId, amount: Msat, doubtful: bool) -> Option<PeerId> {
-        let (peer, charge) = self.holds.remove(&id)?;
+        let Hold { peer, charge, lent } = self.holds.remove(&id)?;
         let account = self.accounts.get_mut(&peer)?;
         let amount = amount.min(charge);
+        let back = lent.min(charge.over(amount));
+        account.lent = account.lent.over(back);
+        self.newcomers.give_back(back);
         account.held = account.held.over(charge);
         account.provided = account.provided.saturating_add(amount);
         if doubtful {

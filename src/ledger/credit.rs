@@ -113,6 +113,11 @@ impl Newcomers {
         self.left
     }
 
+    /// What was lent and not used.
+    pub(super) fn give_back(&mut self, amount: Msat) {
+        self.left = self.left.saturating_add(amount).min(self.most);
+    }
+
     pub(super) fn lend(&mut self, amount: Msat) {
         self.left = self.left.over(amount);
     }

@@ -172,6 +172,34 @@ fn an_answer_dearer_than_its_ceiling_is_not_held() {
 }
 
 #[test]
+fn what_was_lent_for_nothing_is_there_for_the_next() {
+    let config = CreditConfig { line_bytes: 0, newcomer_bytes: 50, ..config() };
+    let mut ledger = Ledger::new(config, &[]);
+    for side in 0..2 {
+        ledger.link_up(name(side));
+        ledger.greeted(name(side), 0);
+        ledger.acknowledged(name(side), &Receipt::unsigned(0, Msat::ZERO), true);
+    }
+    let ask = |ledger: &mut Ledger, number, side, bytes| {
+        let verdict = ledger.hold(Instant(1), HoldId(number), name(side), bytes, Msat(bytes));
+        while ledger.poll(Instant(1)).is_some() {
+            ledger.booked();
+        }
+        if verdict == Verdict::Wait {
+            ledger.hold(Instant(1), HoldId(number), name(side), bytes, Msat(bytes))
+        } else {
+            verdict
+        }
+    };
+    assert_eq!(ask(&mut ledger, 1, 0, 50), Verdict::Held(Msat(50)));
+    assert_eq!(ask(&mut ledger, 2, 1, 1), Verdict::Line { owed: Msat(0), line: Msat(0) });
+    ledger.post(HoldId(1), Msat(20), false);
+    assert_eq!(ask(&mut ledger, 3, 1, 31), Verdict::Line { owed: Msat(0), line: Msat(0) });
+    assert_eq!(ask(&mut ledger, 4, 1, 30), Verdict::Held(Msat(30)));
+    assert_eq!(ask(&mut ledger, 5, 0, 1), Verdict::Line { owed: Msat(20), line: Msat(20) });
+}
+
+#[test]
 fn small_answers_cost_in_sum_what_their_bytes_cost() {
     let price = Price { per_gib: Msat(10_000), per_request: Msat::ZERO };
     let mut ledger = Ledger::new(CreditConfig { price, ..CreditConfig::default() }, &[]);

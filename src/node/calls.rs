@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     Announce(SendId),
     /// To tell an owner that these chunks of it are here.
     Confirm(Vec<ChunkId>),
+    /// To acknowledge what came.
+    Receipt,
     /// An offer to a host.
     Offer(OfferId),
 }

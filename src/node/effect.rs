@@ -1,9 +1,11 @@
 //! What the node machine wants done.
 
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 pub use crate::fetch::want::{WantFailure, WantFailureKind, WantId, WantOk};
+pub use crate::ledger::Record;
 pub use crate::publish::job::{JobId, Progress};
 pub use crate::wire::call::CallId;
 use crate::wire::message::{Demand, Fetch, Located, Request, Response};
@@ -16,7 +18,8 @@ pub struct Token(pub u64);
 #[derive(Debug)]
 pub enum Effect {
     /// Ask a peer, over the open link to it or by dialling its addresses. Ends with `Input::Answered`. For `Request::Fetch`
-    /// the shell verifies each slice against the outline, stores it, and reports `Input::Delivered` as it goes.
+    /// the shell verifies each slice against the outline, stores it, and reports `Input::Delivered` as it goes. A
+    /// `Request::Receipt` is signed by the shell before it is sent.
     Call {
         /// Its name.
         call: CallId,
@@ -39,7 +42,8 @@ pub enum Effect {
         /// With what.
         response: Response,
     },
-    /// Answer a fetch from the store; if the store lacks any of the slices, answer `otherwise`.
+    /// Answer a fetch from the store; if the store lacks any of the slices, answer `otherwise`. Where it is charged for, it ends with one
+    /// `Input::Served`.
     Serve {
         /// Which.
         token: Token,
@@ -49,6 +53,13 @@ pub enum Effect {
         demand: Demand,
         /// The referral or refusal when it is not held.
         otherwise: Response,
+        /// What all of the slices cost; for fewer less.
+        charge: Msat,
+    },
+    /// Write these accounts down durably, in one transaction (`None`: remove it), then say `Input::Booked`.
+    Book {
+        /// Account by account.
+        records: Vec<(PeerId, Option<Record>)>,
     },
     /// Answer a locate: fill in `located.held` from the store first.
     AnswerLocated {

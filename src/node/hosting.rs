@@ -240,7 +240,7 @@ impl Node {
                 chunk_len,
                 needs: vec![(0, SliceRange::whole(chunk_len))],
                 have: Vec::new(),
-                urgency: Urgency::Bulk,
+                urgency: Urgency::Host,
                 deadline: now.after(PULL_TIMEOUT),
                 likely,
             },

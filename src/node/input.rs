@@ -1,6 +1,7 @@
 //! What the node machine is told.
 
 use super::effect::Token;
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
@@ -28,7 +29,8 @@ pub enum Input {
         /// Which.
         peer: PeerId,
     },
-    /// A peer asks; answered by exactly one `Effect::Answer`, `Effect::Serve` or `Effect::AnswerLocated` with this token.
+    /// A peer asks; answered by exactly one `Effect::Answer`, `Effect::Serve` or `Effect::AnswerLocated` with this token. The signature
+    /// of a receipt was checked before.
     Request {
         /// Who asks.
         from: PeerId,
@@ -50,7 +52,20 @@ pub enum Input {
         call: CallId,
         /// Which slices.
         slices: SliceRange,
+        /// Their part of what the answer costs.
+        charge: Msat,
     },
+    /// The end of an `Effect::Serve` that was charged.
+    Served {
+        /// Which.
+        token: Token,
+        /// What was charged; nothing when nothing was sent.
+        charge: Msat,
+        /// All of it was sent. Else it may have been less.
+        whole: bool,
+    },
+    /// The end of an `Effect::Book`.
+    Booked,
     /// The store holds these chunks whole, anew (fetched, published or pulled).
     Stored {
         /// Which.
@@ -81,6 +96,8 @@ pub enum Command {
     Publish(Publish),
     /// Forget a publish job.
     Unpublish(JobId),
+    /// A nonce that gives us a better rank was found.
+    Rank(u64),
     /// Try these contacts (configuration, command line, mDNS, remembered peers).
     Bootstrap(Vec<Contact>),
     /// Look a key's neighbourhood up and announce these held chunks there (also done by itself before they expire).

@@ -8,7 +8,7 @@ use crate::base::limit::CONTACT_ADDRS_MAX;
 use crate::base::network::{scope, tellable};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
-use crate::wire::message::{CallFailure, Hello, Price, Request, Response, capability};
+use crate::wire::message::{CallFailure, Hello, Request, Response, capability};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -122,8 +122,8 @@ impl Node {
         Hello {
             agent: self.config.agent.clone(),
             addrs,
-            rank_nonce: 0,
-            price: Price::default(),
+            rank_nonce: self.credit.nonce,
+            price: self.config.credit.price,
             capabilities: capability::ROUTES | hosts,
             observed: link.map(|link| link.at),
         }
@@ -143,11 +143,12 @@ impl Node {
         if fresh {
             self.peer_linked(now, peer);
         }
+        self.credit_link_up(peer);
         self.greet(now, peer);
     }
 
     /// Says hello on an open link, unless that is under way.
-    fn greet(&mut self, now: Instant, peer: PeerId) {
+    pub(super) fn greet(&mut self, now: Instant, peer: PeerId) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if known.greeting {
             return;
@@ -179,6 +180,7 @@ impl Node {
     pub(super) fn hello_heard(&mut self, now: Instant, peer: PeerId, hello: &Hello) {
         let Some(link) = self.peers.get(&peer).and_then(|peer| peer.link) else { return };
         self.peers.hello(now, peer, hello);
+        self.credit_hello(now, peer, hello);
         if let Some(addr) = hello.observed {
             self.observed(peer, addr);
         }

@@ -1,6 +1,7 @@
 //! Floor 3: all cores as one deterministic machine. Events go in, effects come out; it knows no clock, socket or file.
 
 mod calls;
+mod credit;
 pub mod effect;
 mod find;
 mod hosting;
@@ -14,10 +15,12 @@ pub mod stats;
 
 use crate::base::digest::ChunkId;
 use crate::base::keyspace::Key;
+use crate::base::limit::SLICE_BYTES;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::fetch::{Fetch, FetchConfig};
+use crate::ledger::{CreditConfig, Ledger, Record};
 use crate::publish::{PublishConfig, Publisher};
 use crate::routing::announce::{AnnounceAction, AnnounceConfig, Announcer, SendId};
 use crate::routing::provider::{ProviderConfig, Providers};
@@ -25,6 +28,7 @@ use crate::routing::table::{Table, TableConfig};
 use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request, Response};
 use calls::{Calls, Purpose};
+use credit::Credit;
 use effect::Effect;
 use find::{Searches, Why};
 use hosting::Hosting;
@@ -57,6 +61,12 @@ pub struct NodeConfig {
     pub fetch: FetchConfig,
     /// Publish jobs.
     pub publish: PublishConfig,
+    /// What is charged, and how far peers are trusted.
+    pub credit: CreditConfig,
+    /// The accounts as an earlier run left them.
+    pub accounts: Vec<(PeerId, Record)>,
+    /// Proof of work for our rank; 0: none.
+    pub rank_nonce: u64,
 }
 
 impl Default for NodeConfig {
@@ -71,6 +81,9 @@ impl Default for NodeConfig {
             announce: AnnounceConfig::default(),
             fetch: FetchConfig::default(),
             publish: PublishConfig::default(),
+            credit: CreditConfig::default(),
+            accounts: Vec::new(),
+            rank_nonce: 0,
         }
     }
 }
@@ -94,6 +107,7 @@ pub struct Node {
     hosting: Hosting,
     join: Join,
     popularity: Popularity,
+    credit: Credit,
     /// Calls that ended before they began: the peer is banned or was just found unreachable.
     stillborn: VecDeque<(CallId, CallFailure)>,
     effects: VecDeque<Effect>,
@@ -105,8 +119,10 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Node {
     /// A node of this identity; equal seeds and equal inputs give equal effects.
-    pub fn new(config: NodeConfig, me: PeerId, seed: u64) -> Node {
+    pub fn new(mut config: NodeConfig, me: PeerId, seed: u64) -> Node {
         let mut random = Random::new(seed);
+        let ledger = Ledger::new(config.credit, &std::mem::take(&mut config.accounts));
+        config.fetch.price_max = config.credit.price_max;
         Node {
             me,
             fetch: Fetch::new(config.fetch.clone(), random.next_u64()),
@@ -122,6 +138,7 @@ impl Node {
             calls: Calls::default(),
             join: Join::default(),
             popularity: Popularity::default(),
+            credit: Credit::new(ledger, config.rank_nonce),
             stillborn: VecDeque::new(),
             effects: VecDeque::new(),
             now: Instant::default(),
@@ -136,7 +153,15 @@ impl Node {
             Input::LinkDown { peer } => self.link_down(now, peer),
             Input::Request { from, token, request } => self.serve(now, from, token, request),
             Input::Answered { call, result } => self.answered(now, call, result),
-            Input::Delivered { call, slices } => self.fetch.delivered(now, call, slices),
+            Input::Delivered { call, slices, charge } => {
+                if let Some((peer, _)) = self.fetch_calls.get(&call) {
+                    let bytes = u64::from(slices.count) * SLICE_BYTES as u64;
+                    self.credit.ledger.received(now, *peer, bytes, charge);
+                }
+                self.fetch.delivered(now, call, slices);
+            }
+            Input::Served { token, charge, whole } => self.served(now, token, charge, whole),
+            Input::Booked => self.booked(now),
             Input::Stored { chunks } => self.stored(now, &chunks),
             Input::Kept { chunks } => self.kept(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),
@@ -160,6 +185,7 @@ impl Node {
             self.fetch.poll_timeout(),
             self.publisher.poll_timeout(),
             self.hosting.poll_timeout(),
+            self.credit.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -181,6 +207,7 @@ impl Node {
             }
             Command::Unwant(want) => self.fetch.unwant(now, want),
             Command::Publish(publish) => self.publish(now, &publish),
+            Command::Rank(nonce) => self.rank_found(now, nonce),
             Command::Unpublish(job) => self.publisher.unpublish(job),
         }
     }
@@ -207,7 +234,9 @@ impl Node {
             while let Some((call, failure)) = self.stillborn.pop_front() {
                 moved = true;
                 if call.0 % 2 == 1 {
-                    self.fetch_calls.remove(&call);
+                    if let Some((peer, _)) = self.fetch_calls.remove(&call) {
+                        self.account_rests(peer);
+                    }
                     self.fetch.answered(now, call, &Err(failure));
                 } else {
                     self.answered(now, call, Err(failure));
@@ -219,6 +248,7 @@ impl Node {
             moved |= self.poll_publisher(now);
             moved |= self.poll_hosting(now);
             moved |= self.poll_searches(now);
+            moved |= self.poll_credit(now);
             if !moved {
                 break;
             }
@@ -271,6 +301,7 @@ impl Node {
         match purpose {
             Purpose::Hello => self.hello_answered(now, peer, result),
             Purpose::Probe => {}
+            Purpose::Receipt => self.receipt_answered(now, peer, result),
             Purpose::Lookup(id) => self.lookup_answered(now, id, peer, result),
             Purpose::Locate(id, asked) => self.locate_answered(now, id, peer, &asked, result),
             Purpose::Announce(send) => self.announce_answered(now, send, peer, result),

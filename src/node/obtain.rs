@@ -32,6 +32,9 @@ impl Node {
                 FetchAction::Ask { call, to, fetch, deadline } => {
                     let to = self.peers.merged(to);
                     self.fetch_calls.insert(call, (to.peer, fetch.chunk));
+                    if self.peers.is_linked(&to.peer) {
+                        self.open_account(to.peer);
+                    }
                     if self.peers.may_call(now, &to) {
                         self.effects.push_back(Effect::Call { call, to, request: Request::Fetch(fetch), deadline });
                     } else {
@@ -56,6 +59,7 @@ impl Node {
     /// A call of the fetch core ended.
     pub(super) fn fetch_answered(&mut self, now: Instant, call: CallId, mut result: Result<Answer, CallFailure>) {
         let Some((peer, chunk)) = self.fetch_calls.remove(&call) else { return };
+        self.account_rests(peer);
         match &mut result {
             Ok(Answer::Message(Response::Referral { holders, closer, .. })) => {
                 // It may have announced the chunk once; now it does not hold it.
@@ -154,6 +158,7 @@ impl Node {
 
     pub(super) fn peer_unlinked(&mut self, now: Instant, peer: PeerId) {
         self.fetch.peer_down(now, peer);
+        self.credit_link_down(peer);
         self.publisher.host_down(now, peer);
     }
 

@@ -4,7 +4,7 @@ use crate::base::limit::CONTACT_ADDRS_MAX;
 use crate::base::network::{believable, scope, tellable};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
-use crate::wire::message::Hello;
+use crate::wire::message::{Hello, Price};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     pub(crate) agent: String,
     /// From its hello; `None` before it.
     pub(crate) capabilities: Option<u64>,
+    /// From its hello: what it charges.
+    pub(crate) price: Option<Price>,
     /// Its link was down once, and it was not greeted since.
     returned: bool,
     /// A hello of ours to it is under way.
@@ -70,6 +72,7 @@ impl Peer {
             addrs: Vec::new(),
             agent: String::new(),
             capabilities: None,
+            price: None,
             returned: false,
             greeting: false,
             seen: now,
@@ -156,6 +159,7 @@ impl Peers {
         let Some(link) = entry.link else { return };
         entry.agent.clone_from(&hello.agent);
         entry.capabilities = Some(hello.capabilities);
+        entry.price = Some(hello.price);
         entry.seen = now;
         entry.addrs =
             hello.addrs.iter().filter(|addr| believable(addr, &link.at)).take(CONTACT_ADDRS_MAX).copied().collect();
@@ -302,7 +306,6 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::Price;
 
     fn peer(number: u32) -> PeerId {
         let mut id = [0; 32];

@@ -1,6 +1,7 @@
-//! Answers to what peers ask. Prices are zero here; ledger and market will stand between the request and the answer of `fetch`.
+//! Answers to what peers ask. Between a fetch and its answer stands the asker's account (`credit`).
 
 use super::Node;
+use super::credit::{self, Parked};
 use super::effect::{Effect, Token};
 use crate::base::digest::ChunkId;
 use crate::base::keyspace::Key;
@@ -50,7 +51,8 @@ impl Node {
             Request::Fetch(fetch) => return self.serve_fetch(now, from, token, fetch),
             Request::Announce { chunks, ttl } => self.announced(now, from, &chunks, ttl),
             Request::Host(host) => self.host_offered(now, from, host),
-            Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => Response::Refused(Refusal::Unknown),
+            Request::Receipt(statement) => self.receipt_heard(now, from, &statement),
+            Request::Payment(_) | Request::Reach(_) => Response::Refused(Refusal::Unknown),
         };
         self.effects.push_back(Effect::Answer { token, response });
     }
@@ -71,7 +73,8 @@ impl Node {
             (self.holders(now, &from, &fetch.chunk), self.peers.tell(&from, closer))
         };
         let otherwise = Response::Referral { holders, closer, demand };
-        self.effects.push_back(Effect::Serve { token, fetch, demand, otherwise });
+        let until = credit::until(now);
+        self.serve_on_credit(now, from, Parked { token, fetch, demand, otherwise, held, until });
     }
 
     /// Who announced a chunk here, as told to `to`: linked ones first, those that could not be reached lately only when there are no others.

@@ -5,6 +5,7 @@ use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use crate::fetch::FetchStats;
+use crate::ledger::LedgerStats;
 use crate::publish::PublishStats;
 use crate::wire::message::Demand;
 use std::net::SocketAddr;
@@ -36,6 +37,10 @@ pub struct NodeStats {
     pub calls: usize,
     /// Peers that are banned now.
     pub banned: usize,
+    /// Sums over all accounts.
+    pub credit: LedgerStats,
+    /// Requests that wait for the accounts of their askers.
+    pub parked: usize,
 }
 
 /// A peer with an open link.
@@ -110,6 +115,8 @@ impl Node {
             searches: self.searches.len(),
             calls: self.calls.len(),
             banned: self.peers.banned(self.now),
+            credit: self.credit.ledger.stats(),
+            parked: self.credit.waiting(),
         }
     }
 }

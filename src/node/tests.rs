@@ -4,6 +4,7 @@ use super::effect::Progress;
 use super::effect::{Effect, Token};
 use super::input::{Command, Group, Input, JobId, Publish, Urgency, Want, WantId};
 use super::*;
+use crate::base::amount::Msat;
 use crate::base::range::SliceRange;
 use crate::wire::message::{Demand, Refusal, Slices};
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,7 +149,7 @@ impl World {
                     }
                     self.answer(token, Ok(Answer::Message(Response::Located(located))), DELAY);
                 }
-                Effect::Serve { token, fetch, demand, otherwise } => {
+                Effect::Serve { token, fetch, demand, otherwise, .. } => {
                     let Some(len) = self.stores[place].get(&fetch.chunk).copied() else {
                         self.answer(token, Ok(Answer::Message(otherwise)), DELAY);
                         continue;
@@ -157,7 +158,7 @@ impl World {
                     let slices = fetch.slices;
                     let header =
                         Slices { chunk_len: len, slices, outline: fetch.outline, charge: Default::default(), demand };
-                    self.send(asker, DELAY, Input::Delivered { call, slices });
+                    self.send(asker, DELAY, Input::Delivered { call, slices, charge: Msat::ZERO });
                     let bytes = u64::from(slices.count) * 16384;
                     self.answer(token, Ok(Answer::Fetched { header, bytes }), DELAY);
                     let part = self.parts.entry((asker, fetch.chunk)).or_default();

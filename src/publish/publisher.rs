@@ -723,6 +723,17 @@ impl Publisher {
         self.tells.insert((at, id));
     }
 
+    /// Whether a peer was offered this chunk and has not confirmed it: it comes for it on our behalf.
+    pub fn placing(&self, peer: &PeerId, chunk: &ChunkId) -> bool {
+        let slots = self.index.get(chunk).into_iter().flatten();
+        let mut items = slots.filter_map(|slot| {
+            let group = self.jobs.get(&slot.job)?.groups.get(slot.group as usize)?;
+            group.items.get(slot.item as usize)
+        });
+        let open = |state: &State| matches!(state, State::Offered(_) | State::Pulling);
+        items.any(|item| item.placed.iter().any(|(other, state)| other == peer && open(state)))
+    }
+
     /// Whether a peer still owes a confirmation.
     pub fn waits_for(&self, peer: &PeerId) -> bool {
         self.hosts.get(peer).is_some_and(|host| !host.outstanding.is_empty())

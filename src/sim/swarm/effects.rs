@@ -20,7 +20,9 @@ impl Swarm {
         {
             self.perform(place, effect);
         }
-        let unanswered = self.tokens.iter().find(|(_, (_, _, to))| *to == place).map(|(token, _)| *token);
+        let waits = |token| self.node(place).is_some_and(|node| node.waits(token));
+        let unanswered =
+            self.tokens.iter().find(|(token, (_, _, to))| *to == place && !waits(**token)).map(|(token, _)| *token);
         if let Some(token) = unanswered {
             self.tokens.remove(&token);
             self.checker.fail(self.now, place, "a request was not answered".to_string());
@@ -47,7 +49,24 @@ impl Swarm {
                 }
             }
             Effect::Answer { token, response } => self.answer(place, token, response),
-            Effect::Serve { token, fetch, demand, otherwise } => self.serve(place, token, &fetch, demand, otherwise),
+            Effect::Serve { token, fetch, demand, otherwise, charge } => {
+                let sent = self.serve(place, token, &fetch, demand, otherwise, charge);
+                if charge > Msat::ZERO {
+                    let charge = if sent { charge } else { Msat::ZERO };
+                    self.give(place, Input::Served { token, charge, whole: true });
+                }
+            }
+            Effect::Book { records } => {
+                let Some(member) = self.members.get_mut(place) else { return };
+                for (peer, record) in records {
+                    match record {
+                        Some(record) => _ = member.accounts.insert(peer, record),
+                        None => _ = member.accounts.remove(&peer),
+                    }
+                }
+                let life = member.life;
+                self.at(SYNC, Event::Give(place, life, Box::new(Input::Booked)));
+            }
             Effect::AnswerLocated { token, chunks, mut located } => {
                 for (index, chunk) in chunks.iter().enumerate() {
                     if self.holds(place, chunk)
@@ -115,7 +134,15 @@ impl Swarm {
                 let owed = fetch.slices.mask();
                 let bytes = self.bytes_of(&fetch.chunk, owed);
                 self.checker.in_flight(self.now, from, target, bytes);
-                Some(Running { fetch: fetch.clone(), len: 0, unsent: 0, owed, started: false })
+                Some(Running {
+                    fetch: fetch.clone(),
+                    len: 0,
+                    unsent: 0,
+                    owed,
+                    started: false,
+                    charge: Msat::ZERO,
+                    paid: Msat::ZERO,
+                })
             }
             _ => None,
         };
@@ -177,32 +204,43 @@ impl Swarm {
         self.at(wait, Event::Reply(from, call, Box::new(Ok(Answer::Message(response)))));
     }
 
-    fn serve(&mut self, place: usize, token: Token, fetch: &Fetch, demand: Demand, otherwise: Response) {
+    /// Whether it is sent.
+    fn serve(
+        &mut self,
+        place: usize,
+        token: Token,
+        fetch: &Fetch,
+        demand: Demand,
+        otherwise: Response,
+        charge: Msat,
+    ) -> bool {
         let Some((from, call, _)) = self.tokens.get(&token).copied() else {
             self.checker.fail(self.now, place, format!("serves {token:?} again"));
-            return;
+            return false;
         };
         let _ = demand;
-        let Some(member) = self.members.get_mut(place) else { return };
+        let Some(member) = self.members.get_mut(place) else { return false };
         let stored = member.store.get(&fetch.chunk).copied();
         let (len, slices) = stored.map_or((0, 0), |stored| (stored.len, stored.slices));
         let asked = fetch.slices.mask() & SliceRange::whole(len).mask();
         if asked == 0 || asked & !slices != 0 {
-            return self.answer(place, token, otherwise);
+            self.answer(place, token, otherwise);
+            return false;
         }
         self.tokens.remove(&token);
         if member.manner == Manner::Staller {
-            return;
+            return false;
         }
-        let Some(running) = self.call_of(from, call).and_then(|call| call.fetch.as_mut()) else { return };
-        (running.unsent, running.len, running.started) = (asked, len, true);
-        let Some(member) = self.members.get_mut(place) else { return };
+        let Some(running) = self.call_of(from, call).and_then(|call| call.fetch.as_mut()) else { return false };
+        (running.unsent, running.len, running.started, running.charge) = (asked, len, true, charge);
+        let Some(member) = self.members.get_mut(place) else { return false };
         member.uploads.push_back((from, call));
         if !member.pumping {
             member.pumping = true;
             let life = member.life;
             self.at(Duration::ZERO, Event::Pump(place, life));
         }
+        true
     }
 
     /// Sends the next few slices of the transfers that a node owes, in turn.

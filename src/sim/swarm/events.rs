@@ -159,6 +159,11 @@ impl Swarm {
             count: running.fetch.slices.end().min(SliceRange::whole(len).count) - running.fetch.slices.first,
         };
         let outline = running.fetch.outline;
+        let sent = u64::from((asked.mask() & !running.owed).count_ones());
+        let due = Msat(running.charge.0 * sent / u64::from(asked.count.max(1)));
+        let charge = due.over(running.paid);
+        running.paid = due.max(running.paid);
+        let all = running.charge;
         let bytes = self.bytes_of(&chunk, range.mask());
         self.checker.in_flight(now, from, to, -bytes);
         let Some(member) = self.members.get_mut(from) else { return };
@@ -170,10 +175,9 @@ impl Swarm {
         }
         let bytes = range.bytes(len);
         self.checker.tally.slice_bytes += u64::from(bytes.end - bytes.start);
-        self.handle(from, Input::Delivered { call, slices: range });
+        self.handle(from, Input::Delivered { call, slices: range, charge });
         if last {
-            let header =
-                Slices { chunk_len: len, slices: asked, outline, charge: Msat::ZERO, demand: Demand::default() };
+            let header = Slices { chunk_len: len, slices: asked, outline, charge: all, demand: Demand::default() };
             let bytes = asked.bytes(len);
             let bytes = u64::from(bytes.end - bytes.start);
             self.reply(from, call, Ok(Answer::Fetched { header, bytes }));

@@ -18,7 +18,7 @@ use crate::base::random::Random;
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 use crate::fetch::want::{Want, WantFailure, WantId, WantOk};
-use crate::node::effect::{Effect, Token};
+use crate::node::effect::{Effect, Record, Token};
 use crate::node::input::{Command, Input};
 use crate::node::{Node, NodeConfig};
 use crate::publish::job::{JobId, Progress, Publish};
@@ -86,6 +86,7 @@ struct Member {
     store: BTreeMap<ChunkId, Stored>,
     hosted: BTreeMap<ChunkId, u32>,
     remembered: Vec<Contact>,
+    accounts: BTreeMap<PeerId, Record>,
     banned: BTreeSet<PeerId>,
     armed: Option<Instant>,
     uploads: VecDeque<(usize, CallId)>,
@@ -108,6 +109,7 @@ impl Member {
             store: BTreeMap::new(),
             hosted: BTreeMap::new(),
             remembered: Vec::new(),
+            accounts: BTreeMap::new(),
             banned: BTreeSet::new(),
             armed: None,
             uploads: VecDeque::new(),
@@ -131,6 +133,9 @@ struct Running {
     unsent: u64,
     owed: u64,
     started: bool,
+    /// What all of it costs, and what of that was delivered.
+    charge: Msat,
+    paid: Msat,
 }
 
 enum Event {
@@ -298,7 +303,9 @@ impl Swarm {
         }
         contacts.extend(member.remembered.iter().cloned());
         let used = member.hosted.values().map(|len| u64::from(*len)).sum();
-        let config = NodeConfig { addrs: vec![address(place)], host_bytes_used: used, ..self.config.node.clone() };
+        let accounts = member.accounts.iter().map(|(peer, record)| (*peer, *record)).collect();
+        let config =
+            NodeConfig { addrs: vec![address(place)], host_bytes_used: used, accounts, ..self.config.node.clone() };
         member.node = Some(Node::new(config, member.peer, seed));
         member.up_since = self.now;
         member.banned.clear();
