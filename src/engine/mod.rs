@@ -18,6 +18,7 @@ mod mark;
 mod memory;
 mod node_cache;
 mod packs;
+mod rank;
 mod reactor;
 mod reader;
 mod rebuild;

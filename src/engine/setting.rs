@@ -42,6 +42,8 @@ pub struct Settings {
     pub lease: u32,
     /// What is charged, and how far peers are trusted.
     pub credit: CreditConfig,
+    /// Part of one processor, in percent, that looks for a better rank; 0: none.
+    pub rank_percent: u8,
     /// A change in the own tree is published once nothing changed for this long.
     pub quiet: Duration,
 }
@@ -61,6 +63,7 @@ impl Settings {
             read_deadline: Duration::from_secs(30),
             lease: 30 * 86_400,
             credit: CreditConfig::default(),
+            rank_percent: 0,
             quiet: Duration::from_millis(500),
         }
     }

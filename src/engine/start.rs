@@ -6,6 +6,7 @@ use super::discovery;
 use super::fetcher::Fetcher;
 use super::link::Links;
 use super::memory;
+use super::rank;
 use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
@@ -136,8 +137,10 @@ impl Engine {
             host_bytes_used: store.usage().hosted_bytes,
             credit: settings.credit,
             accounts: book::recall(&store)?,
+            rank_nonce: rank::recall(&store, &peer),
             ..NodeConfig::default()
         };
+        let rank_nonce = node_config.rank_nonce;
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
         let shell = Shell {
             clock,
@@ -160,6 +163,7 @@ impl Engine {
         tasks.push(tokio::spawn(tell_dropped(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
+        rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
         if settings.mdns {
             tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr.port())));
         }
