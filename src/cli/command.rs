@@ -158,6 +158,10 @@ pub enum Command {
     },
     /// List the peers that the running node has a link with
     Peers,
+    /// Show what the running node and each of its peers owe each other
+    ///
+    /// Both sides of a row agree on it by signed receipts, within a second after the last transfer.
+    Balances,
     /// Explain why a path could not be read, or is not published yet
     Why {
         /// In the mount

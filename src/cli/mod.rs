@@ -93,6 +93,7 @@ fn run(program: Program) -> anyhow::Result<()> {
         }
         Command::Status { watch } => show::status(&mut client()?, json, watch),
         Command::Peers => show::peers(&mut client()?, json),
+        Command::Balances => show::balances(&mut client()?, json),
         Command::Why { path } => show::why(&mut client()?, &path, json),
         Command::Node { meet } => node::node(&place, &meet),
         Command::Umount { mountpoint, wait } => umount::umount(&data_dir(&place)?, mountpoint, wait.0),

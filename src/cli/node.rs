@@ -8,6 +8,8 @@ use crate::control::message::{PathText, Setting};
 use crate::control::server::Server;
 use crate::control::service::{Mounted, Node};
 use crate::engine::{self, Engine};
+use crate::ledger::CreditConfig;
+use crate::wire::message::Price;
 use crate::{config, fuse, telemetry};
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
@@ -127,6 +129,14 @@ impl Running {
                 Convergence::Public => engine::Convergence::Public,
             },
             mdns: settings.mdns.value,
+            credit: CreditConfig {
+                price: Price { per_gib: settings.price.value.0, per_request: settings.request_price.value },
+                line_bytes: settings.credit_line.value.0,
+                newcomer_bytes: settings.newcomers.value.0,
+                price_max: Price { per_gib: settings.max_price.value.0, per_request: settings.max_request_price.value },
+                ..CreditConfig::default()
+            },
+            rank_percent: settings.rank_cpu.value.0,
             ..engine::Settings::new(data_dir.clone())
         };
         let engine = runtime.block_on(Engine::start(engine_settings))?;

@@ -2,11 +2,12 @@
 
 use super::waiting::Waiting;
 use super::{get, output};
+use crate::base::amount::Msat;
 use crate::base::text::escape;
 use crate::base::units::{Size, Span};
 use crate::content::reference::RootRef;
 use crate::control::client::Client;
-use crate::control::message::{Answer, PathText, PeerStatus, Reference, Request, Status, Verified, Why};
+use crate::control::message::{Answer, BalanceStatus, PathText, PeerStatus, Reference, Request, Status, Verified, Why};
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
@@ -69,6 +70,10 @@ fn screen(status: &Status) -> String {
     if status.damaged > 0 {
         row("damaged", format!("{} slices found on disk and dropped: look after the disk", status.damaged));
     }
+    let (theirs, ours) = (Msat(status.owed_to_us_msat), Msat(status.owed_by_us_msat));
+    if theirs.max(ours) > Msat::ZERO || status.rank > 0 {
+        row("credit", format!("peers owe {theirs}, we owe {ours}; rank {}", status.rank));
+    }
     row("spending", "off (this version has no payments)".to_string());
     row(
         "safe to shut down",
@@ -120,6 +125,44 @@ fn peers_table(peers: &[PeerStatus]) -> String {
             Size(peer.sent_bytes).to_string(),
             Size(peer.received_bytes).to_string(),
             peer.address.clone(),
+        ]
+    }));
+    output::table(&rows)
+}
+
+/// `tornet balances`.
+pub(super) fn balances(client: &mut Client, json: bool) -> anyhow::Result<()> {
+    let balances = match client.ask(&Request::Balances)? {
+        Answer::Balances(balances) => balances,
+        other => return Err(output::strange(&other)),
+    };
+    if json {
+        return Ok(output::json(&balances)?);
+    }
+    if balances.is_empty() {
+        output::note("no balances: nothing that costs anything was exchanged yet");
+        return Ok(());
+    }
+    Ok(output::line(balances_table(&balances).trim_end())?)
+}
+
+fn balances_table(balances: &[BalanceStatus]) -> String {
+    let head = ["PEER", "BALANCE", "PROVIDED", "RECEIVED", "MAY OWE", "RANK"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    rows.extend(balances.iter().map(|balance| {
+        let sum = Msat(balance.owed_msat.unsigned_abs());
+        let owed = match balance.owed_msat {
+            0 => "even".to_string(),
+            1.. => format!("owes us {sum}"),
+            _ => format!("we owe {sum}"),
+        };
+        vec![
+            short(&balance.peer).to_string(),
+            owed,
+            Msat(balance.provided_msat).to_string(),
+            Msat(balance.received_msat).to_string(),
+            Msat(balance.line_msat).to_string(),
+            balance.rank.to_string(),
         ]
     }));
     output::table(&rows)
@@ -206,6 +249,20 @@ fn apparent(path: &Path) -> anyhow::Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::control::message::Work;
+
+    #[test]
+    fn a_balance_says_who_owes_whom() {
+        let row = |owed_msat| BalanceStatus {
+            peer: "ab".repeat(32),
+            owed_msat,
+            provided_msat: 954,
+            ..BalanceStatus::default()
+        };
+        let text = balances_table(&[row(954), row(-1200), row(0)]);
+        for part in ["owes us 0.954 sat", "we owe 1.200 sat", "even", "BALANCE"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
 
     #[test]
     fn the_screen_tells_whether_it_is_safe_to_switch_off() {

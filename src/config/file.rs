@@ -65,17 +65,34 @@ pub struct RawFile {
     pub bootstrap: Vec<Placed>,
     /// `[network] mdns`.
     pub mdns: Option<Placed>,
+    /// `[credit] price`.
+    pub price: Option<Placed>,
+    /// `[credit] request_price`.
+    pub request_price: Option<Placed>,
+    /// `[credit] max_price`.
+    pub max_price: Option<Placed>,
+    /// `[credit] max_request_price`.
+    pub max_request_price: Option<Placed>,
+    /// `[credit] credit_line`.
+    pub credit_line: Option<Placed>,
+    /// `[credit] newcomers`.
+    pub newcomers: Option<Placed>,
+    /// `[credit] rank_cpu`.
+    pub rank_cpu: Option<Placed>,
 }
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Keys that do something, by section.
-const KNOWN: &[(&str, &[&str])] =
-    &[("storage", &["cache", "hosting", "redundancy", "convergence"]), ("network", &["port", "bootstrap", "mdns"])];
+const KNOWN: &[(&str, &[&str])] = &[
+    ("storage", &["cache", "hosting", "redundancy", "convergence"]),
+    ("network", &["port", "bootstrap", "mdns"]),
+    ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
+];
 
 /// Keys of versions to come. To accept one silently would promise what does not happen.
 const LATER: &[(&str, &[&str])] = &[("network", &["upload", "download", "schedule", "mode"])];
-const LATER_SECTIONS: &[&str] = &["credit", "payments"];
+const LATER_SECTIONS: &[&str] = &["payments"];
 
 enum Shape {
     Text,
@@ -181,6 +198,13 @@ impl RawFile {
             "redundancy" => &mut self.redundancy,
             "convergence" => &mut self.convergence,
             "port" => &mut self.port,
+            "price" => &mut self.price,
+            "request_price" => &mut self.request_price,
+            "max_price" => &mut self.max_price,
+            "max_request_price" => &mut self.max_request_price,
+            "credit_line" => &mut self.credit_line,
+            "newcomers" => &mut self.newcomers,
+            "rank_cpu" => &mut self.rank_cpu,
             _ => &mut self.mdns,
         };
         *place = Some(placed);

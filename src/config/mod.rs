@@ -5,9 +5,11 @@
 pub mod file;
 pub mod place;
 
+use crate::base::amount::Msat;
 use crate::base::peer::Contact;
-use crate::base::units::Size;
+use crate::base::units::{GibPrice, Percent, Size};
 use crate::content::erasure::Scheme;
+use crate::ledger::PRICE_MAX_DEFAULT;
 use file::{Position, RawFile, ReadError};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,8 +24,15 @@ pub const CACHE_DEFAULT: Size = Size(20 << 30);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 10] = [
+pub const VARIABLES: [&str; 17] = [
     "TORNET_CONFIG",
+    "TORNET_CREDIT_CREDIT_LINE",
+    "TORNET_CREDIT_MAX_PRICE",
+    "TORNET_CREDIT_MAX_REQUEST_PRICE",
+    "TORNET_CREDIT_NEWCOMERS",
+    "TORNET_CREDIT_PRICE",
+    "TORNET_CREDIT_RANK_CPU",
+    "TORNET_CREDIT_REQUEST_PRICE",
     "TORNET_DATA_DIR",
     "TORNET_LOG",
     "TORNET_NETWORK_BOOTSTRAP",
@@ -34,6 +43,12 @@ pub const VARIABLES: [&str; 10] = [
     "TORNET_STORAGE_HOSTING",
     "TORNET_STORAGE_REDUNDANCY",
 ];
+/// What a peer may owe, at our price, for each unit of its rank, when nothing is set.
+pub const CREDIT_LINE_DEFAULT: Size = Size(100_000_000);
+/// What all peers together may owe beyond their lines, for each day, when nothing is set.
+pub const NEWCOMERS_DEFAULT: Size = Size(1 << 30);
+/// Part of one processor that looks for a better rank when nothing is set.
+pub const RANK_CPU_DEFAULT: Percent = Percent(0);
 
 /// Where a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +163,20 @@ pub struct Settings {
     pub bootstrap: Setting<Vec<Contact>>,
     /// Whether peers are looked for on the local network.
     pub mdns: Setting<bool>,
+    /// What a GiB costs.
+    pub price: Setting<GibPrice>,
+    /// What a request costs besides.
+    pub request_price: Setting<Msat>,
+    /// The most that is paid for a GiB.
+    pub max_price: Setting<GibPrice>,
+    /// The most that is paid for a request besides.
+    pub max_request_price: Setting<Msat>,
+    /// What a peer may owe, at our price, for each unit of its rank.
+    pub credit_line: Setting<Size>,
+    /// What all peers together may owe beyond their lines, for each day.
+    pub newcomers: Setting<Size>,
+    /// Part of one processor that looks for a better rank.
+    pub rank_cpu: Setting<Percent>,
 }
 
 /// Why the settings are refused.
@@ -267,7 +296,64 @@ impl Settings {
         }
         let mdns = layers.pick("network.mdns", "TORNET_NETWORK_MDNS", raw.mdns.as_ref(), true, switch)?;
         let bootstrap = bootstrap(flags, env, &raw, &file.value)?;
-        Ok(Settings { data_dir, file, file_found, cache, hosting, redundancy, convergence, listen, bootstrap, mdns })
+        let price =
+            layers.pick("credit.price", "TORNET_CREDIT_PRICE", raw.price.as_ref(), GibPrice::default(), typed)?;
+        let request_price = layers.pick(
+            "credit.request_price",
+            "TORNET_CREDIT_REQUEST_PRICE",
+            raw.request_price.as_ref(),
+            Msat::ZERO,
+            typed,
+        )?;
+        let max_price = layers.pick(
+            "credit.max_price",
+            "TORNET_CREDIT_MAX_PRICE",
+            raw.max_price.as_ref(),
+            GibPrice(PRICE_MAX_DEFAULT.per_gib),
+            typed,
+        )?;
+        let max_request_price = layers.pick(
+            "credit.max_request_price",
+            "TORNET_CREDIT_MAX_REQUEST_PRICE",
+            raw.max_request_price.as_ref(),
+            PRICE_MAX_DEFAULT.per_request,
+            typed,
+        )?;
+        let credit_line = layers.pick(
+            "credit.credit_line",
+            "TORNET_CREDIT_CREDIT_LINE",
+            raw.credit_line.as_ref(),
+            CREDIT_LINE_DEFAULT,
+            typed,
+        )?;
+        let newcomers = layers.pick(
+            "credit.newcomers",
+            "TORNET_CREDIT_NEWCOMERS",
+            raw.newcomers.as_ref(),
+            NEWCOMERS_DEFAULT,
+            typed,
+        )?;
+        let rank_cpu =
+            layers.pick("credit.rank_cpu", "TORNET_CREDIT_RANK_CPU", raw.rank_cpu.as_ref(), RANK_CPU_DEFAULT, typed)?;
+        Ok(Settings {
+            data_dir,
+            file,
+            file_found,
+            cache,
+            hosting,
+            redundancy,
+            convergence,
+            listen,
+            bootstrap,
+            mdns,
+            price,
+            request_price,
+            max_price,
+            max_request_price,
+            credit_line,
+            newcomers,
+            rank_cpu,
+        })
     }
 
     /// Every setting in force: its name, its value as text, and where it came from.
@@ -296,6 +382,13 @@ impl Settings {
             row("network.port", &self.listen),
             ("network.bootstrap", bootstrap, self.bootstrap.source.to_string()),
             row("network.mdns", &self.mdns),
+            row("credit.price", &self.price),
+            row("credit.request_price", &self.request_price),
+            row("credit.max_price", &self.max_price),
+            row("credit.max_request_price", &self.max_request_price),
+            row("credit.credit_line", &self.credit_line),
+            row("credit.newcomers", &self.newcomers),
+            row("credit.rank_cpu", &self.rank_cpu),
         ]
     }
 }
@@ -406,7 +499,8 @@ mod tests {
         assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
         assert_eq!(settings.convergence.value, Convergence::Private);
         assert!(settings.mdns.value && settings.listen.value.flexible);
-        assert_eq!(settings.list().len(), 9);
+        assert_eq!(settings.list().len(), 16);
+        assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
     }
 
     #[test]
@@ -429,10 +523,17 @@ mod tests {
             refused("[storage]\ncahce = \"1 GiB\"\n"),
             "FILE:2:1: unknown key `cahce` in [storage]; known here: cache, hosting, redundancy, convergence"
         );
-        assert_eq!(refused("[strange]\n"), "FILE:1:2: unknown section [strange]; known: [storage], [network]");
+        assert_eq!(
+            refused("[strange]\n"),
+            "FILE:1:2: unknown section [strange]; known: [storage], [network], [credit]"
+        );
         assert_eq!(
             refused("[network]\nupload = \"1 Mbit/s\"\n"),
             "FILE:2:1: `upload` in [network] is not in this version yet"
+        );
+        assert_eq!(
+            refused("[credit]\nprice = \"10\"\n"),
+            "FILE:2:9: credit.price: \"10\" has no unit: write a price as in \"10 sat/GiB\" (units: msat/GiB, sat/GiB, msat/MiB, sat/MiB)"
         );
         assert_eq!(
             refused("\n[payments]\nenabled = false\n"),

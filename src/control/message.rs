@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::base::path::PathText;
-pub use crate::engine::{PeerStatus, Status, StoreStatus, Work};
+pub use crate::engine::{BalanceStatus, PeerStatus, Status, StoreStatus, Work};
 
 /// What a command asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub enum Request {
     Status,
     /// Peers that it has a link with. Answer: `Peers`.
     Peers,
+    /// What it and its peers owe each other. Answer: `Balances`.
+    Balances,
     /// The reference of a file or directory of the own tree or under `ref/`. Answer: `Reference`.
     Ref {
         /// Absolute path inside the mount, or inside the data directory's tree.
@@ -94,6 +96,8 @@ pub enum Answer {
     Status(Box<Status>),
     /// To `Peers`.
     Peers(Vec<PeerStatus>),
+    /// To `Balances`.
+    Balances(Vec<BalanceStatus>),
     /// To `Ref`.
     Reference(Reference),
     /// To `Publish`.

@@ -409,6 +409,7 @@ impl Service for Node {
         Ok(match request {
             Request::Status => Answer::Status(Box::new(self.status().await)),
             Request::Peers => Answer::Peers(self.engine.peers()),
+            Request::Balances => Answer::Balances(self.engine.balances().await),
             Request::Ref { path } => {
                 Answer::Reference(Reference { reference: self.reference(&path.0).await?.to_string() })
             }

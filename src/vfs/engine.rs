@@ -276,7 +276,7 @@ impl Swarm for EngineSwarm {
     }
 
     fn control_names(&self) -> &'static [&'static str] {
-        &["status", "peers", "publishing"]
+        &["status", "peers", "balances", "publishing"]
     }
 
     fn control(&self, name: &str) -> Waiting<Vec<u8>> {
@@ -285,6 +285,9 @@ impl Swarm for EngineSwarm {
             let engine = &this.engine;
             if name == "peers" {
                 return Ok(text(&engine.peers()));
+            }
+            if name == "balances" {
+                return Ok(text(&engine.balances().await));
             }
             let status = engine.status(Some(&this.mountpoint)).await;
             if name == "status" {
