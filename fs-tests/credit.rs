@@ -1,0 +1,202 @@
+//! Service on credit between real processes: what two nodes owe each other is the same on both sides, whatever happens to either; who
+//! reaches its limit is refused, reads from others, or is told why not.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+mod harness;
+
+use harness::node::{Node, Plan, READER};
+use harness::tree::noise;
+use harness::{Lab, PATIENCE, code, errno, require_fuse, until, until_within};
+use rustix::io::Errno;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// 16 msat for a MiB.
+const SELLER: &str = "[credit]\nprice = \"16384 msat/GiB\"\n";
+const MIB_MSAT: i64 = 16;
+
+fn selling(terms: &str) -> String {
+    format!("{READER}\n{SELLER}{terms}")
+}
+
+/// Balances of a node, each with its peer.
+fn balances(node: &Node) -> Vec<Value> {
+    node.json(&["--json", "balances"]).as_array().unwrap().clone()
+}
+
+fn sum(node: &Node, field: &str) -> i64 {
+    balances(node).iter().map(|balance| balance[field].as_i64().unwrap()).sum()
+}
+
+/// Waits until two nodes that know nobody else agree and nothing is under way; gives what `buyer` owes.
+fn agreed(seller: &Node, buyer: &Node) -> i64 {
+    let sides = || (balances(seller), balances(buyer));
+    until_within(PATIENCE * 2, "two balances that agree", || {
+        let (ours, theirs) = sides();
+        let (ours, theirs) = (ours.first()?, theirs.first()?);
+        let owed = ours["owed-msat"].as_i64()?;
+        let same = owed == -theirs["owed-msat"].as_i64()? && ours["provided-msat"] == theirs["received-msat"];
+        (same && ours["unacknowledged-msat"] == 0).then_some(owed)
+    })
+}
+
+fn get(buyer: &Node, reference: &str, to: &Path) {
+    buyer.tornet(&["get", reference, to.to_str().unwrap()]);
+}
+
+#[test]
+fn balances_agree_after_a_transfer_and_after_kills_of_either_side() {
+    require_fuse();
+    let lab = Lab::new();
+    let mut seller = Plan::new("seller").config(&selling("")).start(&lab);
+    let address = seller.json(&["--json", "status"])["listen"].as_str().unwrap().to_string();
+    let sell = || Plan::new("seller").config(&selling("")).listen(&address);
+    let buy = |seller: &Node| Plan::new("buyer").config(READER).mounted().knows(seller);
+    let mut buyer = buy(&seller).start(&lab);
+    let references: Vec<String> = (0..4)
+        .map(|number| {
+            let path = lab.path(format!("file{number}"));
+            fs::write(&path, noise(number, 24 << 20)).unwrap();
+            seller.publish(&path)
+        })
+        .collect();
+
+    get(&buyer, &references[0], &lab.path("out0"));
+    let first = agreed(&seller, &buyer);
+    println!("24 MiB cost {first} msat");
+    assert!((24 * MIB_MSAT..=30 * MIB_MSAT).contains(&first), "24 MiB cost {first} msat");
+    let text = seller.tornet(&["balances"]);
+    assert!(text.contains("owes us") && text.contains("sat"), "{text}");
+    let text = buyer.tornet(&["balances"]);
+    assert!(text.contains("we owe"), "{text}");
+    let file = fs::read_to_string(buyer.path(".tornet/balances")).unwrap();
+    assert!(serde_json::from_str::<Value>(&file).unwrap()[0]["owed-msat"] == -first, "{file}");
+
+    // The buyer dies in the middle of the second file, the seller in the middle of the third.
+    for (number, kill_buyer) in [(1, true), (2, false)] {
+        let before = agreed(&seller, &buyer);
+        let out = lab.path(format!("out{number}"));
+        let mut getting = buyer.command(&["get", &references[number], out.to_str().unwrap()]).spawn().unwrap();
+        until("some of it to come", || (sum(&buyer, "received-msat") > before + 2 * MIB_MSAT).then_some(()));
+        if kill_buyer {
+            buyer.kill();
+            let _ = getting.wait();
+            drop(buyer);
+            buyer = buy(&seller).start(&lab);
+            let after = agreed(&seller, &buyer);
+            println!("{before} msat before the buyer died, {after} after");
+            assert!(after >= before, "{after} owed after a kill, {before} before");
+        } else {
+            seller.kill();
+            drop(seller);
+            seller = sell().start(&lab);
+            let _ = getting.wait();
+        }
+        until_within(PATIENCE * 2, "the rest to come", || {
+            let got = buyer.run(&["get", &references[number], out.to_str().unwrap()]);
+            got.status.success().then_some(())
+        });
+        assert!(fs::read(&out).unwrap() == noise(number as u64, 24 << 20));
+        let whole = agreed(&seller, &buyer);
+        println!("{before} msat before, {whole} once all of it came");
+        // What was lost with a kill is less than the window of 32 MiB, and nothing is lost that was agreed on.
+        assert!(whole >= before, "{whole} owed, {before} before");
+    }
+    // Both at once, at rest: nothing is lost at all.
+    let before = agreed(&seller, &buyer);
+    seller.kill();
+    buyer.kill();
+    drop((seller, buyer));
+    seller = sell().start(&lab);
+    buyer = buy(&seller).start(&lab);
+    assert_eq!(agreed(&seller, &buyer), before);
+    get(&buyer, &references[3], &lab.path("out3"));
+    let last = agreed(&seller, &buyer);
+    assert!(last >= before + 24 * MIB_MSAT, "{last} owed, {before} before");
+}
+
+#[test]
+fn who_reaches_its_limit_is_told_and_reads_from_others() {
+    require_fuse();
+    let lab = Lab::new();
+    let seller = Plan::new("seller").config(&selling("newcomers = \"4 MiB\"\n")).start(&lab);
+    let plain = noise(7, 20 << 20);
+    let path = lab.path("film");
+    fs::write(&path, &plain).unwrap();
+    let reference = seller.publish(&path);
+    let buyer = Plan::new("buyer").config(READER).mounted().knows(&seller).start(&lab);
+    let shown = buyer.reference(&reference);
+    let shown_again = shown.clone();
+    let result = fs::read(&shown);
+    assert_eq!(errno(result), code(Errno::DQUOT));
+    let why = buyer.tornet(&["why", shown_again.to_str().unwrap()]);
+    println!("{why}");
+    for part in ["credit limit", "sat", "rank_cpu"] {
+        assert!(why.contains(part), "{part} is not in: {why}");
+    }
+    let owed = agreed(&seller, &buyer);
+    assert!((0..=4 * MIB_MSAT + 1).contains(&owed), "{owed} msat owed of {} that are lent", 4 * MIB_MSAT);
+
+    // A host gets its copy for nothing, and gives it for nothing.
+    let hosting = READER.replace("hosting = \"0 B\"\n", "");
+    let host = Plan::new("host").config(&hosting).knows(&seller).start(&lab);
+    until_within(PATIENCE * 2, "a host with all of it", || {
+        (host.json(&["--json", "status"])["store"]["hosted-bytes"].as_u64()? > 20 << 20).then_some(())
+    });
+    assert!(balances(&host).is_empty(), "hosting cost {:?}", balances(&host));
+    let bytes = until_within(Duration::from_secs(180), "a read from the other", || fs::read(&shown).ok());
+    assert!(bytes == plain);
+    assert_eq!(agreed(&seller, &buyer), owed, "the seller gave nothing more");
+}
+
+#[test]
+fn a_price_over_the_limit_is_not_paid() {
+    require_fuse();
+    let lab = Lab::new();
+    let seller = Plan::new("seller").config(&selling("")).start(&lab);
+    let path = lab.path("film");
+    fs::write(&path, noise(8, 3 << 20)).unwrap();
+    let reference = seller.publish(&path);
+    let config = format!("{READER}\n[credit]\nmax_price = \"16383 msat/GiB\"\n");
+    let buyer = Plan::new("buyer").config(&config).mounted().knows(&seller).start(&lab);
+    let shown = buyer.reference(&reference);
+    assert_eq!(errno(fs::read(&shown)), code(Errno::DQUOT));
+    let why = buyer.tornet(&["why", shown.to_str().unwrap()]);
+    assert!(why.contains("credit.max_price"), "{why}");
+    assert!(balances(&seller).is_empty() && balances(&buyer).is_empty());
+}
+
+#[test]
+fn work_that_was_done_gives_a_line_and_is_kept() {
+    let lab = Lab::new();
+    // Nothing is lent to those without a rank.
+    let terms = "newcomers = \"0 B\"\ncredit_line = \"8 MiB\"\n";
+    let seller = Plan::new("seller").config(&selling(terms)).start(&lab);
+    let path = lab.path("film");
+    fs::write(&path, noise(9, 1 << 20)).unwrap();
+    let reference = seller.publish(&path);
+    let rank = |node: &Node| node.json(&["--json", "status"])["rank"].as_u64().unwrap();
+    let mut buyer = Plan::new("buyer").config(READER).knows(&seller).start(&lab);
+    assert_eq!(rank(&buyer), 0, "none is looked for unless that is asked for");
+    let refused = buyer.tornet_fails(&["get", &reference, lab.path("out").to_str().unwrap()]);
+    assert!(refused.contains("credit limit"), "{refused}");
+    buyer.kill();
+    drop(buyer);
+    let config = format!("{READER}\n[credit]\nrank_cpu = \"100 %\"\n");
+    let mut buyer = Plan::new("buyer").config(&config).knows(&seller).start(&lab);
+    let found = until("a rank", || Some(rank(&buyer)).filter(|rank| *rank > 0));
+    until("a read on credit", || {
+        let got = buyer.run(&["get", &reference, lab.path("out").to_str().unwrap()]);
+        got.status.success().then_some(())
+    });
+    agreed(&seller, &buyer);
+    let shown = balances(&seller)[0]["rank"].as_u64().unwrap();
+    assert!(shown >= found, "rank {shown} at the seller, {found} here");
+    buyer.kill();
+    drop(buyer);
+    let buyer = Plan::new("buyer").config(READER).knows(&seller).start(&lab);
+    assert!(rank(&buyer) >= found);
+}
