@@ -12,6 +12,8 @@ use tornet::sim::tree::Tree;
 const ORIGIN: usize = 0;
 /// The crowd comes within this time.
 const RUSH: Duration = Duration::from_secs(60);
+/// Each waits so long for a stripe: there may be less bandwidth than all want.
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Prints the table and draws the plot.
 pub fn run(bench: &Bench) {
@@ -46,7 +48,7 @@ fn measure(bench: &Bench, readers: usize, stripes: usize) -> Result<(String, Vec
     let (start, sent, all) = (crowd.swarm.now(), crowd.swarm.sent(ORIGIN), crowd.swarm.tally().slice_bytes);
     let mut readings = Vec::new();
     for reader in 1..=readers {
-        readings.push(crowd.swarm.read(reader, &tree));
+        readings.push(crowd.swarm.copy(reader, &tree, PATIENCE));
         crowd.run(RUSH / readers as u32)?;
     }
     let end = crowd.swarm.now().after(Duration::from_secs(3600));

@@ -21,6 +21,10 @@ pub struct NetworkConfig {
     pub measured: bool,
     /// Messages lost, of 1,000. Links are reliable: a loss costs a round trip and a bit.
     pub loss_permille: u64,
+    /// Requests that arrive twice, of 1,000.
+    pub duplicate_permille: u64,
+    /// Messages that come up to two seconds late, of 1,000: others overtake them.
+    pub straggle_permille: u64,
     /// Upstream of a node, bytes a second: from, to.
     pub up: (u64, u64),
     /// Downstream of a node, bytes a second: from, to.
@@ -41,6 +45,8 @@ impl Default for NetworkConfig {
             far_us: (20_000, 90_000),
             measured: false,
             loss_permille: 10,
+            duplicate_permille: 0,
+            straggle_permille: 0,
             up: (2_000_000, 12_000_000),
             down: (6_000_000, 30_000_000),
             silence: Duration::from_secs(3),
@@ -176,6 +182,9 @@ impl Network {
         while random.chance(self.config.loss_permille, 1000) {
             // Found missing after a round trip, then sent again.
             us += 3 * base + 5_000;
+        }
+        if self.config.straggle_permille > 0 && random.chance(self.config.straggle_permille, 1000) {
+            us += random.below(2_000_000);
         }
         Duration::from_micros(us)
     }

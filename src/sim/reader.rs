@@ -28,6 +28,8 @@ pub struct Reading {
     /// The stripe that the reader itself waits for was asked for with its urgency.
     waited_for: Option<usize>,
     likely: Vec<Contact>,
+    /// How long it waits for a stripe.
+    patience: Duration,
     /// When it began.
     pub since: Instant,
     /// When all was here.
@@ -37,9 +39,9 @@ pub struct Reading {
 }
 
 impl Reading {
-    pub(super) fn new(now: Instant, node: usize, tree: Tree) -> Reading {
+    pub(super) fn new(now: Instant, node: usize, tree: Tree, patience: Duration) -> Reading {
         let (running, likely, failed) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Reading { node, tree, next: 0, running, waited_for: None, likely, since: now, finished: None, failed }
+        Reading { node, tree, next: 0, running, waited_for: None, likely, patience, since: now, finished: None, failed }
     }
 
     /// Whether it has ended, well or not.
@@ -65,62 +67,68 @@ impl Reading {
         true
     }
 
-    /// The next want to give, if it is time for one.
+    /// The next want to give, if it is time for one. What is all here is not asked for.
     pub(super) fn next_want(&mut self, now: Instant, id: WantId, stored: impl Fn(&ChunkId) -> u64) -> Option<Want> {
-        let window = if self.next <= 1 && self.running.values().any(|place| *place == 0) { 1 } else { 1 + AHEAD };
-        let head = self.running.values().min().copied();
-        if self.ended() {
-            return None;
-        }
-        // What was asked for ahead is waited for now.
-        let reached = head.filter(|head| self.waited_for != Some(*head));
-        if reached.is_none() && self.running.values().collect::<BTreeSet<_>>().len() >= window {
-            return None;
-        }
-        let place = reached.unwrap_or(self.next);
-        let lone;
-        let (chunks, data, chunk_len, len) = match place.checked_sub(1) {
-            None => {
-                lone = vec![self.tree.root.0];
-                (&lone, 1, 0, self.tree.root.1)
+        loop {
+            let window = if self.next <= 1 && self.running.values().any(|place| *place == 0) { 1 } else { 1 + AHEAD };
+            let head = self.running.values().min().copied();
+            if self.ended() {
+                return None;
             }
-            Some(stripe) => {
-                let Some(stripe) = self.tree.stripes.get(stripe) else {
-                    if self.running.is_empty() {
-                        self.finished = Some(now);
-                    }
-                    return None;
-                };
-                (&stripe.chunks, self.tree.data, stripe.len, stripe.len)
+            // What was asked for ahead is waited for now.
+            let reached = head.filter(|head| self.waited_for != Some(*head));
+            if reached.is_none() && self.running.values().collect::<BTreeSet<_>>().len() >= window {
+                return None;
             }
-        };
-        self.next = self.next.max(place + 1);
-        let whole = SliceRange::whole(len);
-        let held: Vec<u64> = chunks.iter().map(stored).collect();
-        let part = |missing: bool| {
-            let places = held.iter().enumerate().filter(move |(index, held)| {
-                let all = *held & whole.mask() == whole.mask();
-                if missing { !all && *index < usize::from(data) } else { all }
-            });
-            places.map(|(index, _)| (index as u8, whole)).collect::<Vec<_>>()
-        };
-        let waited_for = head.is_none_or(|head| head == place);
-        if waited_for {
-            self.waited_for = Some(place);
+            let place = reached.unwrap_or(self.next);
+            let lone;
+            let (chunks, data, chunk_len, len) = match place.checked_sub(1) {
+                None => {
+                    lone = vec![self.tree.root.0];
+                    (&lone, 1, 0, self.tree.root.1)
+                }
+                Some(stripe) => {
+                    let Some(stripe) = self.tree.stripes.get(stripe) else {
+                        if self.running.is_empty() {
+                            self.finished = Some(now);
+                        }
+                        return None;
+                    };
+                    (&stripe.chunks, self.tree.data, stripe.len, stripe.len)
+                }
+            };
+            self.next = self.next.max(place + 1);
+            let whole = SliceRange::whole(len);
+            let held: Vec<u64> = chunks.iter().map(&stored).collect();
+            let part = |missing: bool| {
+                let places = held.iter().enumerate().filter(move |(index, held)| {
+                    let all = *held & whole.mask() == whole.mask();
+                    if missing { !all && *index < usize::from(data) } else { all }
+                });
+                places.map(|(index, _)| (index as u8, whole)).collect::<Vec<_>>()
+            };
+            let waited_for = head.is_none_or(|head| head == place);
+            if waited_for {
+                self.waited_for = Some(place);
+            }
+            let needs = part(true);
+            if needs.is_empty() {
+                continue;
+            }
+            let urgency = if waited_for { Urgency::Reader } else { Urgency::Ahead };
+            let want = Want {
+                id,
+                chunks: chunks.clone(),
+                data,
+                chunk_len,
+                needs,
+                have: part(false),
+                urgency,
+                deadline: now.after(self.patience),
+                likely: self.likely.clone(),
+            };
+            self.running.insert(id, place);
+            return Some(want);
         }
-        let urgency = if waited_for { Urgency::Reader } else { Urgency::Ahead };
-        let want = Want {
-            id,
-            chunks: chunks.clone(),
-            data,
-            chunk_len,
-            needs: part(true),
-            have: part(false),
-            urgency,
-            deadline: now.after(READ_DEADLINE),
-            likely: self.likely.clone(),
-        };
-        self.running.insert(id, place);
-        Some(want)
     }
 }

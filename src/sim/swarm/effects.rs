@@ -8,7 +8,7 @@ const SYNC: Duration = Duration::from_millis(10);
 impl Swarm {
     /// Hands one event to a node and does what it wants.
     pub(super) fn handle(&mut self, place: usize, input: Input) {
-        let now = self.now;
+        let now = self.clock(place);
         let Some(node) = self.members.get_mut(place).and_then(|member| member.node.as_mut()) else { return };
         node.handle(now, input);
         self.drain(place);
@@ -31,7 +31,7 @@ impl Swarm {
         let Some(member) = self.members.get_mut(place) else { return };
         let Some(node) = &member.node else { return };
         if let Some(at) = node.poll_timeout() {
-            let at = at.max(Instant(now.0 + 1));
+            let at = Instant(at.0.saturating_sub(member.ahead)).max(Instant(now.0 + 1));
             if member.armed.is_none_or(|armed| at < armed) {
                 member.armed = Some(at);
                 let life = member.life;
@@ -42,9 +42,14 @@ impl Swarm {
 
     fn perform(&mut self, place: usize, effect: Effect) {
         match effect {
-            Effect::Call { call, to, request, deadline } => self.call(place, call, &to, request, deadline),
+            Effect::Call { call, to, request, deadline } => {
+                let (call, deadline) = (self.named(place, call), self.true_time(place, deadline));
+                self.call(place, call, &to, request, deadline);
+            }
             Effect::Cancel { call } => {
+                let call = self.named(place, call);
                 if self.call_of(place, call).is_some() {
+                    self.give_up(place, call);
                     self.fails(Duration::ZERO, place, call, CallFailure::Cancelled);
                 }
             }
@@ -125,6 +130,7 @@ impl Swarm {
             return;
         }
         let target = there.unwrap_or(usize::MAX);
+        let cut = there.is_some_and(|there| self.severed(from, there));
         self.checker.called(self.now, from, target);
         if let Request::Locate { chunks } = &request {
             self.searched(from, target, chunks);
@@ -160,7 +166,7 @@ impl Swarm {
                 link.used = self.now;
                 link.up_at.max(self.now)
             }
-            (Some(there), None) if open => self.dial(from, there),
+            (Some(there), None) if open && !cut => self.dial(from, there),
             _ => {
                 let wait = self.network.config.dial;
                 self.fails(wait, from, call, CallFailure::Unreachable(to.peer));
@@ -200,6 +206,9 @@ impl Swarm {
                 self.checker.fail(self.now, place, format!("answers what cannot be read: {response:?}"));
             }
         }
+        if self.severed(place, from) {
+            return;
+        }
         let wait = self.delay(place, from);
         self.at(wait, Event::Reply(from, call, Box::new(Ok(Answer::Message(response)))));
     }
@@ -231,7 +240,11 @@ impl Swarm {
         if member.manner == Manner::Staller {
             return false;
         }
+        let cut = self.severed(place, from);
         let Some(running) = self.call_of(from, call).and_then(|call| call.fetch.as_mut()) else { return false };
+        if cut || running.started {
+            return false;
+        }
         (running.unsent, running.len, running.started, running.charge) = (asked, len, true, charge);
         let Some(member) = self.members.get_mut(place) else { return false };
         member.uploads.push_back((from, call));
@@ -278,6 +291,9 @@ impl Swarm {
         member.pumping = true;
         let life = member.life;
         self.at(took, Event::Pump(place, life));
+        if self.severed(place, from) {
+            return;
+        }
         let delay = self.delay(place, from);
         let sent = self.now.after(took).after(delay);
         let Some(line) = self.members.get_mut(from).map(|member| &mut member.line) else { return };
@@ -313,13 +329,15 @@ impl Swarm {
         self.mix(id.0 << 1 | u64::from(result.is_ok()));
         let mut checker = std::mem::take(&mut self.checker);
         let alive = |chunk: &ChunkId, since: Instant| {
-            self.members.iter().enumerate().any(|(other, member)| {
-                other != place
-                    && member.node.is_some()
-                    && member.up_since <= since
-                    && member.manner == Manner::Honest
-                    && member.store.get(chunk).and_then(|stored| stored.whole_since).is_some_and(|at| at <= since)
-            }) || self.holds(place, chunk)
+            self.disturbed <= since
+                && self.members.iter().enumerate().any(|(other, member)| {
+                    other != place
+                        && member.node.is_some()
+                        && member.up_since <= since
+                        && member.manner == Manner::Honest
+                        && member.store.get(chunk).and_then(|stored| stored.whole_since).is_some_and(|at| at <= since)
+                })
+                || self.holds(place, chunk)
         };
         checker.want_done(self.now, place, id, result, |chunk| self.stored(place, chunk), alive);
         self.checker = checker;
@@ -345,6 +363,8 @@ impl Swarm {
 
     pub(super) fn give_want(&mut self, place: usize, want: Want) {
         self.checker.wanted(self.now, place, &want);
+        let ahead = self.members.get(place).map_or(0, |member| member.ahead);
+        let want = Want { deadline: Instant(want.deadline.0 + ahead), ..want };
         self.handle(place, Input::Command(Command::Want(want)));
     }
 }

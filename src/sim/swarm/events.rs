@@ -12,9 +12,10 @@ impl Swarm {
                 // Else an earlier one was set since, and did what was due then.
                 let Some(member) = self.members.get_mut(place).filter(due) else { return };
                 member.armed = None;
+                let clock = Instant(now.0 + member.ahead);
                 let Some(node) = &mut member.node else { return };
-                if node.poll_timeout().is_some_and(|at| at <= now) {
-                    node.tick(now);
+                if node.poll_timeout().is_some_and(|at| at <= clock) {
+                    node.tick(clock);
                 }
                 self.drain(place);
             }
@@ -48,7 +49,7 @@ impl Swarm {
 
     fn link_up(&mut self, a: usize, b: usize, serial: u64) {
         let alive = |place: usize| self.node(place).is_some();
-        if !alive(a) || !alive(b) {
+        if !alive(a) || !alive(b) || self.severed(a, b) {
             return self.link_gone(a, b, serial);
         }
         let now = self.now;
@@ -110,14 +111,19 @@ impl Swarm {
         let Some(link) = self.links.get_mut(from, to).filter(|link| link.up) else { return };
         link.used = now;
         let Some(request) = state.request.take() else { return };
-        if self.node(to).is_none() {
+        if self.node(to).is_none() || self.severed(from, to) {
             return;
         }
-        self.serial += 1;
-        let token = Token(self.serial);
-        self.tokens.insert(token, (from, call, to));
-        self.checker.tally.messages += 1;
-        self.handle(to, Input::Request { from: peer, token, request });
+        // What is sent in a first flight may be sent again by anybody who saw it.
+        let again = self.network.config.duplicate_permille > 0
+            && self.random.chance(self.network.config.duplicate_permille, 1000);
+        for request in again.then(|| request.clone()).into_iter().chain([request]) {
+            self.serial += 1;
+            let token = Token(self.serial);
+            self.tokens.insert(token, (from, call, to));
+            self.checker.tally.messages += 1;
+            self.handle(to, Input::Request { from: peer, token, request });
+        }
         if let Some(node) = self.members.get(to).and_then(|member| member.node.as_ref())
             && self.serial.is_multiple_of(64)
         {
@@ -142,7 +148,7 @@ impl Swarm {
             self.learned(from, state.to, located);
         }
         self.checker.tally.messages += 1;
-        self.handle(from, Input::Answered { call, result });
+        self.handle(from, Input::Answered { call: Self::own_name(call), result });
     }
 
     fn slices(&mut self, from: usize, call: CallId, range: SliceRange) {
@@ -151,6 +157,11 @@ impl Swarm {
         let to = state.to;
         let Some(running) = state.fetch.as_mut() else { return };
         let (chunk, len) = (running.fetch.chunk, running.len);
+        let fresh = running.owed & range.mask();
+        if fresh == 0 {
+            // Given up meanwhile.
+            return;
+        }
         running.owed &= !range.mask();
         let last =
             running.unsent == 0 && running.owed & running.fetch.slices.mask() & SliceRange::whole(len).mask() == 0;
@@ -164,7 +175,7 @@ impl Swarm {
         let charge = due.over(running.paid);
         running.paid = due.max(running.paid);
         let all = running.charge;
-        let bytes = self.bytes_of(&chunk, range.mask());
+        let bytes = self.bytes_of(&chunk, fresh);
         self.checker.in_flight(now, from, to, -bytes);
         let Some(member) = self.members.get_mut(from) else { return };
         let stored = member.store.entry(chunk).or_insert(Stored { len, slices: 0, whole_since: None });
@@ -175,7 +186,7 @@ impl Swarm {
         }
         let bytes = range.bytes(len);
         self.checker.tally.slice_bytes += u64::from(bytes.end - bytes.start);
-        self.handle(from, Input::Delivered { call, slices: range, charge });
+        self.handle(from, Input::Delivered { call: Self::own_name(call), slices: range, charge });
         if last {
             let header = Slices { chunk_len: len, slices: asked, outline, charge: all, demand: Demand::default() };
             let bytes = asked.bytes(len);

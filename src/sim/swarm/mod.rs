@@ -2,13 +2,14 @@
 
 mod effects;
 mod events;
+mod faults;
 mod links;
 mod searches;
 
 use super::checker::{Checker, Tally, Violation};
 use super::network::{Line, Network, NetworkConfig, address};
 use super::queue::Queue;
-use super::reader::Reading;
+use super::reader::{READ_DEADLINE, Reading};
 use super::tree::Tree;
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
@@ -91,6 +92,8 @@ struct Member {
     armed: Option<Instant>,
     uploads: VecDeque<(usize, CallId)>,
     pumping: bool,
+    /// By how much its clock is ahead, microseconds.
+    ahead: u64,
     /// Bytes of slices that it has sent.
     sent: u64,
     /// Its calls under way.
@@ -114,6 +117,7 @@ impl Member {
             armed: None,
             uploads: VecDeque::new(),
             pumping: false,
+            ahead: 0,
             sent: 0,
             calls: BTreeMap::new(),
         }
@@ -168,6 +172,10 @@ pub struct Swarm {
     trace: u64,
     /// Messages so far.
     encoded: u64,
+    /// Which part of a split network each node is in; empty while it is whole.
+    parts: Vec<u8>,
+    /// Until when nobody could be held to promises: the network was split, or a clock jumped.
+    disturbed: Instant,
     steps_in_ms: (u64, u64),
     /// Readings, in the order in which they were begun.
     pub readings: Vec<Reading>,
@@ -206,6 +214,8 @@ impl Swarm {
             checker,
             trace: 0xcbf2_9ce4_8422_2325,
             encoded: 0,
+            parts: Vec::new(),
+            disturbed: Instant(0),
             steps_in_ms: (0, 0),
             readings: Vec::new(),
             searches: Vec::new(),
@@ -359,7 +369,12 @@ impl Swarm {
 
     /// A node reads a tree. Returns the place of the reading in `readings`.
     pub fn read(&mut self, place: usize, tree: &Tree) -> usize {
-        self.readings.push(Reading::new(self.now, place, tree.clone()));
+        self.copy(place, tree, READ_DEADLINE)
+    }
+
+    /// The same with as much patience for each stripe, as a copy of a whole tree has.
+    pub fn copy(&mut self, place: usize, tree: &Tree, patience: Duration) -> usize {
+        self.readings.push(Reading::new(self.now, place, tree.clone(), patience));
         let reading = self.readings.len() - 1;
         self.advance(reading);
         reading
@@ -379,7 +394,7 @@ impl Swarm {
         self.searches.push(Search::new(self.now, place, chunk));
         let want = WantId(self.next_want);
         self.next_want += 1;
-        let deadline = self.now.after(Duration::from_secs(10));
+        let deadline = self.clock(place).after(Duration::from_secs(10));
         self.handle(place, Input::Command(Command::Locate { want, chunks: vec![chunk], deadline }));
     }
 
