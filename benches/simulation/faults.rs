@@ -30,7 +30,7 @@ struct Counts {
 /// Prints how many seeds ran and what they met; fails with the seeds that broke a promise.
 pub fn run(bench: &Bench) {
     let count = std::env::var("TORNET_SEEDS").map(|count| count.parse().expect("TORNET_SEEDS is a number"));
-    let count: u64 = count.unwrap_or(if bench.short { 10 } else { 1_000 });
+    let count: u64 = count.unwrap_or(if bench.short { 4 } else { 1_000 });
     let next = AtomicU64::new(bench.seed);
     let end = bench.seed + count;
     let (all, broken) = (Mutex::new(Counts::default()), Mutex::new(Vec::new()));

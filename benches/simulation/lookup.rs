@@ -37,9 +37,9 @@ struct Cell {
 
 /// Prints the table and draws the plots.
 pub fn run(bench: &Bench) {
-    let sizes = bench.sizes(&[100, 1_000, 10_000], &[40, 80]);
+    let sizes = bench.sizes(&[100, 1_000, 10_000], &[30, 60]);
     let plan = if bench.short {
-        Plan { before: Duration::from_secs(20), pause: Duration::from_millis(500), searches: 40 }
+        Plan { before: Duration::from_secs(10), pause: Duration::from_millis(250), searches: 20 }
     } else {
         Plan { before: Duration::from_secs(600), pause: Duration::from_secs(1), searches: 300 }
     };
