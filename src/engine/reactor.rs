@@ -196,7 +196,7 @@ fn carry_out(shell: &Shell, effect: Effect) {
 async fn settle(store: Arc<Store>, events: mpsc::UnboundedSender<Event>, chunks: Vec<ChunkId>) {
     for _ in 0..SETTLE_TRIES {
         let store = store.clone();
-        match tokio::task::spawn_blocking(move || store.flush()).await {
+        match tokio::task::spawn_blocking(move || store.flush_hosted()).await {
             Ok(Ok(())) => {
                 let _ = events.send(Event::Input(Input::Kept { chunks }));
                 return;

@@ -17,6 +17,15 @@ const LATE: Duration = Duration::from_secs(30);
 const COMMIT_BYTES: u64 = 64 << 20;
 const COMMIT_BYTES_MIN: u64 = 1 << 20;
 
+/// What must be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Own and pinned chunks.
+    Own,
+    /// These and others' that we host.
+    Hosted,
+}
+
 /// What passes from one commit to the next.
 #[derive(Debug, Default)]
 pub(super) struct Carry {
@@ -43,7 +52,7 @@ pub(super) fn run(inner: &Inner, freed: Vec<(Place, u64)>) {
         if let (Err(error), Round::Due) = (&result, round) {
             tracing::warn!(%error, "the store could not commit; it tries again");
         }
-        inner.rounds.finish(result);
+        inner.rounds.finish(result, inner.unwritten(Keep::Hosted));
         if round == Round::Last {
             inner.queue.close();
             return;
@@ -63,7 +72,10 @@ impl Inner {
             self.rounds.draining(|| self.queue.drain());
         }
         self.commit(carry, round == Round::Last)?;
-        if round == Round::Due { Ok(()) } else { self.unwritten() }
+        if self.budget.stuck().is_none() {
+            self.told.store(false, Ordering::Relaxed);
+        }
+        if round == Round::Due { Ok(()) } else { self.unwritten(Keep::Own) }
     }
 
     /// Uncommitted bytes at which a commit falls due: so few that a small cache does not overrun its quota between commits.
@@ -79,7 +91,7 @@ impl Inner {
         self.budget.set_stuck(None);
         let mut ids = std::mem::take(&mut *lock(&self.stuck));
         // What must be kept comes first: there may not be room for all.
-        ids.sort_by_key(|id| !self.must_keep(id));
+        ids.sort_by_key(|id| (!self.must_keep(id, Keep::Own), !self.must_keep(id, Keep::Hosted)));
         for id in ids {
             let queue = self.entries.look(&self.index, &id, |entry| {
                 if !entry.queued && !entry.pieces.is_empty() {
@@ -94,16 +106,21 @@ impl Inner {
     }
 
     /// An error if anything could not be written that must be. Cached chunks may wait in memory as long as the disk is full.
-    fn unwritten(&self) -> Result<(), StoreError> {
+    fn unwritten(&self, keep: Keep) -> Result<(), StoreError> {
         let Some(error) = self.budget.stuck() else { return Ok(()) };
         let stuck = lock(&self.stuck).clone();
-        if stuck.iter().any(|id| self.must_keep(id)) { Err(error) } else { Ok(()) }
+        if stuck.iter().any(|id| self.must_keep(id, keep)) { Err(error) } else { Ok(()) }
     }
 
-    /// Whether the chunk waits in memory to be written and may not be given up.
-    fn must_keep(&self, id: &ChunkId) -> bool {
+    /// Whether the chunk waits in memory to be written and is to be kept.
+    fn must_keep(&self, id: &ChunkId, keep: Keep) -> bool {
         let must = |entry: &super::Entry| {
-            !entry.pieces.is_empty() && (entry.row.pinned || entry.row.class != super::Class::Cached)
+            let kept = match entry.row.class {
+                super::Class::Own => true,
+                super::Class::Hosted { .. } => entry.row.pinned || keep == Keep::Hosted,
+                super::Class::Cached => entry.row.pinned,
+            };
+            kept && !entry.pieces.is_empty()
         };
         self.entries.peek(id, must) == Some(true)
     }

@@ -132,12 +132,18 @@ impl Inner {
         Ok(freed)
     }
 
-    /// Drops the oldest cached chunk that waits in memory because the disk takes nothing. False when there is none.
+    /// Drops the oldest chunk that waits in memory because the disk takes nothing, if it is cached, or hosted and nobody was told yet that it
+    /// is durable. False when there is none.
     pub(super) fn drop_stuck(&self) -> Result<bool, StoreError> {
         let ids: Vec<ChunkId> = lock(&self.stuck).clone();
         for id in ids {
             let dropped = self.entries.look(&self.index, &id, |entry| {
-                let droppable = !entry.pieces.is_empty() && entry.row.class == Class::Cached && !entry.row.pinned;
+                let promised = match entry.row.class {
+                    Class::Own => true,
+                    Class::Hosted { .. } => entry.row.place.is_some(),
+                    Class::Cached => false,
+                };
+                let droppable = !entry.pieces.is_empty() && !promised && !entry.row.pinned;
                 droppable.then(|| {
                     entry.generation += 1;
                     entry.pieces.drain(..).map(|piece| piece.bytes.len() as u64).sum::<u64>()

@@ -155,6 +155,8 @@ struct Inner {
     counters: Counters,
     /// The disk is full up to its floor: cached and hosted chunks stay in memory.
     tight: AtomicBool,
+    /// It was said that the writer cannot write.
+    told: AtomicBool,
     /// The disk failed.
     failed: Mutex<Option<String>>,
 }
@@ -210,6 +212,7 @@ impl Store {
             dropped: Mutex::default(),
             counters: Counters::default(),
             tight: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             failed: Mutex::default(),
         });
         let mut store = Store { inner: inner.clone(), threads: Vec::new() };
@@ -305,10 +308,15 @@ impl Store {
         Ok(self.inner.outline(id)?.map(|outline| Outline::clone(&outline)))
     }
 
-    /// Makes everything durable that was put, classed, pinned or removed before the call. An error leaves all of it visible
-    /// and is tried again later.
+    /// Makes everything durable that was put, classed, pinned or removed before the call, but for cached and hosted chunks that there is no
+    /// room for. An error leaves all of it visible and is tried again later.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.inner.rounds.flush()
+        self.inner.rounds.flush(false)
+    }
+
+    /// The same, and an error also while there is no room for hosted chunks.
+    pub fn flush_hosted(&self) -> Result<(), StoreError> {
+        self.inner.rounds.flush(true)
     }
 
     /// Whether `put` of so many bytes would have to wait for the disk.
@@ -552,7 +560,12 @@ impl Inner {
         let totals = *lock(&self.totals);
         let (disk_free, disk_bytes) = self.folder.space().unwrap_or_default();
         let floor = (disk_bytes as f64 * self.config.disk_free_min.clamp(0.0, 1.0)) as u64;
-        let trouble = lock(&self.failed).clone().or_else(|| self.budget.stuck().map(|error| error.to_string()));
+        let tight = self.tight.load(Ordering::Acquire).then(|| {
+            let percent = self.config.disk_free_min * 100.0;
+            format!("less than {percent:.0} % of the store's disk is free: nothing of others is kept here until there is more")
+        });
+        let stuck = || self.budget.stuck().map(|error| error.to_string());
+        let trouble = lock(&self.failed).clone().or(tight).or_else(stuck);
         Usage {
             own_bytes: totals.own,
             hosted_bytes: totals.hosted,

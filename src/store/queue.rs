@@ -208,6 +208,8 @@ struct RoundState {
     /// Written since the last commit.
     bytes: u64,
     error: Option<StoreError>,
+    /// Why hosted chunks are not written.
+    hosted: Option<StoreError>,
     closed: bool,
 }
 
@@ -223,8 +225,8 @@ pub(super) enum Round {
 }
 
 impl Rounds {
-    /// Has everything committed that was put before the call.
-    pub(super) fn flush(&self) -> Result<(), StoreError> {
+    /// Has everything committed that was put before the call; with `hosted`, an error also when that is for want of room for others' chunks.
+    pub(super) fn flush(&self, hosted: bool) -> Result<(), StoreError> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(StoreError::Closed);
@@ -235,7 +237,8 @@ impl Rounds {
         while state.finished < target {
             state = self.changed.wait(state);
         }
-        state.error.as_ref().map_or(Ok(()), |error| Err(error.again()))
+        let error = state.error.as_ref().or(state.hosted.as_ref().filter(|_| hosted));
+        error.map_or(Ok(()), |error| Err(error.again()))
     }
 
     /// Something changed: a round falls due soon.
@@ -288,10 +291,10 @@ impl Rounds {
     }
 
     /// The round is over.
-    pub(super) fn finish(&self, result: Result<(), StoreError>) {
+    pub(super) fn finish(&self, result: Result<(), StoreError>, hosted: Result<(), StoreError>) {
         let mut state = lock(&self.state);
         state.finished = state.started;
-        state.error = result.err();
+        (state.error, state.hosted) = (result.err(), hosted.err());
         self.changed.ring();
     }
 

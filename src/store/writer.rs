@@ -42,7 +42,7 @@ pub(super) fn run(inner: &Inner) {
                 }
             }
             Err(error) => {
-                if inner.budget.stuck().is_none() {
+                if !inner.told.swap(true, Ordering::Relaxed) {
                     tracing::warn!(%error, "chunks wait in memory: the store cannot write");
                 }
                 lock(&inner.stuck).push(id);

@@ -129,3 +129,36 @@ fn store_that_is_being_closed_is_in_use_and_not_damaged() {
         closing.join().unwrap();
     }
 }
+
+#[test]
+fn what_is_own_is_stored_where_others_find_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    // Whatever is free is too little.
+    let config = || StoreConfig { disk_free_min: 1.0, pending_bytes: 4 << 20, ..roomy() };
+    let store = Store::open(dir.path(), config()).unwrap();
+    while store.usage().trouble.is_none() {
+        store.flush().unwrap();
+    }
+    let hosted = Class::Hosted { until: u64::MAX };
+    let (cached, host, own) = (chunk(1, 300_000), chunk(2, 300_000), chunk(3, 300_000));
+    for ((id, outline, bytes), class) in [(&cached, Class::Cached), (&host, hosted), (&own, Class::Own)] {
+        store.put(id, outline, bytes.clone(), class).unwrap();
+        assert_eq!(store.read(id, whole(300_000)).unwrap().unwrap(), bytes);
+    }
+    store.flush().unwrap();
+    assert!(matches!(store.flush_hosted(), Err(StoreError::Full)));
+    assert!(store.usage().trouble.unwrap().contains("100 %"));
+    // However much is read or offered: it passes through memory.
+    for seed in 10..40 {
+        let (id, outline, bytes) = chunk(seed, 1 << 20);
+        store.put(&id, &outline, bytes.clone(), if seed % 2 == 0 { hosted } else { Class::Cached }).unwrap();
+        assert_eq!(store.read(&id, whole(1 << 20)).unwrap().unwrap(), bytes);
+    }
+    let (id, outline, bytes) = chunk(4, 1 << 20);
+    store.put(&id, &outline, bytes.clone(), Class::Own).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let store = Store::open(dir.path(), roomy()).unwrap();
+    assert_eq!(store.read(&id, whole(1 << 20)).unwrap().unwrap(), bytes);
+    assert!(store.holds(&own.0).unwrap() && !store.holds(&host.0).unwrap());
+}
