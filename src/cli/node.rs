@@ -4,24 +4,29 @@ use super::output::{self, Usage};
 use super::{holder, process};
 use crate::cli::command::Meet;
 use crate::config::{ConfigError, Convergence, Listen, Settings, Source};
-use crate::control::message::{PathText, Setting};
+use crate::control::client::Client;
+use crate::control::message::{Answer, PathText, Request, Setting};
 use crate::control::server::Server;
 use crate::control::service::{Mounted, Node};
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, StartError};
 use crate::ledger::CreditConfig;
+use crate::store::StoreError;
 use crate::wire::message::Price;
 use crate::{config, fuse, telemetry};
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 /// How long a node that was given peers may look for them before it says how many answered.
 const PEERS_WAIT: Duration = Duration::from_millis(300);
+
+/// How long the node before this one may take to end.
+const ENDING_MAX: Duration = Duration::from_secs(10);
 
 /// What a node tells when it serves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -139,7 +144,7 @@ impl Running {
             rank_percent: settings.rank_cpu.value.0,
             ..engine::Settings::new(data_dir.clone())
         };
-        let engine = runtime.block_on(Engine::start(engine_settings))?;
+        let engine = runtime.block_on(start(engine_settings))?;
         let stop = Arc::new(Notify::new());
         let begun = runtime.block_on(async {
             let mount = mount.map(|plan| fuse::mount(&engine, &plan.point, &plan.options)).transpose()?;
@@ -225,6 +230,29 @@ impl Running {
         runtime.shutdown_timeout(Duration::from_secs(2));
         Ok(unmounted?)
     }
+}
+
+/// Starts the engine. A node that is ending, and takes no more commands, is waited for: who unmounted the folder may mount it again at once.
+async fn start(settings: engine::Settings) -> Result<Engine, StartError> {
+    let until = Instant::now() + ENDING_MAX;
+    loop {
+        match Engine::start(settings.clone()).await {
+            Err(StartError::Store(StoreError::InUse { .. }))
+                if Instant::now() < until && is_ending(&settings.data_dir) =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether the node of this data directory has lost its mount, or takes no more commands.
+fn is_ending(data_dir: &Path) -> bool {
+    let status = Client::connect(data_dir).and_then(|mut client| client.ask(&Request::Status));
+    let Ok(Answer::Status(status)) = status else { return true };
+    let mounts = holder::mounts().unwrap_or_default();
+    status.mountpoint.is_some_and(|point| holder::find(&mounts, &point.0).is_none())
 }
 
 /// The address to listen at: where nobody chose one and the usual port is taken, any other.

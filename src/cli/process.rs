@@ -31,21 +31,24 @@ pub(super) fn own_number() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// The signals that ask a process to end: SIGINT, SIGTERM, and SIGHUP unless whoever started it ignores that (nohup).
-pub(super) struct Ending([Caught; 3]);
+/// The signals that ask a process to end: SIGINT, SIGTERM, SIGQUIT, and SIGHUP unless whoever started it ignores that (nohup).
+pub(super) struct Ending([Caught; 4]);
 
 impl Ending {
     /// Catches them from now on. Must be called within a tokio runtime.
     pub(super) fn new() -> io::Result<Ending> {
         let last = if ignores_hangup() { SignalKind::terminate() } else { SignalKind::hangup() };
-        Ok(Ending([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(last)?]))
+        let [interrupt, terminate, quit] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()].map(signal);
+        Ok(Ending([interrupt?, terminate?, quit?, signal(last)?]))
     }
 
     /// Returns when one of them came; says which.
     pub(super) async fn wait(&mut self) -> &'static str {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let [interrupt, terminate, quit, hangup] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => "interrupted",
+            _ = quit.recv() => "interrupted",
             _ = terminate.recv() => "asked to end by a signal",
             _ = hangup.recv() => "the terminal is gone",
         }

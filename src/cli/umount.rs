@@ -5,6 +5,7 @@ use super::output;
 use super::waiting::Waiting;
 use crate::control::client::{Client, ClientError};
 use crate::control::message::{Answer, Request};
+use crate::engine::Status;
 use crate::fuse::{self, MountError};
 use anyhow::{anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,11 +13,15 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// How long a node may take to write everything down.
 const END_MAX: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(20);
+/// How long a node may take to say who it is.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Between two attempts: looking for holders reads all of /proc.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Unmounts `point`, or what the node of `data_dir` has mounted.
 pub(super) fn umount(data_dir: &Path, point: Option<PathBuf>, wait: Duration) -> anyhow::Result<()> {
@@ -38,11 +43,13 @@ pub(super) fn umount(data_dir: &Path, point: Option<PathBuf>, wait: Duration) ->
     let Some(mount) = holder::find(&mounts, &point) else {
         bail!("{} is not a tornet mount", point.display());
     };
+    let node = match node {
+        Some(node) if served.as_deref() == Some(point.as_path()) => Some(node),
+        // With another data directory.
+        _ => Node::serving(&point),
+    };
     unmount(mount, wait)?;
-    match node {
-        Some(node) if served.as_deref() == Some(point.as_path()) => node.await_end(data_dir),
-        _ => Ok(()),
-    }
+    node.map_or(Ok(()), |node| node.await_end())
 }
 
 /// `tornet stop`.
@@ -50,7 +57,7 @@ pub(super) fn stop(data_dir: &Path) -> anyhow::Result<()> {
     let node = Node::find(data_dir)?;
     let asked = Client::connect(data_dir)?.ask(&Request::Stop);
     match (asked, node) {
-        (Ok(_) | Err(ClientError::Ended), Some(node)) => node.await_end(data_dir),
+        (Ok(_) | Err(ClientError::Ended), Some(node)) => node.await_end(),
         (Ok(_), None) => Ok(()),
         (Err(error), _) => Err(error.into()),
     }
@@ -61,6 +68,7 @@ struct Node {
     pid: u32,
     process: OwnedFd,
     mountpoint: Option<PathBuf>,
+    data_dir: PathBuf,
 }
 
 impl Node {
@@ -83,27 +91,40 @@ impl Node {
             Err(ClientError::Ended) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        Node::of(*status)
+    }
+
+    /// The node behind a mount, if it says so in time.
+    fn serving(point: &Path) -> Option<Node> {
+        let (path, (sender, answer)) = (point.join(".tornet/status"), mpsc::channel());
+        // A mount that does not answer holds the thread, and not this command.
+        std::thread::spawn(move || sender.send(std::fs::read(path)));
+        let status: Status = serde_json::from_slice(&answer.recv_timeout(ANSWER_MAX).ok()?.ok()?).ok()?;
+        let node = Node::of(status).ok()??;
+        (node.mountpoint.as_deref() == Some(point)).then_some(node)
+    }
+
+    fn of(status: Status) -> anyhow::Result<Option<Node>> {
         let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("no such process"))?;
+        let (mountpoint, data_dir) = (status.mountpoint.map(|point| point.0), status.data_dir.0);
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(process) => {
-                Ok(Some(Node { pid: status.pid, process, mountpoint: status.mountpoint.map(|point| point.0) }))
-            }
+            Ok(process) => Ok(Some(Node { pid: status.pid, process, mountpoint, data_dir })),
             Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Returns when the process has ended: everything is written down by then.
-    fn await_end(&self, data_dir: &Path) -> anyhow::Result<()> {
+    fn await_end(&self) -> anyhow::Result<()> {
         let _waiting = Waiting::begin(format!(
             "the node (process {}) writes everything down; Ctrl-C leaves it to that, its log is {}",
             self.pid,
-            data_dir.join("log").display()
+            self.data_dir.join("log").display()
         ));
         let timeout = Timespec { tv_sec: END_MAX.as_secs() as i64, tv_nsec: 0 };
         match poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&timeout)) {
             Ok(0) => {
-                let log = data_dir.join("log");
+                let log = self.data_dir.join("log");
                 bail!("the node has not ended after {} s; its log is {}", END_MAX.as_secs(), log.display())
             }
             Ok(_) => Ok(()),
