@@ -59,8 +59,8 @@ pub struct MountProgram {
         value_name = "OPTS",
         long_help = "\
 Mount options, separated by commas: ro, noexec, noatime, nonempty (the mount point may hold files, which are hidden), allow_other (other users may \
-enter; the kernel checks permissions), writeback (the kernel gathers small writes), threads=N; and those that need no action here (rw, nosuid, nodev, \
-auto, noauto, user, nofail, _netdev, defaults, x-*)."
+enter; the kernel checks permissions), writeback (the kernel gathers small writes), threads=N, nopassthrough (the kernel does \
+not read own files by itself); and those that need no action here (rw, exec, nosuid, nodev, auto, noauto, user, nofail, _netdev, defaults, x-*)."
     )]
     pub options: Vec<String>,
     /// An empty directory; made if it is not there
@@ -191,8 +191,8 @@ pub enum Command {
     Stop,
     /// Run N real nodes on this machine, for trying and testing, until interrupted
     ///
-    /// Each is a process of its own with a data directory of its own, on the loopback interface; all of them end with this one.
-    /// They have settings of their own: --data-dir and --config are refused here.
+    /// Each is a process of its own with a data directory of its own, on the loopback interface; all of them end with this one,
+    /// and this one with the process that started it, unless that was nohup(1). They have settings of their own: --data-dir and --config are refused here.
     Swarm {
         /// How many
         #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -69,7 +69,8 @@ pub(super) fn end_when_interrupted(words: &'static str) -> io::Result<()> {
     Ok(())
 }
 
-fn ignores_hangup() -> bool {
+/// Whether nohup(1) or the like started this process.
+pub(super) fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)

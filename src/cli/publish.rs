@@ -35,7 +35,11 @@ pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: 
                 break published;
             }
             if !told {
-                output::note(format_args!("{}: that is too few to end here; serving on", published.state));
+                output::note(format_args!(
+                    "{}: that is too few to end here; serving on until others hold it. Others find this node by --bootstrap, or it finds \
+                     them by `bootstrap` in its settings; Ctrl-C ends it, and what was sealed stays",
+                    published.state
+                ));
                 told = true;
             }
         };

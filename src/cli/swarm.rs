@@ -94,7 +94,9 @@ impl Drop for Temporary {
 /// Runs until interrupted.
 pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-    if let Some(parent) = parent {
+    if let Some(parent) = parent
+        && !process::ignores_hangup()
+    {
         process::die_with_parent(parent)?;
     }
     // Signals are caught before the first process is started: none of them is left behind.
