@@ -1,6 +1,7 @@
 //! The publisher among hosts of a made-up swarm: what they accept, how fast they pull, and when they go.
 
 use super::*;
+use crate::base::limit::IDS_MAX;
 use crate::base::network::network;
 use crate::base::random::Random;
 use crate::publish::job::Group;
