@@ -48,6 +48,10 @@ fn source_tree_survives_its_publisher_and_four_hosts() {
     let start = Instant::now();
     tree::assert_same(&source, &late.reference(&reference));
     println!("read back in {:?}", start.elapsed());
+    if !harness::installed("git") {
+        println!("not asked of git whether it is whole: it is not installed");
+        return;
+    }
     // What was read works as what it is.
     shell(&format!("git -C '{}' -c safe.directory='*' fsck --no-progress", late.reference(&reference).display()));
 }
