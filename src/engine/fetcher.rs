@@ -20,8 +20,8 @@ use tracing::debug;
 
 /// Stored slices may be evicted, or found damaged, between fetching and reading: then they are fetched again.
 const TRIES: usize = 5;
-/// Reads up to this long that need no disk are answered where they are asked: to hash and open as much takes no longer than to have
-/// another thread do it (some 100 us).
+/// Reads up to this long that need no disk are answered where they are asked: to hash and open as much takes some
+/// 100 us (by the codecs' bench), about what it costs to have another thread do it.
 const READY_BYTES: usize = 256 * 1024;
 
 pub(super) struct Fetcher {

@@ -117,8 +117,6 @@ pub struct Usage {
     pub disk_free: u64,
     /// Size of the disk.
     pub disk_bytes: u64,
-    /// Bytes that the floor of free disk still leaves to cached and hosted chunks.
-    pub disk_room: u64,
     /// Slices that failed their check when read from disk, since the start.
     pub damaged_slices: u64,
     /// Bytes of chunks evicted since the start.
@@ -559,7 +557,6 @@ impl Inner {
     fn usage(&self) -> Usage {
         let totals = *lock(&self.totals);
         let (disk_free, disk_bytes) = self.folder.space().unwrap_or_default();
-        let floor = (disk_bytes as f64 * self.config.disk_free_min.clamp(0.0, 1.0)) as u64;
         let tight = self.tight.load(Ordering::Acquire).then(|| {
             let percent = self.config.disk_free_min * 100.0;
             format!("less than {percent:.0} % of the store's disk is free: nothing of others is kept here until there is more")
@@ -577,7 +574,6 @@ impl Inner {
             pending_bytes: self.budget.used(),
             disk_free,
             disk_bytes,
-            disk_room: disk_free.saturating_sub(floor),
             damaged_slices: self.counters.damaged_slices.load(Ordering::Relaxed),
             evicted_bytes: self.counters.evicted_bytes.load(Ordering::Relaxed),
             written_bytes: self.counters.written_bytes.load(Ordering::Relaxed),
