@@ -19,13 +19,22 @@ pub struct Row {
     peers: Vec<(&'static str, Option<f64>)>,
 }
 
+impl Row {
+    fn times_better(&self, figure: f64) -> f64 {
+        if self.better == Better::More { self.tornet / figure } else { figure / self.tornet }
+    }
+}
+
 /// All figures, printed as they come and as a table at the end.
 #[derive(Default)]
 pub struct Table {
     rows: Vec<Row>,
 }
 
-const PEERS: [&str; 6] = ["aria2", "libtorrent", "sshfs", "rclone", "sendme", "tahoe"];
+/// The name under which the machine's own file system stands beside the peers: the same bytes copied, read or walked there.
+pub const DISK: &str = "disk";
+
+const PEERS: [&str; 7] = [DISK, "aria2", "libtorrent", "sshfs", "rclone", "sendme", "tahoe"];
 
 impl Table {
     /// A new row; `aim` is the bound that the figure should keep, if it is an absolute one.
@@ -43,6 +52,21 @@ impl Table {
                 None => eprintln!("  {work}, {unit}: {peer} not installed"),
             }
         }
+    }
+
+    /// Which of these works are slower than `floor` times the machine's own file system, each in a sentence.
+    pub fn below(&self, floors: &[(&str, f64)]) -> Vec<String> {
+        let mut slow = Vec::new();
+        for (work, floor) in floors {
+            let Some(row) = self.rows.iter().find(|row| row.work == *work) else { continue };
+            let disk = row.peers.iter().find(|(name, _)| *name == DISK).and_then(|(_, figure)| *figure);
+            let ratio = disk.map_or(0.0, |disk| row.times_better(disk));
+            // Not a number is no pass.
+            if ratio.partial_cmp(floor).is_none_or(std::cmp::Ordering::is_lt) {
+                slow.push(format!("{work}: {}x of the local disk, {}x is the least", number(ratio), number(*floor)));
+            }
+        }
+        slow
     }
 
     fn show_last(&self) {
@@ -73,8 +97,7 @@ impl Table {
                     None => String::new(),
                     Some((_, None)) => "not installed".into(),
                     Some((_, Some(figure))) => {
-                        let ratio = if row.better == Better::More { row.tornet / figure } else { figure / row.tornet };
-                        format!("{} ({}x)", number(*figure), number(ratio))
+                        format!("{} ({}x)", number(*figure), number(row.times_better(*figure)))
                     }
                 };
                 print!(" {text:>18} |");
@@ -83,7 +106,7 @@ impl Table {
         }
         println!();
         println!(
-            "In parentheses: how many times better than that peer tornet is. MB are millions of bytes; CPU s/GiB counts both ends. \
+            "In parentheses: how many times better than that peer tornet is; disk is this machine's file system without any network: cp, cat, find, ls and tar there. MB are millions of bytes; CPU s/GiB counts both ends. \
              tahoe is 3-of-10 on ten servers and works on a part: its rates are those of at most 128 MiB and of 100 files."
         );
     }

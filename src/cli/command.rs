@@ -192,7 +192,7 @@ pub enum Command {
     /// Run N real nodes on this machine, for trying and testing, until interrupted
     ///
     /// Each is a process of its own with a data directory of its own, on the loopback interface; all of them end with this one,
-    /// and this one with the process that started it, unless that was nohup(1). They have settings of their own: --data-dir and --config are refused here.
+    /// and this one with the process that started it, unless that was nohup(1). They have settings of their own.
     Swarm {
         /// How many
         #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -203,6 +203,12 @@ pub enum Command {
         /// Keep the data directories here [default: a temporary one, removed at the end]
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
+        /// Known, so that it is refused with a reason, and not offered.
+        #[arg(long, hide = true)]
+        data_dir: Option<PathBuf>,
+        /// The same.
+        #[arg(long, hide = true)]
+        config: Option<PathBuf>,
     },
     /// Print the settings in force and where each came from
     ///

@@ -43,6 +43,11 @@ pub(super) fn reference<R: FromStr<Err = TextError>>(text: &str) -> anyhow::Resu
 
 /// Where the copy goes, as an absolute path.
 pub(super) fn place(reference: &str, dest: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if dest.as_deref() == Some(Path::new("-")) {
+        return Err(Usage::because(
+            "a file is not fetched to the standard output: `cat` it below ref/ of a mount (./- is a file named -)",
+        ));
+    }
     let dest = dest.unwrap_or_else(|| reference.chars().take(NAME_CHARS).collect::<String>().into());
     let dest = std::path::absolute(dest)?;
     let Some(name) = dest.file_name() else { bail!("{} cannot be written to: it is no name", dest.display()) };
@@ -60,8 +65,20 @@ pub(super) fn place(reference: &str, dest: Option<PathBuf>) -> anyhow::Result<Pa
 /// Asks something that may take long. Who looks sees a progress bar, others now and then how far it is; until anything is known
 /// of that, both are told `words`.
 pub(super) fn ask(client: &mut Client, request: &Request, words: &str) -> anyhow::Result<Answer> {
+    ask_again(client, request, words, &mut None)
+}
+
+/// The same for one of several requests during which the user waits for one thing: `waiting` goes from one to the next.
+pub(super) fn ask_again(
+    client: &mut Client,
+    request: &Request,
+    words: &str,
+    waiting: &mut Option<Waiting>,
+) -> anyhow::Result<Answer> {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
-    let waiting = bar.is_hidden().then(|| Waiting::begin(words));
+    if bar.is_hidden() && waiting.is_none() {
+        *waiting = Some(Waiting::begin(words));
+    }
     let mut shown = None;
     let answer = client.ask_with(request, |progress: Progress| {
         let unit = (progress.total > 0).then(|| progress.unit.clone());
@@ -74,7 +91,7 @@ pub(super) fn ask(client: &mut Client, request: &Request, words: &str) -> anyhow
             bar.tick();
             return;
         }
-        if let Some(waiting) = &waiting {
+        if let Some(waiting) = waiting {
             waiting.change(far(&progress));
         }
         bar.set_message(progress.stage.clone());
@@ -132,5 +149,7 @@ mod tests {
         assert!(place(&format!("tornet1{}", "q".repeat(90)), None).unwrap().ends_with("tornet1qqqqqqqqqqqqq"));
         assert!(place("tornet1abc", Some(home.join("none/x"))).is_err());
         assert!(place("tornet1abc", Some("/".into())).is_err());
+        assert!(place("tornet1abc", Some("-".into())).unwrap_err().is::<Usage>());
+        assert!(place("tornet1abc", Some("./-".into())).unwrap().ends_with("-"));
     }
 }

@@ -98,10 +98,14 @@ fn run(program: Program) -> anyhow::Result<()> {
         Command::Node { meet } => node::node(&place, &meet),
         Command::Umount { mountpoint, wait } => umount::umount(&data_dir(&place)?, mountpoint, wait.0),
         Command::Stop => umount::stop(&data_dir(&place)?),
-        Command::Swarm { .. } if place.data_dir.is_some() || place.config.is_some() => Err(Usage::because(
-            "each node of a swarm has a data directory and settings of its own: leave --data-dir and --config out, --dir says where they are kept",
-        )),
-        Command::Swarm { count, mount, dir } => swarm::run(&swarm::Plan { count, mount, dir, json }),
+        Command::Swarm { data_dir, config, .. }
+            if [&place.data_dir, &place.config, &data_dir, &config].into_iter().any(Option::is_some) =>
+        {
+            Err(Usage::because(
+                "each node of a swarm has a data directory and settings of its own: leave --data-dir and --config out, --dir says where they are kept",
+            ))
+        }
+        Command::Swarm { count, mount, dir, .. } => swarm::run(&swarm::Plan { count, mount, dir, json }),
         Command::Config => settings(&place, json),
         Command::Completions { shell } => Ok(manual::completions(shell, &mut std::io::stdout().lock())?),
         Command::Man { dir } => {

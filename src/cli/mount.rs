@@ -7,6 +7,7 @@ use super::command::MountProgram;
 use super::node::{self, MountPlan, Report, Running};
 use super::output::{self, Usage};
 use super::waiting::Waiting;
+use crate::config::Settings;
 use crate::{fuse, telemetry};
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,15 @@ fn plan(program: &MountProgram) -> anyhow::Result<MountPlan> {
     }
     let point = std::path::absolute(&program.mountpoint)?;
     Ok(MountPlan { point, options })
+}
+
+/// A first mount that cannot be leaves no data directory.
+fn first(settings: &Settings, plan: &MountPlan) -> anyhow::Result<()> {
+    let data_dir = std::path::absolute(&settings.data_dir.value)?;
+    if !data_dir.exists() {
+        fuse::check(&plan.point, &plan.options, &data_dir)?;
+    }
+    Ok(())
 }
 
 /// The directory to mount on, if it was made for this mount: gone again unless that succeeds.
@@ -82,6 +92,7 @@ fn foreground(program: &MountProgram) -> anyhow::Result<()> {
     node::log(telemetry::Target::Stderr, program.meet.verbose)?;
     let plan = plan(program)?;
     let point = MadePoint::make(&plan)?;
+    first(&settings, &plan)?;
     let running = Running::start(&settings, &program.meet, Some(plan))?;
     point.keep();
     output::line(format_args!("ready {}", running.report.address))?;
@@ -116,8 +127,9 @@ fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
     // What can be told at once is told by this process.
     let settings = node::settings(&program.place, &program.meet)?;
     let plan = plan(program)?;
-    let data_dir = node::data_dir(&settings)?;
     let point = MadePoint::make(&plan)?;
+    first(&settings, &plan)?;
+    let data_dir = node::data_dir(&settings)?;
     let log = data_dir.join(telemetry::LOG_NAME);
     let errors = OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
     let errors = errors.with_context(|| format!("cannot open the log {}", log.display()))?;

@@ -25,9 +25,9 @@ pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: 
     let mut alone = 0;
     for path in paths {
         let request = Request::Publish { path: PathText(show::real(path)?), wait: wait != Wait::No };
-        let mut told = false;
+        let (mut told, mut waiting) = (false, None);
         let published = loop {
-            let published = match get::ask(client, &request, WAITING)? {
+            let published = match get::ask_again(client, &request, WAITING, &mut waiting)? {
                 Answer::Published(published) => published,
                 other => return Err(output::strange(&other)),
             };

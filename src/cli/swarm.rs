@@ -63,12 +63,15 @@ impl Drop for Nodes {
     }
 }
 
-/// What a node that was killed may have left mounted; nobody else takes it off.
-struct Left(Option<PathBuf>);
+/// What a node that was killed may have left mounted; nobody else takes it off. A directory that was made for the mount goes with it.
+struct Left {
+    mounted: Option<PathBuf>,
+    made: Option<PathBuf>,
+}
 
 impl Left {
     fn clear(&self) {
-        if let Some(point) = &self.0
+        if let Some(point) = &self.mounted
             && let Err(error) = fuse::clear(point)
         {
             output::note(error);
@@ -79,6 +82,9 @@ impl Left {
 impl Drop for Left {
     fn drop(&mut self) {
         self.clear();
+        if let Some(point) = &self.made {
+            let _ = fs::remove_dir(point);
+        }
     }
 }
 
@@ -117,7 +123,8 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
     let mountpoint = plan.mount.as_deref().map(std::path::absolute).transpose()?;
     let started = Instant::now();
     // Looked after when the nodes have ended: they are dropped first.
-    let mut left = Left(None);
+    let made = mountpoint.clone().filter(|point| point.symlink_metadata().is_err());
+    let mut left = Left { mounted: None, made };
     let mut nodes = Nodes(Vec::new());
     let (sender, ready) = mpsc::channel();
     let mut addresses = vec![String::new(); usize::from(plan.count)];
@@ -145,7 +152,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
         }
     }
     await_ready(&ready, usize::from(plan.count) - 1, &mut addresses, &nodes, started)?;
-    left.0.clone_from(&mountpoint);
+    left.mounted.clone_from(&mountpoint);
 
     let rows: Vec<Row> = (nodes.0.iter().zip(&addresses).enumerate())
         .map(|(place, ((child, data), address))| Row {

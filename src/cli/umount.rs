@@ -43,6 +43,8 @@ pub(super) fn umount(data_dir: &Path, point: Option<PathBuf>, wait: Duration) ->
     let Some(mount) = holder::find(&mounts, &point) else {
         bail!("{} is not a tornet mount", point.display());
     };
+    // It is in use by whoever called this from inside, who is named, but not by this process.
+    std::env::set_current_dir("/")?;
     let node = match node {
         Some(node) if served.as_deref() == Some(point.as_path()) => Some(node),
         // With another data directory.

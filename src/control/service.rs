@@ -28,6 +28,8 @@ use tokio::time::Instant;
 const TELL: Duration = Duration::from_millis(200);
 /// How long a reference of a file that is being written may be waited for.
 const SETTLE_MAX: Duration = Duration::from_secs(600);
+/// How long publishing may be in trouble before a file that is not sealed is taken to be part of it: longer than between two tries.
+const TROUBLE_MAX: Duration = Duration::from_secs(12);
 /// `publish --wait` is content with fewer hosts than wanted when no more came for this long.
 const HOSTS_QUIET: Duration = Duration::from_secs(5);
 
@@ -120,18 +122,27 @@ impl Node {
         if !found.is_file() && !found.is_dir() {
             return Err(format!("{} is neither a file nor a directory: it has no reference of its own", shown()));
         }
-        let until = Instant::now() + SETTLE_MAX;
+        let (until, mut troubled) = (Instant::now() + SETTLE_MAX, None);
         loop {
             let (writer, path) = (self.engine.writer().clone(), own.to_path_buf());
             let asked = tokio::task::spawn_blocking(move || writer.reference(&path)).await;
             match asked.map_err(|_| "the node is stopping".to_string())? {
                 Ok(Some(reference)) => return Ok(reference),
-                Ok(None) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(20)).await,
-                Ok(None) => {
-                    return Err(format!("{} is still being changed: try again when nothing writes to it", shown()));
-                }
+                Ok(None) => {}
                 Err(error) => return Err(error.to_string()),
             }
+            match self.engine.writer().trouble() {
+                None => troubled = None,
+                // Not at once: it may be another file's.
+                Some(trouble) if troubled.get_or_insert_with(Instant::now).elapsed() >= TROUBLE_MAX => {
+                    return Err(format!("{} is not sealed: {trouble}; it is tried again every few seconds", shown()));
+                }
+                Some(_) => {}
+            }
+            if Instant::now() >= until {
+                return Err(format!("{} is still being changed: try again when nothing writes to it", shown()));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -313,7 +324,9 @@ impl Node {
     fn refused(&self, place: &Place, path: &Path) -> Option<(PathBuf, String, Duration)> {
         let refusals = &self.mounted.as_ref()?.refusals;
         match place {
-            Place::Ref(name, rest) => refusals.around(&Path::new("ref").join(name).join(rest)),
+            Place::Ref(name, rest) => {
+                refusals.around(&["ref".as_ref(), name.as_ref(), rest.as_path()].iter().collect::<PathBuf>())
+            }
             Place::Own(own) => refusals.at(own),
             Place::Other => refusals.at(self.below(path)?),
         }

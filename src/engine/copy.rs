@@ -156,7 +156,7 @@ impl Engine {
             filled = joined(set.join_next().await);
         }
         set.shutdown().await;
-        filled?;
+        filled.map_err(|error| part.remembered(error))?;
         let (executable, shown) = (file.executable(), target.clone());
         let finish = move || -> std::io::Result<()> {
             match &child {
@@ -245,6 +245,16 @@ impl Part {
         let part = Part { path, file, had, filled: AtomicBool::new(had > 0) };
         part.file.set_len(size).map_err(|error| local(&part.path, error))?;
         Ok(part)
+    }
+
+    /// Tells where what came until then is.
+    fn remembered(&self, error: ReadError) -> ReadError {
+        if !self.filled.load(Ordering::Relaxed) {
+            return error;
+        }
+        let kept =
+            format!("what came so far is kept in {}, and the same command goes on from there", self.path.display());
+        ReadError::new(error.kind, format!("{}; {kept}", error.detail))
     }
 }
 

@@ -313,6 +313,13 @@ impl Fetch {
     /// A link to `peer` is up, with a first measure of its round trip if the transport has one.
     pub fn peer_up(&mut self, now: Instant, peer: PeerId, rtt: Option<Duration>) {
         self.meet(now, &Contact { peer, addrs: Vec::new() });
+        if !self.peers.values().any(|peer| peer.linked) {
+            // Until now there was nobody to ask: a look-up that found nothing says nothing.
+            for chunk in self.chunks.values_mut().filter(|chunk| !chunk.wants.is_empty()) {
+                chunk.lookup.rounds = 0;
+                chunk.lookup.next_at = now;
+            }
+        }
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.linked = true;
             peer.retry_at = Instant(0);

@@ -45,6 +45,21 @@ fn a_likely_peer_is_asked_without_a_lookup() {
 }
 
 #[test]
+fn the_first_link_ends_the_pause_after_a_lookup_that_had_nobody_to_ask() {
+    let mut world = World::new(1);
+    let ids = world.chunks(0..1, 40_000);
+    world.provider(1, Manner::Honest, 10 * MIB, 20, &ids);
+    world.announce = false;
+    world.want(Want { needs: vec![], ..stripe(1, &ids, 1, 0, Urgency::Reader, ms(5000)) });
+    world.run(ms(30));
+    assert_eq!(world.locates, 1);
+    world.announce = true;
+    world.link(1);
+    world.run(ms(6000));
+    assert!(world.result(1).0 < ms(150), "{:?}", world.result(1));
+}
+
+#[test]
 fn four_providers_add_up() {
     for rates in [[12, 12, 12, 12], [20, 10, 5, 5]] {
         let mut world = World::new(3);

@@ -71,6 +71,11 @@ pub fn mount_swarm(
     Ok(mount)
 }
 
+/// Whether a node with this data directory could mount there, as far as can be told before it starts; the full path.
+pub fn check(mountpoint: &Path, options: &MountOptions, data: &Path) -> Result<PathBuf, MountError> {
+    mount::prepare(&mount::full_path(mountpoint)?, options, data)
+}
+
 /// Unmounts `mountpoint`, whoever serves it, unless it is in use.
 pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
     mount::unmount(mountpoint)

@@ -283,6 +283,12 @@ fn run_helper(helper: &Path, arguments: &[&OsStr], socket: Option<&OwnedFd>) -> 
             "only root may open /dev/fuse here: give it the usual mode (chmod 666 /dev/fuse), or run as root".into(),
         ));
     }
+    // It looks for a mount of this user's.
+    if said.contains("not found in") && said.contains("mtab") {
+        return Err(MountError::HelperRefused(
+            "another user mounted it: only that user and root may take it off".into(),
+        ));
+    }
     Err(MountError::HelperRefused(if said.is_empty() { output.status.to_string() } else { said.into() }))
 }
 

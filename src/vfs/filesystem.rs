@@ -126,7 +126,7 @@ impl Filesystem {
             Family::Own => Ok(()),
             Family::Control => Err(Errno::ROFS.into()),
             Family::Foreign => {
-                self.refusals.note(&self.path(node), READ_ONLY);
+                self.refusals.note(&self.path(node), None, READ_ONLY);
                 Err(Error::because(Errno::ROFS, READ_ONLY))
             }
         }

@@ -195,10 +195,17 @@ impl Foreign {
         Ok(self.find(id)?.attr)
     }
 
-    /// Passes `result` on, remembering why if it is a refusal.
-    pub(super) fn noted<T>(&self, path: impl FnOnce() -> PathBuf, result: Result<T>) -> Result<T> {
-        if let Err(Error { reason: Some(reason), .. }) = &result {
-            self.refusals.note(&path(), reason);
+    /// Passes `result`, of the path as a whole or of these bytes, on, remembering why if it is a refusal.
+    pub(super) fn noted<T>(
+        &self,
+        path: impl FnOnce() -> PathBuf,
+        bytes: Option<Range<u64>>,
+        result: Result<T>,
+    ) -> Result<T> {
+        match &result {
+            Ok(_) => self.refusals.served(path, bytes.as_ref()),
+            Err(Error { reason: Some(reason), .. }) => self.refusals.note(&path(), bytes, reason),
+            Err(_) => {}
         }
         result
     }
@@ -223,13 +230,13 @@ impl Foreign {
         }
         let path = Path::new("ref").join(name);
         let text = name.to_string();
-        let waiting = match self.noted(|| path.clone(), self.swarm.resolve(&text)) {
+        let waiting = match self.noted(|| path.clone(), None, self.swarm.resolve(&text)) {
             Ok(waiting) => waiting,
             Err(error) => return Outcome::refused(error),
         };
         let this = self.clone();
         Outcome::later(async move {
-            let remote = this.noted(|| path, waiting.await)?;
+            let remote = this.noted(|| path, None, waiting.await)?;
             Ok(Lookup::Found(this.intern(None, Found::root(text.into_bytes(), remote))?))
         })
     }
@@ -243,7 +250,7 @@ impl Foreign {
         let (this, name) = (self.clone(), name.as_bytes().to_vec());
         Outcome::later(async move {
             let found = async { node.directory().await?.find(&name).await }.await;
-            let found = this.noted(|| node.path().join(OsStr::from_bytes(&name)), found)?;
+            let found = this.noted(|| node.path().join(OsStr::from_bytes(&name)), None, found)?;
             Ok(match found {
                 Some(entry) => Lookup::Found(this.intern_entry(&node, entry)?),
                 None => Lookup::Missing(KEPT),
@@ -275,7 +282,7 @@ impl Foreign {
         let this = self.clone();
         Outcome::later(async move {
             let file = node.file().await;
-            let file = this.noted(|| node.path(), file)?;
+            let file = this.noted(|| node.path(), None, file)?;
             Ok(insert(node, file))
         })
     }
@@ -295,8 +302,8 @@ impl Foreign {
         let reading: Waiting<Bytes> = open.file.read(offset, len);
         let this = self.clone();
         Outcome::later(async move {
-            let read = reading.await.inspect_err(|error| open.note(range, error));
-            this.noted(|| open.node.path(), read)
+            let read = reading.await.inspect_err(|error| open.note(range.clone(), error));
+            this.noted(|| open.node.path(), Some(range), read)
         })
     }
 

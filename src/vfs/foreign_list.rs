@@ -72,7 +72,7 @@ impl Foreign {
         Outcome::later(async move {
             let path = || this.path(directory.node.id);
             let listed = this.fill(&directory, offset, &mut listing).await;
-            this.noted(path, listed)?;
+            this.noted(path, None, listed)?;
             Ok(listing)
         })
     }
