@@ -117,6 +117,32 @@ fn what_was_acknowledged_is_there_after_the_power_was_cut_at_any_moment() {
     assert!(worked > 3 && next > worked && !given.is_empty(), "it was put to the test");
 }
 
+// A disk that is nearly full takes nothing of others, and the node says so to who asks, so that others are asked instead.
+#[test]
+fn node_without_room_hosts_nothing_and_others_host_all_of_it() {
+    let Some((lab, disk)) = lab() else { return };
+    let a = Plan::new("a").config("[storage]\nhosting = \"0 B\"\n").start(&lab);
+    let b = Plan::new("b").knows(&a).start(&lab);
+    disk.say_free(5);
+    let c = Plan::new("c").data(lab.path("disk/data")).knows(&a).start(&lab);
+    until("all know each other", || {
+        let linked = |node: &Node| node.json(&["--json", "status"])["peers-linked"].as_u64();
+        (linked(&a) >= Some(2)).then_some(())
+    });
+    fs::write(lab.path("file"), noise(6, 12 << 20)).unwrap();
+    a.publish(&lab.path("file"));
+    let hosted = |node: &Node| node.json(&["--json", "status"])["store"]["hosted-bytes"].as_u64().unwrap();
+    // In half the time after which a silent host is given up.
+    until("one host has all of it", || (hosted(&b) > 18 << 20).then_some(()));
+    assert_eq!(hosted(&c), 0);
+    assert!(trouble(&c).contains("is free"), "{}", trouble(&c));
+    disk.say_free(50);
+    until("there is room", || trouble(&c).is_empty().then_some(()));
+    fs::write(lab.path("file"), noise(7, 12 << 20)).unwrap();
+    a.publish(&lab.path("file"));
+    until("it hosts again", || (hosted(&c) > 0).then_some(()));
+}
+
 fn trouble(node: &Node) -> String {
     node.json(&["--json", "status"])["trouble"].as_str().unwrap_or_default().to_string()
 }

@@ -195,6 +195,8 @@ struct State {
     /// The power goes at this step.
     ends: Option<u64>,
     listings: BTreeMap<u64, Vec<(OsString, u64, FileType)>>,
+    /// Of its size, by its own word.
+    free_percent: u64,
 }
 
 impl State {
@@ -211,6 +213,7 @@ impl State {
             steps: 0,
             ends: None,
             listings: BTreeMap::new(),
+            free_percent: 100,
         }
     }
 
@@ -436,6 +439,11 @@ impl Disk {
         for inode in self.state().now.values_mut().filter(|inode| inode.born.starts_with(&below)) {
             inode.spoiled = inode.pages.keys().copied().collect();
         }
+    }
+
+    /// The disk says from now on that so much of it is free.
+    pub fn say_free(&self, percent: u64) {
+        self.state().free_percent = percent;
     }
 
     /// Nothing fails any more, but what was spoiled.

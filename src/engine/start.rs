@@ -34,8 +34,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-/// How often the machine is told what the store dropped.
-const TELL_DROPPED: Duration = Duration::from_secs(2);
+/// How often the machine is told what the store dropped, and how much room it has.
+const TELL_CHANGES: Duration = Duration::from_secs(2);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +160,7 @@ impl Engine {
         swarm.command(Command::Bootstrap(memory::recall(&store)));
         swarm.command(Command::Bootstrap(settings.bootstrap.clone()));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
-        tasks.push(tokio::spawn(tell_dropped(store.clone(), swarm.clone())));
+        tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
         rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
@@ -333,22 +333,30 @@ async fn tell_stored(store: Arc<Store>, swarm: Swarm) {
     }
 }
 
-/// Tells the machine what was evicted or found damaged, so that it is announced no longer, until the engine stops.
-async fn tell_dropped(store: Arc<Store>, swarm: Swarm) {
-    let mut ticks = tokio::time::interval(TELL_DROPPED);
+/// Tells the machine how much room there is for others' chunks, and what was evicted or found damaged, so that it is announced no
+/// longer, until the engine stops.
+async fn tell_changes(store: Arc<Store>, swarm: Swarm) {
+    let mut ticks = tokio::time::interval(TELL_CHANGES);
+    let mut told = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = swarm.events.closed() => return,
         }
         let this = store.clone();
-        let gone = tokio::task::spawn_blocking(move || {
+        let looked = tokio::task::spawn_blocking(move || {
+            let usage = this.usage();
             let dropped = this.take_dropped();
             // Some may have been fetched again.
             let held = this.holds_each(&dropped).unwrap_or_default();
-            dropped.into_iter().zip(held).filter_map(|(id, held)| (!held).then_some(id)).collect::<Vec<_>>()
+            let gone = dropped.into_iter().zip(held).filter_map(|(id, held)| (!held).then_some(id));
+            ((usage.hosted_bytes, usage.room_bytes), gone.collect::<Vec<_>>())
         });
-        let Ok(chunks) = gone.await else { return };
+        let Ok((room, chunks)) = looked.await else { return };
+        if told.replace(room) != Some(room) {
+            let (hosted, free) = room;
+            swarm.input(Input::Room { hosted, free });
+        }
         if !chunks.is_empty() {
             swarm.input(Input::Dropped { chunks });
         }

@@ -34,7 +34,14 @@ const OWNER_SHARE: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Hosting {
     bytes_max: u64,
+    /// On the books: what was accepted in this run and is not over.
     bytes: u64,
+    /// In the store, by its last word and what came since; also of earlier runs.
+    stored: u64,
+    /// Accepted and not in the store yet.
+    promised: u64,
+    /// What the store could take besides.
+    free: u64,
     kept: BTreeMap<ChunkId, Kept>,
     leases: BTreeSet<(Instant, ChunkId)>,
     by_owner: BTreeMap<PeerId, u64>,
@@ -56,6 +63,7 @@ struct Kept {
 
 #[derive(Debug)]
 struct Pull {
+    len: u32,
     owners: BTreeSet<PeerId>,
     tries: u8,
     /// It is here, and being made durable.
@@ -74,7 +82,10 @@ impl Hosting {
     pub(crate) fn new(bytes_max: u64, bytes_used: u64) -> Hosting {
         Hosting {
             bytes_max,
-            bytes: bytes_used,
+            bytes: 0,
+            stored: bytes_used,
+            promised: 0,
+            free: u64::MAX,
             kept: BTreeMap::new(),
             leases: BTreeSet::new(),
             by_owner: BTreeMap::new(),
@@ -87,9 +98,28 @@ impl Hosting {
         }
     }
 
-    /// Bytes kept for others.
+    /// Bytes kept, or to be kept, for others.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.max(self.stored.saturating_add(self.promised))
+    }
+
+    /// The store's word of its space.
+    pub(crate) fn room(&mut self, hosted: u64, free: u64) {
+        (self.stored, self.free) = (hosted, free);
+    }
+
+    /// Whether the disk has room for a chunk that is in the store or not.
+    fn has_room(&self, id: &ChunkId, len: u32, here: bool) -> bool {
+        let pulled = self.pulls.contains_key(id);
+        let fits = self.promised.saturating_add(u64::from(len)) <= self.free;
+        here || pulled || fits && self.pulls.len() < QUEUE_MAX
+    }
+
+    /// A chunk will not come any more, or is here to stay.
+    fn end_pull(&mut self, id: &ChunkId) -> Option<Pull> {
+        let pull = self.pulls.remove(id)?;
+        self.promised = self.promised.saturating_sub(u64::from(pull.len));
+        Some(pull)
     }
 
     /// Chunks accepted and not here yet.
@@ -116,7 +146,7 @@ impl Hosting {
         }
         let bytes = u64::from(len);
         let of_owner = self.by_owner.get(&owner).copied().unwrap_or(0);
-        if self.bytes.saturating_add(bytes) > self.bytes_max || of_owner + bytes > self.bytes_max / OWNER_SHARE {
+        if self.bytes().saturating_add(bytes) > self.bytes_max || of_owner + bytes > self.bytes_max / OWNER_SHARE {
             return false;
         }
         self.bytes += bytes;
@@ -131,6 +161,9 @@ impl Hosting {
         let Some(kept) = self.kept.remove(id) else { return };
         self.leases.remove(&(kept.until, *id));
         self.bytes = self.bytes.saturating_sub(u64::from(kept.len));
+        if !self.pulls.contains_key(id) {
+            self.stored = self.stored.saturating_sub(u64::from(kept.len));
+        }
         if let Some(bytes) = self.by_owner.get_mut(&kept.owner) {
             *bytes -= u64::from(kept.len);
             if *bytes == 0 {
@@ -165,12 +198,19 @@ impl Node {
         }
         let until = now.after(Duration::from_secs(u64::from(host.lease)));
         let mut accepted = vec![0u8; host.chunks.len().div_ceil(8)];
-        let mut keep = Vec::new();
+        let (mut keep, mut full) = (Vec::new(), false);
         for (place, (id, len)) in host.chunks.iter().enumerate() {
             let here = self.announcer.holds(id);
-            let room = here || self.hosting.pulls.contains_key(id) || self.hosting.pulls.len() < QUEUE_MAX;
-            if host.lease == 0 || !room || !self.hosting.keep(*id, *len, from, until) {
+            let new = !self.hosting.kept.contains_key(id);
+            if host.lease == 0 {
                 continue;
+            }
+            if !self.hosting.has_room(id, *len, here) || !self.hosting.keep(*id, *len, from, until) {
+                full = true;
+                continue;
+            }
+            if here && new {
+                self.hosting.stored += u64::from(*len);
             }
             if let Some(byte) = accepted.get_mut(place / 8) {
                 *byte |= 1 << (place % 8);
@@ -181,9 +221,14 @@ impl Node {
             } else if let Some(pull) = self.hosting.pulls.get_mut(id) {
                 pull.owners.insert(from);
             } else {
-                self.hosting.pulls.insert(*id, Pull { owners: [from].into(), tries: 0, settling: false });
+                self.hosting.promised += u64::from(*len);
+                let pull = Pull { len: *len, owners: [from].into(), tries: 0, settling: false };
+                self.hosting.pulls.insert(*id, pull);
                 self.hosting.queue.push_back(*id);
             }
+        }
+        if keep.is_empty() && full {
+            return Response::Refused(Refusal::Full);
         }
         if !keep.is_empty() {
             self.effects.push_back(Effect::Keep { chunks: keep, owner: from, lease: host.lease });
@@ -222,7 +267,7 @@ impl Node {
 
     fn pull(&mut self, now: Instant, id: ChunkId) {
         let Some(kept) = self.hosting.kept.get(&id) else {
-            self.hosting.pulls.remove(&id);
+            self.hosting.end_pull(&id);
             return;
         };
         let Some(pull) = self.hosting.pulls.get(&id) else { return };
@@ -260,12 +305,12 @@ impl Node {
             self.hosting.retries.insert((now.after(PULL_PAUSE.saturating_mul(1 << pull.tries)), id));
             return;
         }
-        self.hosting.pulls.remove(&id);
         if let Some(kept) = self.hosting.kept.get(&id) {
             let (len, owner) = (kept.len, kept.owner);
             self.hosting.release(&id);
             self.effects.push_back(Effect::Keep { chunks: vec![(id, len)], owner, lease: 0 });
         }
+        self.hosting.end_pull(&id);
     }
 
     /// Has those of the chunks that are here made durable that are kept for others; returns the rest.
@@ -289,7 +334,8 @@ impl Node {
 
     /// A chunk is here to stay: whoever had it hosted is told.
     pub(super) fn host_kept(&mut self, now: Instant, id: &ChunkId) {
-        if let Some(pull) = self.hosting.pulls.remove(id) {
+        if let Some(pull) = self.hosting.end_pull(id) {
+            self.hosting.stored = self.hosting.stored.saturating_add(u64::from(pull.len));
             for owner in pull.owners {
                 self.hosting.confirm(now, owner, *id);
             }

@@ -81,6 +81,13 @@ pub enum Input {
         /// Which.
         chunks: Vec<ChunkId>,
     },
+    /// What the store says of its space, at the start and when it changes.
+    Room {
+        /// Bytes on its disk of what is kept for others.
+        hosted: u64,
+        /// Bytes more of others' that it could take.
+        free: u64,
+    },
     /// The engine wants something.
     Command(Command),
 }

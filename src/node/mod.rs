@@ -165,6 +165,7 @@ impl Node {
             Input::Stored { chunks } => self.stored(now, &chunks),
             Input::Kept { chunks } => self.kept(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),
+            Input::Room { hosted, free } => self.hosting.room(hosted, free),
             Input::Command(command) => self.command(now, command),
         }
         self.pump(now);

@@ -349,6 +349,49 @@ fn a_host_keeps_to_its_quota_and_gives_room_back() {
 }
 
 #[test]
+fn a_host_without_room_says_so_and_others_take_all() {
+    let mut world = World::acquainted(3);
+    let room = |free| Input::Room { hosted: 0, free };
+    world.nodes[1].handle(world.now, room(3 << 20));
+    world.publish(0, 1, &stripes(4, 3, 5));
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.progress(0, 1).hosted, 12, "well before a host that is silent is taken for stuck");
+    assert_eq!(world.nodes[1].stats().hosted_bytes, 3 << 20);
+    // Nothing of others is in its store, and nothing is to come: what was kept in this run is what it says.
+    world.nodes[1].handle(world.now, room(0));
+    world.publish(0, 2, &stripes(4, 3, 6));
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.progress(0, 2).hosted, 12);
+    assert_eq!(world.nodes[1].stats().hosted_bytes, 3 << 20);
+    world.nodes[1].handle(world.now, room(1 << 30));
+    world.nodes[2].handle(world.now, room(0));
+    world.run(Duration::from_secs(600));
+    world.publish(0, 3, &stripes(4, 3, 7));
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.progress(0, 3).hosted, 12);
+    assert_eq!(world.nodes[1].stats().hosted_bytes, 15 << 20);
+}
+
+#[test]
+fn what_the_store_says_counts_not_what_a_former_life_had() {
+    let mut world = World::new(2);
+    let used = 18 << 20;
+    let config =
+        NodeConfig { addrs: vec![addr(1)], host_bytes_max: 20 << 20, host_bytes_used: used, ..NodeConfig::default() };
+    world.nodes[1] = Node::new(config, id(1), 1);
+    world.command(1, Command::Bootstrap(vec![contact(0)]));
+    world.run(Duration::from_secs(1));
+    world.publish(0, 1, &stripes(30, 1, 4));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.progress(0, 1).hosted, 2);
+    assert_eq!(world.nodes[1].stats().hosted_bytes, 20 << 20);
+    // Leases of the former life are over.
+    world.nodes[1].handle(world.now, Input::Room { hosted: 2 << 20, free: 1 << 30 });
+    world.run(Duration::from_secs(1200));
+    assert_eq!(world.progress(0, 1).hosted, 10, "one owner gets half");
+}
+
+#[test]
 fn chunks_that_cannot_be_pulled_are_let_go() {
     let mut world = World::acquainted(3);
     // Offered, but nobody has it.

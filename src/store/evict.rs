@@ -2,7 +2,7 @@
 
 use super::commit::Carry;
 use super::error::StoreError;
-use super::schema::Class;
+use super::schema::{Class, Totals};
 use super::segment::Place;
 use super::{Inner, lock};
 use crate::base::digest::ChunkId;
@@ -14,6 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const PAGE: usize = 1024;
 /// The segments' heat is halved whenever this part of the cache was written anew.
 const COOLING: u64 = 4;
+/// This part of the cache is never promised to hosted chunks: who reads needs it.
+const CACHED_SHARE: u64 = 8;
 
 impl Inner {
     /// Done after each commit.
@@ -36,15 +38,10 @@ impl Inner {
             }
         }
         let (free, size) = self.folder.space()?;
-        let floor = (size as f64 * self.config.disk_free_min.clamp(0.0, 1.0)) as u64;
-        // Room for what may be written until the next look, so that the quota holds at every moment: before the next round
-        // and during it as much as the writer is let ahead, and what a flush has it write besides.
-        let headroom = 4 * self.commit_bytes() + self.budget.max();
-        let quota = self.config.cache_bytes.saturating_sub(headroom);
-        let cached = lock(&self.totals).cached;
-        // What is kept is written once there is space set aside, so what is cached makes room for that too.
-        let floor = floor.saturating_add(self.folder.unreserved());
-        let wanted = cached.saturating_sub(quota).max(floor.saturating_sub(free).min(cached));
+        let Totals { cached, hosted, .. } = *lock(&self.totals);
+        let floor = self.floor(size);
+        let over = cached.saturating_add(hosted).saturating_sub(self.quota()).min(cached);
+        let wanted = over.max(floor.saturating_sub(free).min(cached));
         let mut evicted = 0;
         if wanted > 0 {
             evicted = self.evict(wanted)?;
@@ -61,6 +58,29 @@ impl Inner {
             tracing::info!(tight, free, floor, "free space against its floor");
         }
         persisted
+    }
+
+    /// Bytes of cached and hosted chunks down to which is evicted. Leaves room for what may be written until the next look, so that the
+    /// quota holds at every moment: before the next round and during it as much as the writer is let ahead, and what a flush has it
+    /// write besides.
+    fn quota(&self) -> u64 {
+        let headroom = 4 * self.commit_bytes() + self.budget.max();
+        self.config.cache_bytes.saturating_sub(headroom)
+    }
+
+    /// Bytes of the disk that stay free of cached and hosted chunks.
+    fn floor(&self, size: u64) -> u64 {
+        let floor = (size as f64 * self.config.disk_free_min.clamp(0.0, 1.0)) as u64;
+        // What is kept is written once there is space set aside, so what is cached makes room for that too.
+        floor.saturating_add(self.folder.unreserved())
+    }
+
+    /// Bytes more of hosted chunks that the disk and the quota have room for, cached ones making way.
+    pub(super) fn room(&self, totals: &Totals, free: u64, size: u64) -> u64 {
+        let on_disk = free.saturating_add(totals.cached).saturating_sub(self.floor(size));
+        let for_cached = self.config.cache_bytes / CACHED_SHARE;
+        let of_quota = self.quota().saturating_sub(for_cached).saturating_sub(totals.hosted);
+        on_disk.min(of_quota).saturating_sub(self.budget.used())
     }
 
     fn end_leases(&self, now: u64) -> Result<bool, StoreError> {

@@ -52,7 +52,7 @@ const DROPPED_MAX: usize = 64 * 1024;
 /// How a store shall work.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreConfig {
-    /// Bytes on disk that cached chunks may take.
+    /// Bytes on disk that cached and hosted chunks may take together.
     pub cache_bytes: u64,
     /// Share of the disk that stays free of cached and hosted chunks, 0 to 1.
     pub disk_free_min: f64,
@@ -105,8 +105,10 @@ pub struct Usage {
     pub pinned_bytes: u64,
     /// Bytes on disk of chunks that may be evicted.
     pub cached_bytes: u64,
-    /// What cached chunks may take.
+    /// What cached and hosted chunks together may take.
     pub cache_bytes_max: u64,
+    /// Bytes more of hosted chunks that there is room for, where need be in the place of cached ones.
+    pub room_bytes: u64,
     /// Chunks held whole.
     pub chunks: u64,
     /// Chunks held in part.
@@ -569,6 +571,7 @@ impl Inner {
             pinned_bytes: totals.pinned,
             cached_bytes: totals.cached,
             cache_bytes_max: self.config.cache_bytes,
+            room_bytes: if lock(&self.failed).is_some() { 0 } else { self.room(&totals, disk_free, disk_bytes) },
             chunks: totals.whole,
             chunks_partial: totals.partial,
             pending_bytes: self.budget.used(),
