@@ -142,6 +142,7 @@ fn mount_point_must_be_an_empty_directory_that_is_not_mounted_yet() {
     std::os::unix::fs::symlink("nowhere", &link).unwrap();
     refused(&mount_at(&lab, "data", &link), &["symbolic link to nowhere"]);
     refused(&mount_at(&lab, "data", &lab.path("no/parent")), &["does not exist", "mkdir -p"]);
+    assert!(!lab.path("data").exists(), "a first mount that fails makes no identity");
     // A directory made for a mount that fails goes again.
     let fresh = lab.path("fresh");
     refused(&mount_at(&lab, "a/data", &fresh), &["in use"]);

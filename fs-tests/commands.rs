@@ -176,6 +176,9 @@ fn copy_takes_unfinished_files_of_other_trees_away_and_leaves_nothing_when_it_fa
     let reference = a.publish(&source);
     b.tornet(&["verify", &reference]);
     a.stop();
+    let refused = b.command(&["get", &reference, "-"]).output().unwrap();
+    let said = printed(&refused);
+    assert!(refused.status.code() == Some(2) && said.contains("ref/") && said.contains("./-"), "{said}");
     let dest = lab.path("dest2");
     b.tornet_fails(&["get", &reference, dest.to_str().unwrap()]);
     assert!(!dest.exists(), "{}", shell(&format!("ls -la '{}'", dest.display())));
@@ -470,6 +473,7 @@ fn swarm_takes_off_what_a_killed_node_left_mounted_and_starts_again_in_its_direc
     kill(&nodes);
     interrupt(child);
     assert!(mounts_below(&point).is_empty());
+    assert!(!point.exists(), "what was made for the mount goes with it");
 }
 
 #[test]
