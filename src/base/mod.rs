@@ -1,6 +1,7 @@
 //! Floor 0: values that every floor shares. Touches nothing.
 
 pub mod amount;
+pub mod bitcoin;
 pub mod codec;
 pub mod digest;
 pub mod keyspace;

@@ -14,6 +14,7 @@ use crate::node::effect::CallId;
 use crate::node::input::{Answer, Input};
 use crate::store::{Class, Store, StoreError};
 use crate::wire::message::{CallFailure, Fetch, Request, Response, Slices, Statement};
+use crate::wire::payment::Payment;
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
 use std::sync::Arc;
@@ -38,8 +39,14 @@ pub(super) fn call(
     async move {
         let work = async {
             let link = links.link(&to).await?;
-            if let Request::Receipt(Statement { receipt, .. }) = &mut request {
-                receipt.signature = identity.sign(&receipt.signed(&identity.peer(), &to.peer));
+            match &mut request {
+                Request::Receipt(Statement { receipt, .. }) => {
+                    receipt.signature = identity.sign(&receipt.signed(&identity.peer(), &to.peer));
+                }
+                Request::Payment(Payment::Invoice(invoice)) => {
+                    invoice.signature = identity.sign(&invoice.signed(&identity.peer(), &to.peer));
+                }
+                _ => {}
             }
             let mut answer = link.ask(&request.to_bytes()).await.map_err(failure)?;
             let response = Response::from_bytes(&answer.header).map_err(|_| CallFailure::False("does not decode"))?;
@@ -92,6 +99,7 @@ fn fits(request: &Request, response: &Response) -> bool {
             | (Request::Announce { .. }, Response::Announced { .. })
             | (Request::Host(_), Response::Hosting { .. })
             | (Request::Receipt(_), Response::Receipted { .. })
+            | (Request::Payment(_), Response::Noted)
     )
 }
 

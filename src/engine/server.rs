@@ -23,6 +23,10 @@ pub(super) async fn listen(link: &Link, me: &PeerId, events: &mpsc::UnboundedSen
                 debug!(peer = %format_args!("{:.8}", link.peer()), "receipt with a false signature");
                 tokio::spawn(answer(responder, Response::Refused(Refusal::Malformed)));
             }
+            Ok(Request::Payment(payment)) if !payment.is_signed(&link.peer(), me) => {
+                debug!(peer = %format_args!("{:.8}", link.peer()), "invoice with a false signature");
+                tokio::spawn(answer(responder, Response::Refused(Refusal::Malformed)));
+            }
             Ok(request) => {
                 let _ = events.send(Event::Asked { from: link.peer(), request, responder });
             }

@@ -309,7 +309,7 @@ impl Fetch {
             }
             // For nothing it is not to be had; those who pay may still ask.
             Refusal::Price if !call.pays => {}
-            Refusal::Unknown | Refusal::Malformed | Refusal::Price | Refusal::Denied => {
+            Refusal::Unknown | Refusal::Malformed | Refusal::Price | Refusal::Denied | Refusal::Unpaid => {
                 let chunk = self.chunks.get_mut(&call.chunk);
                 if let Some(holder) = chunk.and_then(|chunk| chunk.holders.get_mut(&call.peer)) {
                     holder.denied = true;

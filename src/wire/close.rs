@@ -55,7 +55,7 @@ impl CloseReason {
 }
 
 /// All refusals with their codes and texts.
-pub const REFUSALS: [(u8, Refusal, &str); 7] = [
+pub const REFUSALS: [(u8, Refusal, &str); 8] = [
     (1, Refusal::Unknown, "the message is not known here"),
     (2, Refusal::Malformed, "the message does not decode"),
     (3, Refusal::Busy, "too much to do, ask again later"),
@@ -63,6 +63,7 @@ pub const REFUSALS: [(u8, Refusal, &str); 7] = [
     (5, Refusal::CreditLimit { owed: Msat::ZERO, line: Msat::ZERO }, "credit limit reached"),
     (6, Refusal::Price, "the price is over the ceiling"),
     (7, Refusal::Denied, "not welcome"),
+    (8, Refusal::Unpaid, "payments are off here"),
 ];
 
 impl Refusal {

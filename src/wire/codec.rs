@@ -5,6 +5,7 @@ use super::message::{
     Demand, Fetch, HELLO_AGENT_BYTES_MAX, Hello, Host, LOCATED_CONTACTS_MAX, Located, OPAQUE_BYTES_MAX, Price, Refusal,
     Request, Response, Slices, Statement, TTL_SECONDS_MAX,
 };
+use super::payment::Payment;
 use super::receipt::Receipt;
 use crate::base::amount::Msat;
 use crate::base::codec::{DecodeError, Reader, Writer};
@@ -38,6 +39,7 @@ mod kind {
     pub(super) const ANNOUNCED: u8 = 0x85;
     pub(super) const HOSTING: u8 = 0x86;
     pub(super) const RECEIPTED: u8 = 0x87;
+    pub(super) const NOTED: u8 = 0x88;
     pub(super) const REFERRAL: u8 = 0xfe;
     pub(super) const REFUSED: u8 = 0xff;
 }
@@ -115,7 +117,10 @@ impl Request {
                 statement.receipt.write(&mut out);
                 out.byte(u8::from(statement.settled));
             }
-            Request::Payment(bytes) => put_opaque(&mut out, kind::PAYMENT, bytes),
+            Request::Payment(payment) => {
+                out.byte(kind::PAYMENT);
+                payment.write(&mut out);
+            }
             Request::Reach(bytes) => put_opaque(&mut out, kind::REACH, bytes),
         }
         out.into_bytes()
@@ -152,7 +157,7 @@ impl Request {
                 let receipt = Receipt::read(&mut from)?;
                 Request::Receipt(Statement { receipt, settled: take_flag(&mut from)? })
             }
-            kind::PAYMENT => Request::Payment(take_opaque(&mut from)?),
+            kind::PAYMENT => Request::Payment(Payment::read(&mut from)?),
             kind::REACH => Request::Reach(take_opaque(&mut from)?),
             got => return Err(DecodeError::Unknown { what: "message", got: u64::from(got) }),
         };
@@ -208,6 +213,7 @@ impl Response {
                     held.write(&mut out);
                 }
             }
+            Response::Noted => out.byte(kind::NOTED),
             Response::Refused(refusal) => {
                 out.byte(kind::REFUSED);
                 out.byte(refusal.code());
@@ -254,6 +260,7 @@ impl Response {
                 let held = if take_flag(&mut from)? { Some(Receipt::read(&mut from)?) } else { None };
                 Response::Receipted { held }
             }
+            kind::NOTED => Response::Noted,
             kind::REFUSED => {
                 let code = from.byte()?;
                 let mut refusal =

@@ -1,5 +1,6 @@
 //! All messages. Layouts, limits and examples stand in `FORMAT.md`.
 
+use super::payment::Payment;
 use super::receipt::Receipt;
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
@@ -45,8 +46,8 @@ pub enum Request {
     Host(Host),
     /// What the sender has received of the receiver so far, signed.
     Receipt(Statement),
-    /// Invoice or payment notice: place kept for the issue of payments; refused by this version.
-    Payment(Vec<u8>),
+    /// An invoice, a payment on one, or the wish for one.
+    Payment(Payment),
     /// Relay and hole punching: place kept for the reach issue; refused by this version.
     Reach(Vec<u8>),
 }
@@ -170,6 +171,8 @@ pub enum Response {
         /// As the asker signed it.
         held: Option<Receipt>,
     },
+    /// To `Payment`: it is seen to.
+    Noted,
     /// Nothing was done.
     Refused(Refusal),
 }
@@ -233,6 +236,8 @@ pub enum Refusal {
     Price,
     /// The asker is not welcome here.
     Denied,
+    /// Nobody is paid here.
+    Unpaid,
 }
 
 impl std::fmt::Display for Refusal {

@@ -4,4 +4,5 @@ pub mod call;
 pub mod close;
 pub mod codec;
 pub mod message;
+pub mod payment;
 pub mod receipt;

@@ -1,4 +1,6 @@
 use super::*;
+use crate::base::bitcoin::{BITCOIN_NETWORKS, BitcoinNetwork, Outpoint, Txid};
+use crate::wire::payment::{CONFIRMATIONS_MAX, INVOICE_AMOUNT_MAX, Invoice, Notice};
 use crate::wire::receipt::RECEIPT_AMOUNT_MAX;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -54,8 +56,30 @@ fn request() -> impl Strategy<Value = Request> {
         (vec((id(), 1..=CHUNK_BYTES_MAX as u32), 1..20), any::<u32>(), any::<u64>())
             .prop_map(|(chunks, lease, price)| Request::Host(Host { chunks, lease, price: Msat(price) })),
         (receipt(), any::<bool>()).prop_map(|(receipt, settled)| Request::Receipt(Statement { receipt, settled })),
-        opaque().prop_map(Request::Payment),
+        payment().prop_map(Request::Payment),
         opaque().prop_map(Request::Reach),
+    ]
+}
+
+fn invoice() -> impl Strategy<Value = Invoice> {
+    let numbers = (any::<u64>(), 0..=INVOICE_AMOUNT_MAX.0, any::<u64>());
+    (numbers, 0usize..4, 1..=CONFIRMATIONS_MAX, "[a-z0-9]{1,90}", any::<[u8; 32]>()).prop_map(
+        |((number, amount, expires), network, confirmations, address, half)| {
+            let mut signature = [0; 64];
+            signature[16..48].copy_from_slice(&half);
+            let network = BITCOIN_NETWORKS[network].1;
+            Invoice { number, network, confirmations, amount: Msat(amount), expires, address, signature }
+        },
+    )
+}
+
+fn payment() -> impl Strategy<Value = Payment> {
+    prop_oneof![
+        Just(Payment::Ask),
+        invoice().prop_map(Payment::Invoice),
+        (invoice(), any::<[u8; 32]>(), any::<u32>()).prop_map(|(invoice, txid, vout)| {
+            Payment::Notice(Notice { invoice, outpoint: Outpoint { txid: Txid(txid), vout } })
+        }),
     ]
 }
 
@@ -106,7 +130,8 @@ fn response() -> impl Strategy<Value = Response> {
         (any::<u64>(), any::<u64>()).prop_map(|(owed, line)| {
             Response::Refused(Refusal::CreditLimit { owed: Msat(owed), line: Msat(line) })
         }),
-        (1u8..=7).prop_map(|code| Response::Refused(Refusal::from_code(code).unwrap())),
+        Just(Response::Noted),
+        (1u8..=8).prop_map(|code| Response::Refused(Refusal::from_code(code).unwrap())),
     ]
 }
 
@@ -204,6 +229,16 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
     };
     let demand = Demand { asked: 200, missed: 1 };
     let receipt = Receipt { sequence: 3, amount: Msat(4_711), signature: [0x44; 64] };
+    let invoice = Invoice {
+        number: 7,
+        network: BitcoinNetwork::Regtest,
+        confirmations: 1,
+        amount: Msat(3_100_500),
+        expires: 1_800_000_000,
+        address: "bcrt1p5cyxnuxmeuwuvkwfem96lqzszd02n6xdcjrs20cac6yqjjwudpxqvg32hk".to_string(),
+        signature: [0x44; 64],
+    };
+    let outpoint = Outpoint { txid: Txid([0x55; 32]), vout: 1 };
     let requests = [
         Request::Hello(hello),
         Request::Find { key: Key([0x33; 32]) },
@@ -212,6 +247,9 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         Request::Announce { chunks: vec![chunk], ttl: 86_400 },
         Request::Host(Host { chunks: vec![(chunk, 1_048_576)], lease: 604_800, price: Msat::ZERO }),
         Request::Receipt(Statement { receipt, settled: true }),
+        Request::Payment(Payment::Ask),
+        Request::Payment(Payment::Invoice(invoice.clone())),
+        Request::Payment(Payment::Notice(Notice { invoice, outpoint })),
     ];
     let responses = [
         Response::Found { contacts: vec![contact.clone()] },
@@ -233,6 +271,7 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         Response::Hosting { accepted: vec![1] },
         Response::Receipted { held: Some(receipt) },
         Response::Refused(Refusal::CreditLimit { owed: Msat(950), line: Msat(954) }),
+        Response::Noted,
         Response::Refused(Refusal::Busy),
     ];
     let requests = requests.into_iter().map(|r| (r.to_bytes(), Ok(r)));
