@@ -63,6 +63,8 @@ pub struct Balance {
     pub disputed: Msat,
     /// What it provided to us.
     pub received: Msat,
+    /// What was paid each way.
+    pub payments: Payments,
     /// What it may owe.
     pub line: Msat,
     /// Its proof of work.
@@ -70,10 +72,12 @@ pub struct Balance {
 }
 
 impl Balance {
-    /// What the peer owes; negative: what we owe it.
+    /// What the peer owes; negative: what we owe it. Payments count once they are confirmed.
     pub fn owed(&self) -> i64 {
         let signed = |amount: Msat| i64::try_from(amount.0).unwrap_or(i64::MAX);
-        signed(self.acknowledged).saturating_sub(signed(self.received))
+        let Payments { credited, paid, .. } = self.payments;
+        let (ours, theirs) = (self.acknowledged.saturating_add(paid), self.received.saturating_add(credited));
+        signed(ours).saturating_sub(signed(theirs))
     }
 }
 
@@ -90,6 +94,17 @@ pub struct LedgerStats {
     pub batches: u64,
 }
 
+/// What was paid between this node and a peer, as the chain says now. Whoever tells the ledger has it on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Payments {
+    /// What the peer paid us.
+    pub credited: Msat,
+    /// What we paid it.
+    pub paid: Msat,
+    /// What we are about to pay it: reserved, or on its way.
+    pub pending: Msat,
+}
+
 #[derive(Debug)]
 struct Hold {
     peer: PeerId,
@@ -103,6 +118,8 @@ struct Hold {
 pub struct Ledger {
     pub(super) config: CreditConfig,
     pub(super) accounts: BTreeMap<PeerId, Account>,
+    /// Not part of the accounts: they outlive those that are forgotten.
+    payments: BTreeMap<PeerId, Payments>,
     holds: BTreeMap<HoldId, Hold>,
     newcomers: Newcomers,
     /// Differ from what is on disk.
@@ -128,6 +145,7 @@ impl Ledger {
             newcomers: Newcomers::new(&config),
             config,
             accounts,
+            payments: BTreeMap::new(),
             holds: BTreeMap::new(),
             dirty: BTreeSet::new(),
             urgent: false,
@@ -176,7 +194,7 @@ impl Ledger {
         if self.config.price.is_zero() {
             return Verdict::Free;
         }
-        let (config, spare) = (self.config, self.newcomers.left(now));
+        let (config, spare, payments) = (self.config, self.newcomers.left(now), self.paid(&peer));
         let account = self.account(peer);
         let (charge, carry) = config.charge(bytes, account.carry);
         if charge > ceiling {
@@ -189,14 +207,17 @@ impl Ledger {
         if !account.synced || !account.greeted {
             return Verdict::Wait;
         }
-        let line = config.line(account.rank, account.received).saturating_add(account.lent);
+        let ours = account.received.saturating_add(payments.credited);
+        let line = config.line(account.rank, ours).saturating_add(account.lent);
         let against = config.held_against(account.disputed, account.acknowledged());
         let debt = account.acknowledged().saturating_add(against).saturating_add(account.unacknowledged());
-        let short = debt.saturating_add(charge).over(account.received).over(line);
+        // What we are about to pay counts as if it were paid: it may be any moment.
+        let debt = debt.saturating_add(payments.paid).saturating_add(payments.pending);
+        let short = debt.saturating_add(charge).over(ours).over(line);
         // More than a receipt can name is never provided: so no sum of an account overflows.
         let reach = account.reach().checked_add(charge).filter(|reach| *reach <= RECEIPT_AMOUNT_MAX);
         let Some(reach) = reach.filter(|_| short <= spare) else {
-            return Verdict::Line { owed: debt.over(account.received), line };
+            return Verdict::Line { owed: debt.over(ours), line };
         };
         let open = account.unacknowledged();
         if open > Msat::ZERO && open.saturating_add(charge) > config.window() {
@@ -262,26 +283,55 @@ impl Ledger {
         self.accounts.get(peer)?.proof
     }
 
+    /// What was paid between this node and a peer, all of it: told again, it replaces what was told before.
+    pub fn pay(&mut self, peer: PeerId, payments: Payments) {
+        if payments == Payments::default() {
+            self.payments.remove(&peer);
+        } else {
+            self.payments.insert(peer, payments);
+        }
+    }
+
+    fn paid(&self, peer: &PeerId) -> Payments {
+        self.payments.get(peer).copied().unwrap_or_default()
+    }
+
+    /// What service is worth that a peer provided to us, and what it acknowledged of ours.
+    pub fn service(&self, peer: &PeerId) -> (Msat, Msat) {
+        self.accounts.get(peer).map_or_else(Default::default, |account| (account.received, account.acknowledged()))
+    }
+
     /// How things stand with each peer that anything was exchanged with.
     pub fn balances(&self) -> Vec<Balance> {
-        let open = self.accounts.iter().filter(|(_, account)| !account.is_blank());
-        open.map(|(peer, account)| Balance {
-            peer: *peer,
+        let none = Account::default();
+        let alone = self.payments.keys().filter(|peer| !self.accounts.contains_key(peer)).map(|peer| (peer, &none));
+        let open = |peer: &PeerId, account: &Account| !account.is_blank() || self.payments.contains_key(peer);
+        let accounts = self.accounts.iter().filter(|(peer, account)| open(peer, account)).chain(alone);
+        accounts.map(|(peer, account)| self.balance(*peer, account)).collect()
+    }
+
+    fn balance(&self, peer: PeerId, account: &Account) -> Balance {
+        let payments = self.paid(&peer);
+        let ours = account.received.saturating_add(payments.credited);
+        Balance {
+            peer,
             acknowledged: account.acknowledged(),
             unacknowledged: account.unacknowledged(),
             disputed: account.disputed,
             received: account.received,
-            line: self.config.line(account.rank, account.received).saturating_add(account.lent),
+            payments,
+            line: self.config.line(account.rank, ours).saturating_add(account.lent),
             rank: account.rank,
-        })
-        .collect()
+        }
     }
 
     /// Sums over all peers.
     pub fn stats(&self) -> LedgerStats {
         let mut stats = LedgerStats { receipts: self.receipts, batches: self.batches, ..LedgerStats::default() };
-        for account in self.accounts.values() {
-            let (ours, theirs) = (account.acknowledged(), account.received);
+        for (peer, account) in &self.accounts {
+            let Payments { credited, paid, .. } = self.paid(peer);
+            let theirs = account.received.saturating_add(credited);
+            let ours = account.acknowledged().saturating_add(paid);
             stats.owed_to_us = stats.owed_to_us.saturating_add(ours.over(account.vouched).over(theirs));
             stats.owed_by_us = stats.owed_by_us.saturating_add(theirs.over(ours));
         }
@@ -293,7 +343,10 @@ impl Ledger {
     pub(super) fn account(&mut self, peer: PeerId) -> &mut Account {
         if self.accounts.len() >= ACCOUNTS_MAX && !self.accounts.contains_key(&peer) {
             let idle = self.accounts.iter().filter(|(_, account)| !account.linked && account.held == Msat::ZERO);
-            if let Some(least) = idle.min_by_key(|(_, account)| account.weight()).map(|(peer, _)| *peer) {
+            // Whoever paid is not forgotten before those who did not: what it used would be there to be used again.
+            let weight = |peer: &PeerId, account: &Account| account.weight().max(self.paid(peer).credited);
+            let least = idle.min_by_key(|(peer, account)| weight(peer, account)).map(|(peer, _)| *peer);
+            if let Some(least) = least {
                 self.accounts.remove(&least);
                 self.dirty.insert(least);
             }

@@ -2,7 +2,8 @@
 //!
 //! Of each peer two sums count: what it acknowledged, by its newest signed receipt, of what we provided; and what we received of
 //! it. Both only grow and are merged by maximum, so lost, repeated and reordered messages and crashes of either side change
-//! nothing that was agreed on. What was provided beyond the newest receipt is bounded by the window.
+//! nothing that was agreed on. What was provided beyond the newest receipt is bounded by the window. What was paid each way stands
+//! beside them; it is what the chain says, so it may also shrink.
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::float_arithmetic))]
 
@@ -16,5 +17,5 @@ mod receiving;
 mod tests;
 
 pub use account::Record;
-pub use core::{Balance, HoldId, Ledger, LedgerAction, LedgerStats, Verdict};
+pub use core::{Balance, HoldId, Ledger, LedgerAction, LedgerStats, Payments, Verdict};
 pub use credit::{CreditConfig, PRICE_MAX_DEFAULT};

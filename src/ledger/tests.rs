@@ -251,6 +251,84 @@ fn who_invents_debts_has_nobody_forgotten() {
     assert_eq!(ledger.stats().owed_to_us, Msat(20), "and nothing is owed by a stranger's word");
 }
 
+/// A linked peer that owes 400 of its line of 400, all of it acknowledged.
+fn at_its_line() -> Ledger {
+    let mut ledger = Ledger::new(config(), &[]);
+    ledger.link_up(name(1));
+    ledger.greeted(name(1), 1);
+    ledger.acknowledged(name(1), &Receipt::unsigned(0, Msat::ZERO), true);
+    for number in 0..LINE / 50 {
+        assert_eq!(try_hold(&mut ledger, number, 50), Verdict::Held(Msat(50)));
+        ledger.post(HoldId(number), Msat(50), false);
+        ledger.acknowledged(
+            name(1),
+            &Receipt { sequence: 1, amount: Msat(50 * (number + 1)), signature: [0; 64] },
+            true,
+        );
+    }
+    ledger
+}
+
+/// Asks, and once more after what it waits for is written down.
+fn try_hold(ledger: &mut Ledger, number: u64, bytes: u64) -> Verdict {
+    let verdict = ledger.hold(Instant(1), HoldId(number), name(1), bytes, Msat(bytes));
+    while ledger.poll(Instant(1)).is_some() {
+        ledger.booked();
+    }
+    if verdict == Verdict::Wait {
+        ledger.hold(Instant(1), HoldId(number), name(1), bytes, Msat(bytes))
+    } else {
+        verdict
+    }
+}
+
+#[test]
+fn who_pays_is_served_again_until_the_chain_takes_it_back() {
+    let mut ledger = at_its_line();
+    assert_eq!(try_hold(&mut ledger, 100, 1), Verdict::Line { owed: Msat(LINE), line: Msat(LINE) });
+    let paid = Payments { credited: Msat(80), ..Payments::default() };
+    for _ in 0..2 {
+        // Told again it changes nothing.
+        ledger.pay(name(1), paid);
+    }
+    assert_eq!(ledger.balances()[0].owed(), LINE as i64 - 80);
+    // Its line grows by an eighth of what it paid, as if it had served.
+    for number in [1, 2] {
+        assert_eq!(try_hold(&mut ledger, 100 + number, 45), Verdict::Held(Msat(45)));
+        ledger.post(HoldId(100 + number), Msat(45), false);
+        let receipt = Receipt { sequence: 2, amount: Msat(LINE + 45 * number), signature: [0; 64] };
+        ledger.acknowledged(name(1), &receipt, true);
+    }
+    assert_eq!(try_hold(&mut ledger, 102, 1), Verdict::Line { owed: Msat(LINE + 10), line: Msat(LINE + 10) });
+    ledger.pay(name(1), Payments::default());
+    assert_eq!(try_hold(&mut ledger, 103, 1), Verdict::Line { owed: Msat(LINE + 90), line: Msat(LINE) });
+}
+
+#[test]
+fn what_we_are_about_to_pay_counts_against_its_line_and_not_yet_in_the_balance() {
+    let mut ledger = Ledger::new(CreditConfig { line_bytes: 40, ..config() }, &[]);
+    ledger.link_up(name(1));
+    ledger.greeted(name(1), 1);
+    ledger.acknowledged(name(1), &Receipt::unsigned(0, Msat::ZERO), true);
+    ledger.received(Instant(1), name(1), 100, Msat(100));
+    let payments = Payments { pending: Msat(100), ..Payments::default() };
+    ledger.pay(name(1), payments);
+    assert_eq!(ledger.balances()[0].owed(), -100);
+    let reached = Verdict::Line { owed: Msat(0), line: Msat(40 + 100 / 8) };
+    assert_eq!(try_hold(&mut ledger, 1, 40 + 100 / 8 + 1), reached);
+    ledger.pay(name(1), Payments { paid: Msat(100), ..Payments::default() });
+    assert_eq!(ledger.balances()[0].owed(), 0);
+    assert_eq!(try_hold(&mut ledger, 2, 40 + 100 / 8 + 1), reached);
+    assert!(matches!(try_hold(&mut ledger, 3, 40 + 100 / 8), Verdict::Held(_)));
+}
+
+#[test]
+fn what_was_paid_is_there_without_an_account() {
+    let mut ledger = Ledger::new(config(), &[]);
+    ledger.pay(name(1), Payments { credited: Msat(70), ..Payments::default() });
+    assert_eq!(ledger.balances().iter().map(|balance| balance.owed()).collect::<Vec<_>>(), [-70]);
+}
+
 #[test]
 fn what_nothing_waits_for_is_written_down_soon() {
     let mut ledger = Ledger::new(config(), &[]);

@@ -273,6 +273,7 @@ impl World {
             unacknowledged: Msat::ZERO,
             disputed: Msat::ZERO,
             received: Msat::ZERO,
+            payments: Payments::default(),
             line: Msat::ZERO,
             rank: 0,
         };
