@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["base"],
     &["content", "wire"],
-    &["routing", "ledger", "fetch", "publish"],
+    &["routing", "ledger", "fetch", "publish", "wallet"],
     &["node"],
     &["store", "net"],
     &["engine", "sim"],

@@ -10,6 +10,7 @@ pub mod fetch;
 pub mod ledger;
 pub mod publish;
 pub mod routing;
+pub mod wallet;
 // floor 3
 pub mod node;
 // floor 4: thin I/O shells

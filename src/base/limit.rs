@@ -45,6 +45,12 @@ pub const LINKS_MAX: usize = 512;
 pub const ACCOUNTS_MAX: usize = 16_384;
 /// See `ACCOUNTS_MAX`.
 pub const ACCOUNT_BATCH_MAX: usize = 256;
+/// Addresses that peers were given to pay to and that nothing came to yet: a wallet looks only so far ahead.
+pub const BILLS_OPEN_MAX: usize = 64;
+/// Of these, addresses of one peer.
+pub const BILLS_PER_PEER_MAX: usize = 4;
+/// Creditors whose newest invoice is kept.
+pub const INVOICES_MAX: usize = 1024;
 /// Provider records that we keep for others.
 pub const PROVIDERS_MAX: usize = 1_000_000;
 /// Provider records of one chunk.

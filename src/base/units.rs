@@ -1,6 +1,7 @@
 //! Amounts as people write them: `20 GiB`, `10 Mbit/s`, `300 ms`, `5 %`. A number without a unit is refused.
 
 use super::amount::Msat;
+use super::bitcoin::Sat;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -143,6 +144,15 @@ const AMOUNT: Scale = Scale {
     units: &[("msat", 1), ("sat", 1_000)],
     max: 21_000_000 * 100_000_000 * 1_000,
     max_text: "2100000000000000 sat",
+};
+
+const FEE_RATE: Scale = Scale {
+    what: "fee rate",
+    example: "20 sat/vB",
+    smallest: "satoshi for a thousand virtual bytes",
+    units: &[("sat/kvB", 1), ("sat/vB", 1_000)],
+    max: 1_000_000_000,
+    max_text: "1000000 sat/vB",
 };
 
 const GIB_PRICE: Scale = Scale {
@@ -307,6 +317,31 @@ impl fmt::Display for GibPrice {
     }
 }
 
+/// Satoshi for a thousand virtual bytes of a transaction: `20 sat/vB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct FeeRate(pub u64);
+
+impl FeeRate {
+    /// What so many virtual bytes cost; parts of a satoshi count as a whole one.
+    pub fn of(self, vbytes: u64) -> Sat {
+        let parts = u128::from(self.0) * u128::from(vbytes);
+        Sat(parts.div_ceil(1_000).min(u128::from(u64::MAX)) as u64)
+    }
+}
+
+impl FromStr for FeeRate {
+    type Err = UnitError;
+    fn from_str(text: &str) -> Result<FeeRate, UnitError> {
+        FEE_RATE.parse(text).map(FeeRate)
+    }
+}
+
+impl fmt::Display for FeeRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show(f, self.0, &[("sat/kvB", 1), ("sat/vB", 1_000)])
+    }
+}
+
 /// A whole part of a hundred, 0 to 100: `10 %`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Percent(pub u8);
@@ -353,6 +388,8 @@ mod tests {
         assert_eq!("0.5 sat/GiB".parse::<GibPrice>().unwrap().to_string(), "0.500 sat/GiB");
         assert_eq!("1 msat/MiB".parse(), Ok(GibPrice(Msat(1_024))));
         assert_eq!("1.5 sat".parse(), Ok(Msat(1_500)));
+        assert_eq!("1.5 sat/vB".parse(), Ok(FeeRate(1_500)));
+        assert_eq!((FeeRate(20_000).to_string(), FeeRate(1_001).of(155)), ("20 sat/vB".to_string(), Sat(156)));
     }
 
     #[test]

@@ -1,0 +1,130 @@
+//! Being paid: who reached its limit gets an invoice at an address of its own, and what comes there counts for it.
+
+use super::bill::Bill;
+use super::core::{RowKey, Wallet, WalletAction};
+use crate::base::amount::Msat;
+use crate::base::limit::{BILLS_OPEN_MAX, BILLS_PER_PEER_MAX};
+use crate::base::peer::PeerId;
+use crate::base::time::Instant;
+use crate::wire::payment::{Invoice, Notice};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long an invoice of ours stands, seconds.
+const INVOICE_LIFE: u64 = 86_400;
+/// An invoice that nobody paid is forgotten so many seconds after its end, if there are too many.
+const INVOICE_GRACE: u64 = 7 * 86_400;
+/// A peer is sent its invoice no more often.
+const INVOICE_PAUSE: Duration = Duration::from_secs(5);
+
+impl Wallet {
+    /// A peer owes so much and is asked to pay: it reached its limit, or wants to (`asked`). Gives whether it can, here.
+    pub fn owing(&mut self, now: Instant, peer: PeerId, owed: Msat, asked: bool) -> bool {
+        let Some(civil) = self.civil(now).filter(|_| self.config.enabled && self.fee_rate.is_some()) else {
+            return false;
+        };
+        let recent = self.invoiced.get(&peer).is_some_and(|at| at.after(INVOICE_PAUSE) > now);
+        if (recent && !asked) || self.fetching.contains_key(&peer) {
+            return true;
+        }
+        self.invoiced.retain(|_, at| at.after(INVOICE_PAUSE) > now);
+        self.invoiced.insert(peer, now);
+        let (network, confirmations) = (self.config.network, self.config.confirmations);
+        let address = self.current.get(&peer).cloned();
+        let fit = |bill: &&mut Bill| {
+            !bill.used && bill.invoice.network == network && bill.invoice.confirmations == confirmations
+        };
+        if let Some(bill) = address.and_then(|address| self.bills.get_mut(&address)).filter(fit) {
+            (bill.invoice.amount, bill.invoice.expires) = (owed, civil.saturating_add(INVOICE_LIFE));
+            self.bill(peer);
+            return true;
+        }
+        let unpaid = self.bills.values().filter(|bill| bill.came.is_empty());
+        let (mut all, mut its) = (self.fetching.len(), 0usize);
+        for bill in unpaid {
+            all = all.saturating_add(1);
+            its = its.saturating_add(usize::from(bill.peer == peer));
+        }
+        if its >= BILLS_PER_PEER_MAX || (all >= BILLS_OPEN_MAX && !self.forget_bill(civil)) {
+            return false;
+        }
+        self.fetching.insert(peer, owed);
+        self.actions.push_back(WalletAction::Address(peer));
+        true
+    }
+
+    /// Forgets the unpaid invoice whose end is longest past. If it is paid after all, its debtor shows it.
+    fn forget_bill(&mut self, civil: u64) -> bool {
+        let unpaid = self.bills.values().filter(|bill| bill.came.is_empty());
+        let Some(oldest) = unpaid.min_by_key(|bill| bill.invoice.expires) else { return false };
+        if oldest.invoice.expires.saturating_add(INVOICE_GRACE) > civil {
+            return false;
+        }
+        let (peer, address) = (oldest.peer, oldest.invoice.address.clone());
+        if self.current.get(&peer) == Some(&address) {
+            self.current.remove(&peer);
+        }
+        self.bills.remove(&address);
+        self.dirty.remove(&RowKey::Bill(address.clone()));
+        self.gone.insert(address);
+        true
+    }
+
+    pub(super) fn addressed(&mut self, now: Instant, peer: PeerId, address: Result<String, String>) {
+        let (Some(owed), Some(civil)) = (self.fetching.remove(&peer), self.civil(now)) else { return };
+        let address = match address {
+            Ok(address) => address,
+            Err(why) => {
+                self.trouble = Some(why);
+                return;
+            }
+        };
+        if self.bills.contains_key(&address) {
+            return;
+        }
+        let invoice = Invoice {
+            number: self.random.next_u64(),
+            network: self.config.network,
+            confirmations: self.config.confirmations,
+            amount: owed,
+            expires: civil.saturating_add(INVOICE_LIFE),
+            address: address.clone(),
+            signature: [0; 64],
+        };
+        let bill = Bill { peer, invoice, used: false, came: BTreeMap::new() };
+        self.bills.insert(address.clone(), bill);
+        self.current.insert(peer, address.clone());
+        // Sent once it is on disk.
+        self.dirty.insert(RowKey::Bill(address));
+    }
+
+    /// Sends a peer its invoice, if that is on disk.
+    pub(super) fn bill(&mut self, peer: PeerId) {
+        let Some(bill) = self.current.get(&peer).and_then(|address| self.bills.get(address)) else { return };
+        let key = RowKey::Bill(bill.invoice.address.clone());
+        if !bill.used && self.is_clean(&key) {
+            let invoice = bill.invoice.clone();
+            self.actions.push_back(WalletAction::Invoice(peer, invoice));
+        }
+    }
+
+    /// A debtor says that it paid an invoice of ours; our signature was checked.
+    pub fn noticed(&mut self, now: Instant, peer: PeerId, notice: &Notice) {
+        let address = &notice.invoice.address;
+        let bill = self.bills.entry(address.clone()).or_insert_with(|| {
+            let invoice = Invoice { signature: [0; 64], ..notice.invoice.clone() };
+            Bill { peer, invoice, used: false, came: BTreeMap::new() }
+        });
+        if bill.peer != peer {
+            return;
+        }
+        self.gone.remove(address);
+        if !std::mem::replace(&mut bill.used, true) {
+            self.dirty.insert(RowKey::Bill(address.clone()));
+        }
+        if self.current.get(&peer) == Some(address) {
+            self.current.remove(&peer);
+        }
+        self.look_at = Some(now);
+    }
+}

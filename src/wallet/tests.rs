@@ -1,0 +1,182 @@
+//! Histories of a debtor and its creditors (`world`) against what truly happened on the chain, and single properties.
+
+mod world;
+
+use super::*;
+use crate::base::amount::Msat;
+use crate::base::bitcoin::{BitcoinNetwork, Outpoint, Sat, Txid};
+use crate::base::limit::{BILLS_OPEN_MAX, BILLS_PER_PEER_MAX};
+use crate::base::peer::PeerId;
+use crate::base::time::Instant;
+use crate::base::units::FeeRate;
+use crate::wire::payment::{Invoice, Notice};
+use proptest::prelude::*;
+use world::*;
+
+/// An invoice at an address of its own.
+pub(super) fn invoice(name: u8) -> Invoice {
+    Invoice {
+        number: u64::from(name),
+        network: BitcoinNetwork::Regtest,
+        confirmations: 1,
+        amount: Msat(1_000_000),
+        expires: CIVIL + DAY,
+        address: format!("bcrt1p{name}"),
+        signature: [0; 64],
+    }
+}
+
+/// Both sides come to the same, and to what the chain says.
+fn settled(world: &World) {
+    for creditor in 1..3 {
+        let ours = world.parties[0].sums.get(&name(creditor)).copied().unwrap_or_default();
+        let theirs = world.parties[creditor].sums.get(&name(0)).copied().unwrap_or_default();
+        assert_eq!(ours.paid, theirs.credited, "paid and credited");
+        assert_eq!(ours.paid, Sat(world.mined_to(creditor)).msat());
+        assert_eq!(ours.pending, Msat::ZERO, "on its way to {creditor}");
+        assert_eq!(ours, world.parties[0].wallet.sums(&name(creditor)));
+        assert_eq!(theirs, world.parties[creditor].wallet.sums(&name(0)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_limit_is_exceeded_and_each_payment_counts_once_after_any_history(steps in steps(false)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.act(step);
+            world.check(false);
+        }
+        world.act(&Step::On);
+        world.rest();
+        world.check(false);
+        settled(&world);
+        // Debts that are large enough are settled as the days allow.
+        for _ in 0..80 {
+            world.act(&Step::Pass { seconds: DAY });
+            for creditor in 1..3 {
+                if world.served[creditor].div_ceil(1000) - world.sent_to(creditor) >= config().topup_min.0 {
+                    world.serve(creditor, 0);
+                }
+            }
+            world.rest();
+            world.check(false);
+        }
+        settled(&world);
+        for creditor in 1..3 {
+            let left = world.served[creditor].div_ceil(1000) - world.mined_to(creditor);
+            prop_assert!(left < config().topup_min.0, "{} are left to {}", left, creditor);
+        }
+    }
+
+    #[test]
+    fn orders_of_the_user_stay_within_the_limits(steps in steps(true)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.act(step);
+            world.check(true);
+        }
+        world.act(&Step::On);
+        world.rest();
+        world.check(true);
+        settled(&world);
+    }
+}
+
+#[test]
+fn two_debts_are_settled_by_one_transaction() {
+    let mut world = World::new();
+    world.serve(1, 4_000);
+    world.serve(2, 5_000);
+    world.rest();
+    settled(&world);
+    assert_eq!((world.intents.len(), world.mined_to(1), world.mined_to(2)), (1, 4_001, 5_001));
+}
+
+#[test]
+fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advance_once() {
+    let service = |_: &PeerId| Service::default();
+    let mut wallet = Wallet::new(PayConfig { prepay: Sat(4_000), ..config() }, 1, Vec::new());
+    let (later, peer) = (Instant(60_000_000), PeerId([7; 32]));
+    wallet.handle(Instant(1), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
+    wallet.invoiced(Instant(1), peer, invoice(1));
+    let polled = |wallet: &mut Wallet, at: u64| {
+        wallet.handle(Instant(at), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
+        while let Some(action) = wallet.poll(Instant(at), service) {
+            if matches!(action, WalletAction::Save(_)) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(!polled(&mut wallet, later.0));
+    wallet.refused(later, peer);
+    assert!(polled(&mut wallet, later.0 + 1));
+    assert_eq!(wallet.sums(&peer).pending, Msat(4_000_000));
+    wallet.invoiced(later, peer, invoice(2));
+    wallet.handle(later, WalletEvent::Saved);
+    polled(&mut wallet, later.0 + 70_000_000);
+    assert_eq!(wallet.sums(&peer).pending, Msat(4_000_000), "what was paid in advance is used up first");
+}
+
+#[test]
+fn addresses_are_bounded_whoever_asks_and_false_notices_make_no_more() {
+    let mut wallet = Wallet::new(config(), 1, Vec::new());
+    wallet.handle(Instant(1), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
+    let (mut made, mut now) = (0, 1);
+    let mut ask = |wallet: &mut Wallet, peer: PeerId| {
+        now += 10_000_000;
+        wallet.owing(Instant(now), peer, Msat(1), true);
+        let mut sent = None;
+        while let Some(action) = wallet.poll(Instant(now), |_| Service::default()) {
+            match action {
+                WalletAction::Address(peer) => {
+                    made += 1;
+                    let address = Ok(format!("bcrt1p{made}"));
+                    wallet.handle(Instant(now), WalletEvent::Address { peer, address });
+                }
+                WalletAction::Save(_) => wallet.handle(Instant(now), WalletEvent::Saved),
+                WalletAction::Invoice(_, invoice) => sent = Some(invoice),
+                WalletAction::Look { .. } => {
+                    wallet.handle(Instant(now), WalletEvent::Seen { payments: Vec::new(), came: Vec::new() });
+                }
+                _ => {}
+            }
+        }
+        (sent, made)
+    };
+    let peer = |number: u32| {
+        let mut bytes = [7; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        PeerId(bytes)
+    };
+    let first = ask(&mut wallet, peer(0)).0.unwrap();
+    assert_eq!(ask(&mut wallet, peer(0)).0.unwrap().address, first.address, "the same until it is paid");
+    let mut last = first;
+    for _ in 0..10 {
+        let outpoint = Outpoint { txid: Txid([1; 32]), vout: 0 };
+        wallet.noticed(Instant(1), peer(0), &Notice { invoice: last.clone(), outpoint });
+        last = ask(&mut wallet, peer(0)).0.unwrap_or(last);
+    }
+    assert_eq!(ask(&mut wallet, peer(0)).1, BILLS_PER_PEER_MAX);
+    for number in 1..400 {
+        ask(&mut wallet, peer(number));
+    }
+    assert_eq!(ask(&mut wallet, peer(1)).1, BILLS_OPEN_MAX);
+}
+
+#[test]
+fn an_invoice_that_was_forgotten_counts_when_its_debtor_shows_it() {
+    let mut wallet = Wallet::new(config(), 1, Vec::new());
+    wallet.handle(Instant(1), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
+    let (peer, outpoint) = (PeerId([7; 32]), Outpoint { txid: Txid([1; 32]), vout: 0 });
+    let notice = Notice { invoice: invoice(1), outpoint };
+    wallet.noticed(Instant(1), peer, &notice);
+    let came = vec![("bcrt1p1".to_string(), vec![(outpoint, Sat(5_000), 1)])];
+    wallet.handle(Instant(2), WalletEvent::Seen { payments: Vec::new(), came });
+    assert_eq!(wallet.sums(&peer).credited, Msat(5_000_000));
+    wallet.noticed(Instant(3), PeerId([8; 32]), &notice);
+    assert_eq!(wallet.sums(&PeerId([8; 32])).credited, Msat::ZERO, "one address, one debtor");
+}
