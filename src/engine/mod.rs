@@ -1,6 +1,7 @@
 //! Floor 5: the runtime around the node machine: reactor, readers, the publisher of the own tree.
 
 mod ahead;
+mod audit;
 mod book;
 mod bulk;
 mod change;
@@ -18,6 +19,7 @@ mod mark;
 mod memory;
 mod node_cache;
 mod packs;
+mod pay;
 mod rank;
 mod reactor;
 mod reader;
@@ -32,6 +34,7 @@ mod survey;
 mod swarm;
 mod writer;
 
+pub use audit::AuditEntry;
 pub use error::{ReadError, ReadErrorKind};
 pub use reader::{Child, DirectoryHandle, FileHandle, Reader, TreeNode};
 pub use seal::SealError;

@@ -3,6 +3,7 @@
 use super::client;
 use super::clock::Clock;
 use super::link::Links;
+use super::pay::Payer;
 use super::server::{self, Serving};
 use super::swarm::{Swarm, Waiting};
 use crate::base::amount::Msat;
@@ -48,6 +49,7 @@ pub(super) struct Shell {
     pub(super) store: Arc<Store>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) waiting: Arc<Waiting>,
+    pub(super) payer: Payer,
 }
 
 /// Runs the machine until it is told to stop.
@@ -174,6 +176,7 @@ fn carry_out(shell: &Shell, effect: Effect) {
         Effect::Book { records } => {
             tokio::spawn(super::book::book(shell.store.clone(), shell.events.clone(), records));
         }
+        Effect::Wallet(action) => shell.payer.act(*action),
         Effect::WantDone { want, result } => shell.waiting.want_done(want, result),
         Effect::Published { job, progress } => shell.waiting.job_progress(job, progress),
         Effect::Located { want, holders } => shell.waiting.located(want, holders),

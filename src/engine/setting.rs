@@ -3,6 +3,7 @@
 use crate::base::peer::Contact;
 use crate::content::erasure::Scheme;
 use crate::ledger::CreditConfig;
+use crate::wallet::PayConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub lease: u32,
     /// What is charged, and how far peers are trusted.
     pub credit: CreditConfig,
+    /// On which terms peers are paid, and pay.
+    pub payments: PayConfig,
     /// Part of one processor, in percent, that looks for a better rank; 0: none.
     pub rank_percent: u8,
     /// A change in the own tree is published once nothing changed for this long.
@@ -63,6 +66,7 @@ impl Settings {
             read_deadline: Duration::from_secs(30),
             lease: 30 * 86_400,
             credit: CreditConfig::default(),
+            payments: PayConfig::default(),
             rank_percent: 0,
             quiet: Duration::from_millis(500),
         }

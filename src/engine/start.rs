@@ -1,11 +1,13 @@
 //! Assembly: identity, store, sockets, machine and tasks, started and stopped as one.
 
+use super::audit::{self, AuditEntry};
 use super::book;
 use super::clock::Clock;
 use super::discovery;
 use super::fetcher::Fetcher;
 use super::link::Links;
 use super::memory;
+use super::pay::{self, Payer};
 use super::rank;
 use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
@@ -18,11 +20,13 @@ use crate::base::digest::ChunkId;
 use crate::base::path::PathText;
 use crate::base::peer::{Contact, PeerId};
 use crate::content::cipher::ConvergenceSecret;
+use crate::ledger::CreditConfig;
 use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
 use crate::net::identity::{Identity, IdentityError};
 use crate::node::input::{Command, Input};
 use crate::node::{Node, NodeConfig};
 use crate::store::{Store, StoreConfig, StoreError};
+use crate::wallet::PayConfig;
 use crate::wire::close::CloseReason;
 use std::fs::{DirBuilder, Permissions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -138,6 +142,8 @@ impl Engine {
             credit: settings.credit,
             accounts: book::recall(&store)?,
             rank_nonce: rank::recall(&store, &peer),
+            payments: settings.payments,
+            wallet: pay::recall(&store)?,
             ..NodeConfig::default()
         };
         let rank_nonce = node_config.rank_nonce;
@@ -147,6 +153,7 @@ impl Engine {
             identity: signer,
             links: links.clone(),
             store: store.clone(),
+            payer: Payer::new(store.clone(), events.clone()),
             events,
             waiting: swarm.waiting.clone(),
         };
@@ -291,6 +298,18 @@ impl Engine {
         let mut status: Vec<BalanceStatus> = balances.iter().map(BalanceStatus::from).collect();
         status.sort_by_key(|balance| std::cmp::Reverse(balance.owed_msat.unsigned_abs()));
         status
+    }
+
+    /// Other terms of credit and payment from now on; peers are told.
+    pub fn set_terms(&self, credit: CreditConfig, payments: PayConfig) {
+        self.inner.swarm.command(Command::Terms { credit, payments });
+    }
+
+    /// Entries of the audit log from this number on; none at its end.
+    pub async fn audit(&self, from: u64) -> Result<Vec<AuditEntry>, StoreError> {
+        let store = self.inner.store.clone();
+        let read = tokio::task::spawn_blocking(move || audit::read(&store, from)).await;
+        read.unwrap_or_else(|_| Ok(Vec::new()))
     }
 
     /// Tells the machine to try these peers.

@@ -334,16 +334,22 @@ impl Fetch {
     /// A peer says what it charges.
     pub fn priced(&mut self, now: Instant, peer: PeerId, price: Price) {
         let most = self.config.price_max;
-        let percent = |of: Msat, most: Msat| {
-            let parts = u128::from(of.0).saturating_mul(100).div_ceil(u128::from(most.0.max(1)));
-            parts.min(u128::from(u64::MAX)) as u64
-        };
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.price = Some(price);
-            peer.price_percent = percent(price.per_gib, most.per_gib).max(percent(price.per_request, most.per_request));
+            peer.price_percent = price_percent(price, most);
             self.dirty = true;
             self.schedule(now);
         }
+    }
+
+    /// Another limit from now on.
+    pub fn set_price_max(&mut self, now: Instant, most: Price) {
+        self.config.price_max = most;
+        for peer in self.peers.values_mut() {
+            peer.price_percent = peer.price.map_or(peer.price_percent, |price| price_percent(price, most));
+        }
+        self.dirty = true;
+        self.schedule(now);
     }
 
     /// The last link to `peer` ended. Its calls end by themselves.
@@ -596,4 +602,13 @@ impl Fetch {
 pub(super) fn is_price(reason: crate::wire::message::Refusal) -> bool {
     use crate::wire::message::Refusal;
     matches!(reason, Refusal::Price | Refusal::CreditLimit { .. })
+}
+
+/// What part of the limit a price is, in percent: the larger of both.
+fn price_percent(price: Price, most: Price) -> u64 {
+    let percent = |of: Msat, most: Msat| {
+        let parts = u128::from(of.0).saturating_mul(100).div_ceil(u128::from(most.0.max(1)));
+        parts.min(u128::from(u64::MAX)) as u64
+    };
+    percent(price.per_gib, most.per_gib).max(percent(price.per_request, most.per_request))
 }

@@ -158,6 +158,12 @@ impl Ledger {
         }
     }
 
+    /// Other terms from now on. What was agreed on stays.
+    pub fn configure(&mut self, config: CreditConfig) {
+        self.newcomers.configure(&config);
+        self.config = config;
+    }
+
     /// A link to a peer is up, or a new one beside others: perhaps it was restarted. Whoever served us before is told what came:
     /// the last receipt may have been lost with the last link.
     pub fn link_up(&mut self, peer: PeerId) {
@@ -299,6 +305,14 @@ impl Ledger {
     /// What service is worth that a peer provided to us, and what it acknowledged of ours.
     pub fn service(&self, peer: &PeerId) -> (Msat, Msat) {
         self.accounts.get(peer).map_or_else(Default::default, |account| (account.received, account.acknowledged()))
+    }
+
+    /// What a peer owes, as an invoice names it.
+    pub fn owed_by(&self, peer: &PeerId) -> Msat {
+        let Payments { credited, paid, pending } = self.paid(peer);
+        let (received, acknowledged) = self.service(peer);
+        let ours = acknowledged.saturating_add(paid).saturating_add(pending);
+        ours.over(received.saturating_add(credited))
     }
 
     /// How things stand with each peer that anything was exchanged with.

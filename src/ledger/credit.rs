@@ -98,6 +98,12 @@ impl Newcomers {
         Newcomers { most, left: most, at: Instant::default() }
     }
 
+    /// Another daily sum. What was lent of the old one stays lent.
+    pub(super) fn configure(&mut self, config: &CreditConfig) {
+        let (fresh, lent) = (Newcomers::new(config), self.most.over(self.left));
+        (self.most, self.left) = (fresh.most, fresh.most.over(lent));
+    }
+
     /// What can be lent now.
     pub(super) fn left(&mut self, now: Instant) -> Msat {
         let passed = now.since(self.at).min(DAY);
@@ -142,7 +148,11 @@ mod tests {
         }
         let half_day = pool.left(now);
         assert!((59_000..=60_000).contains(&half_day.0), "{half_day}");
-        assert_eq!(pool.left(now.after(10 * DAY)), Msat(100_000));
+        pool.lend(Msat(9_000));
+        pool.configure(&CreditConfig { newcomer_bytes: 8 << 30, ..config });
+        let less = pool.left(now);
+        assert!((30_000..=31_000).contains(&less.0), "{less}");
+        assert_eq!(pool.left(now.after(10 * DAY)), Msat(80_000));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::publish::OfferId;
 use crate::routing::announce::SendId;
+use crate::wallet::PaymentId;
 use crate::wire::call::CallId;
 use std::collections::BTreeMap;
 
@@ -27,6 +28,12 @@ pub(crate) enum Purpose {
     Receipt,
     /// An offer to a host.
     Offer(OfferId),
+    /// To be sent an invoice.
+    Ask,
+    /// An invoice of ours.
+    Invoice,
+    /// Where a payment of ours is.
+    Notice(PaymentId),
 }
 
 /// The calls under way. Their ids are even; the fetch core counts odd ones.

@@ -96,7 +96,11 @@ impl Node {
             }
             Verdict::Wait => Refusal::Busy,
             Verdict::Price(_) => Refusal::Price,
-            Verdict::Line { owed, line } => Refusal::CreditLimit { owed, line },
+            Verdict::Line { owed, line } => {
+                // An invoice follows.
+                self.wallet.owing(now, from, owed, false);
+                Refusal::CreditLimit { owed, line }
+            }
         };
         // To point to others costs nothing.
         let response = if request.held { Response::Refused(refusal) } else { request.otherwise };
@@ -110,7 +114,7 @@ impl Node {
     }
 
     /// An account changed: those that wait for it are looked at again.
-    fn unpark(&mut self, now: Instant, peer: PeerId) {
+    pub(super) fn unpark(&mut self, now: Instant, peer: PeerId) {
         let Some(mut queue) = self.credit.parked.remove(&peer) else { return };
         while let Some(request) = queue.pop_front() {
             if let Some(request) = self.try_serve(now, peer, request) {
@@ -142,6 +146,7 @@ impl Node {
     /// A link to a peer is up.
     pub(super) fn credit_link_up(&mut self, peer: PeerId) {
         self.credit.ledger.link_up(peer);
+        self.wallet.linked(peer);
         if self.fetch_calls.values().any(|(asked, _)| *asked == peer) {
             self.open_account(peer);
         }
@@ -226,6 +231,10 @@ impl Node {
     /// A better nonce for our rank was found: peers are told.
     pub(super) fn rank_found(&mut self, now: Instant, nonce: u64) {
         self.credit.nonce = nonce;
+        self.greet_all(now);
+    }
+
+    pub(super) fn greet_all(&mut self, now: Instant) {
         let linked: Vec<PeerId> = self.peers.linked().map(|(peer, _, _)| *peer).collect();
         for peer in linked {
             self.greet(now, peer);

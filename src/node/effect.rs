@@ -7,6 +7,7 @@ use crate::base::time::Instant;
 pub use crate::fetch::want::{WantFailure, WantFailureKind, WantId, WantOk};
 pub use crate::ledger::Record;
 pub use crate::publish::job::{JobId, Progress};
+pub use crate::wallet::WalletAction;
 pub use crate::wire::call::CallId;
 use crate::wire::message::{Demand, Fetch, Located, Request, Response};
 
@@ -19,7 +20,7 @@ pub struct Token(pub u64);
 pub enum Effect {
     /// Ask a peer, over the open link to it or by dialling its addresses. Ends with `Input::Answered`. For `Request::Fetch`
     /// the shell verifies each slice against the outline, stores it, and reports `Input::Delivered` as it goes. A
-    /// `Request::Receipt` is signed by the shell before it is sent.
+    /// `Request::Receipt` or an invoice is signed by the shell before it is sent.
     Call {
         /// Its name.
         call: CallId,
@@ -61,6 +62,9 @@ pub enum Effect {
         /// Account by account.
         records: Vec<(PeerId, Option<Record>)>,
     },
+    /// Of payments: rows to be written down, or a step at the signer. Ends with `Input::Wallet`. Of the actions only those that no
+    /// message to a peer carries out.
+    Wallet(Box<WalletAction>),
     /// Answer a locate: fill in `located.held` from the store first.
     AnswerLocated {
         /// Which.

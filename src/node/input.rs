@@ -2,12 +2,15 @@
 
 use super::effect::Token;
 use crate::base::amount::Msat;
+use crate::base::bitcoin::Sat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 pub use crate::fetch::want::{Urgency, Want, WantId};
+use crate::ledger::CreditConfig;
 pub use crate::publish::job::{Group, JobId, Publish};
+pub use crate::wallet::{PayConfig, WalletEvent};
 pub use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request};
 use std::net::SocketAddr;
@@ -30,7 +33,7 @@ pub enum Input {
         peer: PeerId,
     },
     /// A peer asks; answered by exactly one `Effect::Answer`, `Effect::Serve` or `Effect::AnswerLocated` with this token. The signature
-    /// of a receipt was checked before.
+    /// of a receipt or an invoice was checked before.
     Request {
         /// Who asks.
         from: PeerId,
@@ -66,6 +69,8 @@ pub enum Input {
     },
     /// The end of an `Effect::Book`.
     Booked,
+    /// What the signer and the chain tell: the end of an `Effect::Wallet`, or by themselves.
+    Wallet(WalletEvent),
     /// The store holds these chunks whole, anew (fetched, published or pulled).
     Stored {
         /// Which.
@@ -105,6 +110,27 @@ pub enum Command {
     Unpublish(JobId),
     /// A nonce that gives us a better rank was found.
     Rank(u64),
+    /// Pay a peer: what is owed, or this much, as far as the limits allow. `Node::ordered` tells what became of it.
+    Pay {
+        /// Whom.
+        peer: PeerId,
+        /// How much.
+        amount: Option<Sat>,
+    },
+    /// So much may be paid to these peers beyond the limits, once.
+    Allow {
+        /// Whom.
+        peers: Vec<PeerId>,
+        /// How much to each at most.
+        amount: Sat,
+    },
+    /// Other terms of credit and payment from now on.
+    Terms {
+        /// What is charged, and how far peers are trusted.
+        credit: CreditConfig,
+        /// On which terms peers are paid.
+        payments: PayConfig,
+    },
     /// Try these contacts (configuration, command line, mDNS, remembered peers).
     Bootstrap(Vec<Contact>),
     /// Look a key's neighbourhood up and announce these held chunks there (also done by itself before they expire).

@@ -8,6 +8,7 @@ mod hosting;
 pub mod input;
 mod join;
 mod obtain;
+mod pay;
 mod peers;
 mod popularity;
 mod serve;
@@ -25,6 +26,7 @@ use crate::publish::{PublishConfig, Publisher};
 use crate::routing::announce::{AnnounceAction, AnnounceConfig, Announcer, SendId};
 use crate::routing::provider::{ProviderConfig, Providers};
 use crate::routing::table::{Table, TableConfig};
+use crate::wallet::{PayConfig, Row, Wallet};
 use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request, Response};
 use calls::{Calls, Purpose};
@@ -67,6 +69,10 @@ pub struct NodeConfig {
     pub accounts: Vec<(PeerId, Record)>,
     /// Proof of work for our rank; 0: none.
     pub rank_nonce: u64,
+    /// On which terms peers are paid, and pay us.
+    pub payments: PayConfig,
+    /// Payments of both directions as an earlier run left them.
+    pub wallet: Vec<Row>,
 }
 
 impl Default for NodeConfig {
@@ -84,6 +90,8 @@ impl Default for NodeConfig {
             credit: CreditConfig::default(),
             accounts: Vec::new(),
             rank_nonce: 0,
+            payments: PayConfig::default(),
+            wallet: Vec::new(),
         }
     }
 }
@@ -108,6 +116,7 @@ pub struct Node {
     join: Join,
     popularity: Popularity,
     credit: Credit,
+    wallet: Wallet,
     /// Calls that ended before they began: the peer is banned or was just found unreachable.
     stillborn: VecDeque<(CallId, CallFailure)>,
     effects: VecDeque<Effect>,
@@ -139,6 +148,7 @@ impl Node {
             join: Join::default(),
             popularity: Popularity::default(),
             credit: Credit::new(ledger, config.rank_nonce),
+            wallet: Wallet::new(config.payments, seed.rotate_left(32), std::mem::take(&mut config.wallet)),
             stillborn: VecDeque::new(),
             effects: VecDeque::new(),
             now: Instant::default(),
@@ -162,6 +172,7 @@ impl Node {
             }
             Input::Served { token, charge, whole } => self.served(now, token, charge, whole),
             Input::Booked => self.booked(now),
+            Input::Wallet(event) => self.wallet.handle(now, event),
             Input::Stored { chunks } => self.stored(now, &chunks),
             Input::Kept { chunks } => self.kept(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),
@@ -187,6 +198,7 @@ impl Node {
             self.publisher.poll_timeout(),
             self.hosting.poll_timeout(),
             self.credit.poll_timeout(),
+            self.wallet.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -209,6 +221,9 @@ impl Node {
             Command::Unwant(want) => self.fetch.unwant(now, want),
             Command::Publish(publish) => self.publish(now, &publish),
             Command::Rank(nonce) => self.rank_found(now, nonce),
+            Command::Pay { peer, amount } => self.wallet.order(now, peer, amount),
+            Command::Allow { peers, amount } => peers.into_iter().for_each(|peer| self.wallet.allow(now, peer, amount)),
+            Command::Terms { credit, payments } => self.terms(now, credit, payments),
             Command::Unpublish(job) => self.publisher.unpublish(job),
         }
     }
@@ -250,6 +265,7 @@ impl Node {
             moved |= self.poll_hosting(now);
             moved |= self.poll_searches(now);
             moved |= self.poll_credit(now);
+            moved |= self.poll_wallet(now);
             if !moved {
                 break;
             }
@@ -308,6 +324,7 @@ impl Node {
             Purpose::Announce(send) => self.announce_answered(now, send, peer, result),
             Purpose::Confirm(chunks) => self.confirm_answered(now, peer, &chunks, result),
             Purpose::Offer(offer) => self.offer_answered(now, offer, peer, result),
+            Purpose::Ask | Purpose::Invoice | Purpose::Notice(_) => self.payment_answered(now, peer, &purpose, result),
         }
     }
 

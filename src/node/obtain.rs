@@ -12,7 +12,7 @@ use crate::fetch::FetchAction;
 use crate::publish::job::Publish;
 use crate::publish::{OfferId, OfferOutcome, PublishAction};
 use crate::wire::call::{Answer, CallId};
-use crate::wire::message::{CallFailure, Host, Request, Response, capability};
+use crate::wire::message::{CallFailure, Host, Refusal, Request, Response, capability};
 use std::time::Duration;
 
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,6 +73,9 @@ impl Node {
             Err(CallFailure::False(_)) => {}
             Err(failure) => {
                 let failure = failure.clone();
+                if let CallFailure::Refused(Refusal::CreditLimit { .. }) = failure {
+                    self.wallet.refused(now, peer);
+                }
                 self.judge(now, peer, Some(&failure));
             }
         }

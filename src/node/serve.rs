@@ -52,7 +52,7 @@ impl Node {
             Request::Announce { chunks, ttl } => self.announced(now, from, &chunks, ttl),
             Request::Host(host) => self.host_offered(now, from, host),
             Request::Receipt(statement) => self.receipt_heard(now, from, &statement),
-            Request::Payment(_) => Response::Refused(Refusal::Unpaid),
+            Request::Payment(payment) => self.payment_heard(now, from, payment),
             Request::Reach(_) => Response::Refused(Refusal::Unknown),
         };
         self.effects.push_back(Effect::Answer { token, response });

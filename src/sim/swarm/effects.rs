@@ -72,6 +72,8 @@ impl Swarm {
                 let life = member.life;
                 self.at(SYNC, Event::Give(place, life, Box::new(Input::Booked)));
             }
+            // Nobody is paid here: there is no chain.
+            Effect::Wallet(_) => {}
             Effect::AnswerLocated { token, chunks, mut located } => {
                 for (index, chunk) in chunks.iter().enumerate() {
                     if self.holds(place, chunk)

@@ -1,0 +1,123 @@
+//! The audit log: what happened to money, one entry after the other, written with what it tells of and never changed.
+
+use crate::base::amount::Msat;
+use crate::store::{Store, StoreError, Table, Transaction};
+use crate::wallet::{Bill, Payment, Row, State};
+use serde::{Deserialize, Serialize};
+
+/// Number, big-endian, to an entry as JSON.
+const TABLE: Table = Table("audit.1");
+/// Under this key of its own table: the number of the next entry.
+const NEXT: Table = Table("audit-next.1");
+/// Entries read at once.
+const PAGE: usize = 1024;
+
+/// One entry.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct AuditEntry {
+    /// Its number, from 0.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// What happened: `reserved`, `signed`, `sent`, `confirmed`, `reorganised`, `cancelling`, `cancelled`, `invoiced`, `credited`, `uncredited`.
+    pub what: String,
+    /// The payment, if it is one of ours.
+    pub payment: Option<String>,
+    /// The other side, as hexadecimal digits.
+    pub peer: String,
+    /// What was, is or was to be moved.
+    pub amount_msat: u64,
+    /// Of a payment of ours: the fee of the whole transaction, or before it is signed what it may be at most.
+    pub fee_msat: u64,
+    /// Address that is paid to.
+    pub address: String,
+    /// The output, once there is one.
+    pub outpoint: Option<String>,
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Reserved => "reserved",
+        State::Signed => "signed",
+        State::Sent => "sent",
+        State::Confirmed(_) => "confirmed",
+        State::Cancelling => "cancelling",
+        State::Cancelled(_) => "cancelled",
+    }
+}
+
+/// What became of a row, as entries.
+fn entries(old: Option<&Row>, new: &Row) -> Vec<AuditEntry> {
+    match (old, new) {
+        (Some(Row::Payment(old)), Row::Payment(new)) if word(old.state) == word(new.state) => Vec::new(),
+        (Some(Row::Payment(Payment { state: State::Confirmed(_), .. })), Row::Payment(new))
+            if new.state == State::Sent =>
+        {
+            of_payment(new, "reorganised")
+        }
+        (_, Row::Payment(new)) => of_payment(new, word(new.state)),
+        (Some(Row::Payment(old)), Row::NoPayment(_)) => of_payment(old, "cancelled"),
+        (None, Row::Bill(new)) => {
+            let mut found = vec![of_bill(new, "invoiced", new.invoice.amount)];
+            found.extend(credited(Msat::ZERO, new));
+            found
+        }
+        (Some(Row::Bill(old)), Row::Bill(new)) => credited(old.credits(), new).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn credited(before: Msat, bill: &Bill) -> Option<AuditEntry> {
+    let after = bill.credits();
+    match before.cmp(&after) {
+        std::cmp::Ordering::Less => Some(of_bill(bill, "credited", after.over(before))),
+        std::cmp::Ordering::Greater => Some(of_bill(bill, "uncredited", before.over(after))),
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+fn of_payment(payment: &Payment, what: &str) -> Vec<AuditEntry> {
+    let fee = if payment.state == State::Reserved { payment.fee_cap } else { payment.fee };
+    let entry = |output: &crate::wallet::Output| AuditEntry {
+        what: what.to_string(),
+        payment: Some(payment.id.to_string()),
+        peer: output.peer.to_string(),
+        amount_msat: output.value.msat().0,
+        fee_msat: fee.msat().0,
+        address: output.invoice.address.clone(),
+        outpoint: output.outpoint.map(|outpoint| outpoint.to_string()),
+        ..AuditEntry::default()
+    };
+    payment.outputs.iter().map(entry).collect()
+}
+
+fn of_bill(bill: &Bill, what: &str, amount: Msat) -> AuditEntry {
+    AuditEntry {
+        what: what.to_string(),
+        peer: bill.peer.to_string(),
+        amount_msat: amount.0,
+        address: bill.invoice.address.clone(),
+        outpoint: bill.came.keys().next().map(|outpoint| outpoint.to_string()),
+        ..AuditEntry::default()
+    }
+}
+
+/// Adds what became of a row to the log, in the transaction that changes the row.
+pub(super) fn note(tx: &mut Transaction<'_>, civil: u64, old: Option<&Row>, new: &Row) -> Result<(), StoreError> {
+    for entry in entries(old, new) {
+        let next = tx.value(NEXT, b"next")?.and_then(|value| value.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let entry = AuditEntry { number: next, time: civil, ..entry };
+        let text = serde_json::to_vec(&entry).unwrap_or_default();
+        tx.put(TABLE, &next.to_be_bytes(), &text)?;
+        tx.put(NEXT, b"next", &next.saturating_add(1).to_be_bytes())?;
+    }
+    Ok(())
+}
+
+/// Entries from this number on, as many as fit one answer; none at the end.
+pub(super) fn read(store: &Store, from: u64) -> Result<Vec<AuditEntry>, StoreError> {
+    let after = from.checked_sub(1).map(u64::to_be_bytes);
+    let page = store.state().range(TABLE, &[], after.as_ref().map(<[u8; 8]>::as_slice), PAGE)?;
+    Ok(page.into_iter().filter_map(|(_, value)| serde_json::from_slice(&value).ok()).collect())
+}
