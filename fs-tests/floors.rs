@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["content", "wire"],
     &["routing", "ledger", "fetch", "publish", "wallet"],
     &["node"],
-    &["store", "net"],
+    &["store", "net", "chain"],
     &["engine", "sim"],
     &["vfs"],
     &["fuse", "control"],

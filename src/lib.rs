@@ -14,6 +14,7 @@ pub mod wallet;
 // floor 3
 pub mod node;
 // floor 4: thin I/O shells
+pub mod chain;
 pub mod net;
 pub mod store;
 // floor 5
