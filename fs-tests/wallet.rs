@@ -6,124 +6,16 @@
 mod harness;
 
 use harness::bitcoin::Bitcoin;
+use harness::wallet::{
+    COIN, FEE_MAX, PAID, Place, at_height, bitcoind, fund, id, p2p, passphrase, place_is_free, rate, run, soon,
+    state_of,
+};
 use harness::{Lab, PATIENCE};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
-use tokio::runtime::Runtime;
 use tornet::chain::{
-    ADDRESSES_OPEN_MAX, Backend, Chain, ChainConfig, ChainError, Event, FeeRate, IntentId, IntentState, Network,
-    Passphrase, Seed, Start, folder, seed_file,
+    ADDRESSES_OPEN_MAX, Backend, ChainError, Event, FeeRate, IntentState, Seed, Start, folder, seed_file,
 };
-
-const COIN: u64 = 1_000_000;
-const PAID: u64 = 50_000;
-const FEE_MAX: u64 = 10_000;
-
-fn rate(sat_per_vb: u64) -> FeeRate {
-    FeeRate::from_sat_per_vb(sat_per_vb).unwrap()
-}
-
-/// A wallet on the disk; opened and dropped as a test likes.
-struct Place {
-    data: PathBuf,
-    backend: Backend,
-    start: Start,
-}
-
-impl Place {
-    fn new(lab: &Lab, name: &str, backend: Backend) -> Place {
-        let data = lab.make_dir(name);
-        std::fs::create_dir_all(folder(&data)).unwrap();
-        Seed::generate().unwrap().save(&seed_file(&data), &passphrase()).unwrap();
-        Place { data, backend, start: Start::New }
-    }
-
-    fn seed(&self) -> Seed {
-        Seed::load(&seed_file(&self.data), &passphrase()).unwrap()
-    }
-
-    async fn try_open(&self) -> Result<Chain, ChainError> {
-        let config = ChainConfig { network: Network::Regtest, backend: self.backend.clone(), start: self.start };
-        Chain::open(&folder(&self.data), self.seed(), config).await
-    }
-
-    /// Opened, and at the end of the chain. The process before, or the handle, may still be letting go of the file.
-    async fn open(&self) -> Chain {
-        let opened = tokio::time::timeout(PATIENCE, async {
-            loop {
-                match self.try_open().await {
-                    Ok(chain) => return chain,
-                    Err(ChainError::Store(tornet::chain::StoreError::InUse(_))) => {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        });
-        let chain = opened.await.expect("the file is let go of");
-        soon("the end of the chain", || chain.status().synced.then_some(())).await;
-        chain
-    }
-
-    /// With a coin of its own in a block.
-    async fn open_with_coin(&self, node: &Bitcoin) -> Chain {
-        let chain = self.open().await;
-        fund(&chain, node, COIN).await;
-        chain
-    }
-}
-
-fn passphrase() -> Passphrase {
-    Passphrase::new("correct horse").unwrap()
-}
-
-fn p2p(node: &Bitcoin) -> Backend {
-    Backend::P2p { peers: vec![node.address()] }
-}
-
-fn bitcoind(node: &Bitcoin) -> Backend {
-    Backend::Bitcoind { url: node.rpc_url(), cookie: node.cookie() }
-}
-
-#[track_caller]
-fn run(test: impl Future<Output = ()>) {
-    Runtime::new().unwrap().block_on(test);
-}
-
-/// Polls until `probe` gives something.
-async fn soon<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let wait = async {
-        loop {
-            if let Some(value) = probe() {
-                return value;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
-}
-
-async fn at_height(chain: &Chain, node: &Bitcoin) {
-    let height = node.height();
-    soon("the newest block", || (chain.status().height >= height).then_some(())).await;
-}
-
-async fn fund(chain: &Chain, node: &Bitcoin, sat: u64) -> String {
-    let address = chain.fresh_address().await.unwrap();
-    node.pay(&address, sat);
-    node.mine(1);
-    soon("a coin", || chain.received(&address).unwrap().first().filter(|coin| coin.sat == sat).map(|_| ())).await;
-    address
-}
-
-async fn state_of(chain: &Chain, id: IntentId, what: &str, wanted: impl Fn(IntentState) -> bool) {
-    soon(what, || wanted(chain.intent(id).unwrap().state).then_some(())).await;
-}
-
-fn id(number: u8) -> IntentId {
-    IntentId([number; 16])
-}
 
 async fn receive_and_pay(backend: impl Fn(&Bitcoin) -> Backend) {
     let lab = Lab::new();
@@ -155,6 +47,7 @@ async fn receive_and_pay(backend: impl Fn(&Bitcoin) -> Backend) {
     assert!(matches!(dear, ChainError::Fee { max: FEE_MAX, .. }), "{dear}");
     let intent = chain.prepare(id(1), &outputs, rate(2), FEE_MAX).await.unwrap();
     assert_eq!(intent.state, IntentState::Signed);
+    assert!(intent.outpoints.len() == 2 && intent.outpoints.iter().all(|outpoint| outpoint.txid == intent.txid));
     assert!(node.waiting().is_empty(), "nothing is sent before it is asked for");
     assert_eq!(chain.prepare(id(1), &outputs, rate(9), FEE_MAX).await.unwrap(), intent);
     let other = chain.prepare(id(1), &outputs[..1], rate(2), FEE_MAX).await.unwrap_err();
@@ -273,11 +166,6 @@ fn payment_that_dies_between_any_two_steps_is_made_once() {
     });
 }
 
-fn place_is_free(place: &Place) -> Option<()> {
-    let file = std::fs::File::open(folder(&place.data).join("regtest.redb")).ok()?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).ok()
-}
-
 async fn reorganised(backend: impl Fn(&Bitcoin) -> Backend) {
     let lab = Lab::new();
     let node = Bitcoin::start(&lab, "bitcoin");
@@ -340,7 +228,9 @@ fn stuck_payment_is_replaced_by_one_that_pays_more() {
         let first = chain.prepare(id(1), &[(to.clone(), PAID)], rate(1), FEE_MAX).await.unwrap();
         // No node takes it at that rate, and the node that was told of it has forgotten it.
         node.restart(&["-minrelaytxfee=0.00005", "-persistmempool=0"]);
-        chain.broadcast(id(1)).await.unwrap();
+        // The wallet may not have found that node again yet; that the payment may be sent is written down either way.
+        let sent = chain.broadcast(id(1)).await;
+        assert!(matches!(sent, Ok(()) | Err(ChainError::Broadcast(_))), "{sent:?}");
         drop(chain);
         // Trap 1: without its coins locked and itself put back, the library would know of nothing to replace.
         let chain = place.open().await;
@@ -381,7 +271,7 @@ fn payment_is_taken_back_before_and_after_it_was_sent() {
         chain.broadcast(id(2)).await.unwrap();
         assert_eq!(node.waiting(), [sent.txid.to_string()]);
         let taken_back = chain.cancel(id(2), rate(10), FEE_MAX).await.unwrap();
-        assert_eq!(taken_back.state, IntentState::Cancelling);
+        assert_eq!((taken_back.state, taken_back.outpoints.len()), (IntentState::Cancelling, 0));
         chain.broadcast(id(2)).await.unwrap();
         assert_eq!(node.waiting(), [taken_back.txid.to_string()]);
         node.mine(1);

@@ -14,6 +14,7 @@ pub mod node;
 pub mod program;
 pub mod save;
 pub mod tree;
+pub mod wallet;
 
 use std::fs;
 use std::io::ErrorKind;

@@ -7,7 +7,7 @@ use super::follow::{self, Following, Progress, Shared};
 use super::intent::{Intent, IntentId};
 use super::p2p::P2p;
 use super::seed::Seed;
-use super::wallet::{Balance, Event, Movement, Received, Wallet};
+use super::wallet::{Balance, Event, Movement, Received, Start, Wallet};
 use super::{ChainConfig, Network};
 use bdk_wallet::bitcoin::FeeRate;
 use std::os::unix::fs::DirBuilderExt;
@@ -45,12 +45,22 @@ impl std::fmt::Debug for Chain {
     }
 }
 
+fn make_folder(folder: &Path) -> Result<(), ChainError> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(ChainError::Folder)
+}
+
 impl Chain {
+    /// Makes the wallet of `seed` in `folder`, or checks the one that is there, and closes it again.
+    pub fn create(folder: &Path, seed: &Seed, network: Network, start: Start) -> Result<(), ChainError> {
+        make_folder(folder)?;
+        Wallet::open(&folder.join(format!("{network}.redb")), seed, network, start).map(drop)
+    }
+
     /// Opens the wallet of `seed` in `folder`, or makes it, and begins to follow the chain: payments that are open are sent again before
     /// anything is asked. Must be called within a tokio runtime.
     pub async fn open(folder: &Path, seed: Seed, config: ChainConfig) -> Result<Chain, ChainError> {
         let network = config.network;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(ChainError::Folder)?;
+        make_folder(folder)?;
         let file = folder.join(format!("{network}.redb"));
         let opened = blocking(move || Wallet::open(&file, &seed, network, config.start)).await?;
         let shared = Arc::new(Shared::new(opened));

@@ -1,7 +1,7 @@
 //! Payments that were begun: named by who wants them, kept until the chain has settled them.
 
 use bdk_wallet::bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
-use bdk_wallet::bitcoin::{Transaction, Txid};
+use bdk_wallet::bitcoin::{OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -61,6 +61,8 @@ pub struct Intent {
     pub txid: Txid,
     /// What that one pays to miners, in sat.
     pub fee_sat: u64,
+    /// Where that one pays the outputs, in their order; empty when it takes the payment back.
+    pub outpoints: Vec<OutPoint>,
     /// Every transaction that was signed for it, the oldest first; at most one of them can be in the chain.
     pub txids: Vec<Txid>,
     /// How far it is.

@@ -11,8 +11,10 @@ mod handle;
 mod intent;
 mod network;
 mod p2p;
+mod pay;
 mod secret;
 mod seed;
+mod state;
 mod store;
 mod wallet;
 
@@ -23,7 +25,7 @@ pub use handle::{Chain, Status};
 pub use intent::{Intent, IntentId, IntentState};
 pub use network::{Network, NetworkError};
 pub use secret::SecretError;
-pub use seed::{Passphrase, Seed, SeedError};
+pub use seed::{Passphrase, Seed, SeedError, copy_seed};
 pub use store::StoreError;
 pub use wallet::{ADDRESSES_OPEN_MAX, Balance, Event, Movement, Received, Start};
 

@@ -25,6 +25,9 @@ const FEE_MAX: Duration = Duration::from_secs(10);
 /// Nodes to be connected with when none are named: filters of several are held against each other.
 const PEERS: u8 = 3;
 
+/// What keeps the client from working.
+const AWAY: &str = "no node of the bitcoin network can be reached";
+
 /// A light client.
 pub(super) struct P2p {
     network: Network,
@@ -101,7 +104,7 @@ impl Source for P2p {
         loop {
             tokio::select! {
                 update = found.recv() => {
-                    let Some(update) = update else { return Err("no node of the bitcoin network can be reached".into()) };
+                    let Some(update) = update else { return Err(AWAY.into()) };
                     apply(shared, update).await?;
                     shared.reached();
                     // A wallet's first look holds every block's header in memory: no longer needed. And a reorganisation may have taken a
@@ -189,7 +192,8 @@ async fn apply(shared: &Arc<Shared>, mut update: Update) -> Result<(), String> {
 async fn submit(requester: Requester, tx: Transaction) -> Result<(), String> {
     match tokio::time::timeout(SEND_MAX, requester.submit_package(tx)).await {
         Ok(Ok(_)) | Err(_) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+        // The client ended meanwhile; it is begun again.
+        Ok(Err(_)) => Err(AWAY.into()),
     }
 }
 

@@ -126,6 +126,12 @@ pub(super) fn create(path: &Path, bytes: &[u8]) -> Result<(), SecretError> {
     File::open(folder).and_then(|dir| dir.sync_all()).map_err(|e| failed("write", folder, e))
 }
 
+/// Copies a secret of at most `max` bytes into a new file.
+pub(super) fn copy(from: &Path, to: &Path, max: usize) -> Result<bool, SecretError> {
+    let Some(bytes) = read(from, max)? else { return Ok(false) };
+    create(to, &bytes).map(|()| true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,7 +47,12 @@ impl Passphrase {
         Passphrase::new(text).map_err(empty)
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    /// Its text, to be handed on.
+    pub fn into_text(self) -> Zeroizing<String> {
+        self.0
+    }
+
+    fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 }
@@ -224,6 +229,12 @@ impl Seed {
         }
         Ok(Seed { entropy })
     }
+}
+
+/// Copies a seed file, encrypted as it is, into a new one.
+pub fn copy_seed(from: &Path, to: &Path) -> Result<(), SeedError> {
+    let found = secret::copy(from, to, FILE_BYTES_MAX)?;
+    if found { Ok(()) } else { Err(SeedError::Missing { path: from.into() }) }
 }
 
 enum Fault {

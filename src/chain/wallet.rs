@@ -1,28 +1,29 @@
 //! The wallet library, our payments and their file as one: nothing is told that is not on the disk.
 
 use super::error::ChainError;
-use super::intent::{Intent, IntentId, IntentState, Kind, Record, Version};
+use super::intent::{IntentId, Record};
 use super::network::Network;
 use super::seed::Seed;
 use super::store::{Batch, Remembered, Store};
 use bdk_wallet::bitcoin::bip32::Xpriv;
-use bdk_wallet::bitcoin::psbt::Psbt;
-use bdk_wallet::bitcoin::{self, Address, Amount, FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
+use bdk_wallet::bitcoin::{self, Address, Amount, OutPoint, ScriptBuf, Txid};
 use bdk_wallet::chain::{ChainPosition, Merge};
-use bdk_wallet::error::{BuildFeeBumpError, CreateTxError};
 use bdk_wallet::template::{Bip86, DescriptorTemplate};
-use bdk_wallet::{KeychainKind, TxBuilder, Wallet as Library};
+use bdk_wallet::{KeychainKind, Wallet as Library};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
 /// How many addresses behind the last revealed one are looked for in blocks.
-pub(super) const LOOKAHEAD: u32 = 200;
+pub(super) const LOOKAHEAD: u32 = 500;
 /// How many addresses may be waited for at a time: fewer than are looked for, so that none is ever out of sight.
-pub const ADDRESSES_OPEN_MAX: usize = 100;
+pub const ADDRESSES_OPEN_MAX: usize = 250;
+
+const _: () =
+    assert!(ADDRESSES_OPEN_MAX * 2 <= LOOKAHEAD as usize, "a light client is begun anew at half of what it looks for");
 /// Blocks at the end of the chain that are remembered one by one; of older ones only those that matter.
 const RECENT_BLOCKS: u32 = 24;
 
@@ -34,7 +35,7 @@ pub enum Start {
     New,
     /// Its seed may have been used: blocks are searched for its first addresses.
     Restored {
-        /// From this height.
+        /// From this height, where the source can begin there. The light client begins with the first block that can hold anything.
         height: u32,
         /// How many addresses are looked for at first.
         addresses: u32,
@@ -121,19 +122,16 @@ pub struct Movement {
     pub intent: Option<IntentId>,
 }
 
-/// Where every transaction that counts is.
-type Positions = HashMap<Txid, Option<u32>>;
-
 /// The open wallet.
 pub(super) struct Wallet {
-    library: Library,
-    store: Store,
-    intents: BTreeMap<IntentId, Record>,
+    pub(super) library: Library,
+    pub(super) store: Store,
+    pub(super) intents: BTreeMap<IntentId, Record>,
     /// Addresses that were handed out and are waited for, by number.
     invoices: BTreeSet<u32>,
-    network: Network,
+    pub(super) network: Network,
     start: Start,
-    seed: Zeroizing<[u8; 64]>,
+    pub(super) seed: Zeroizing<[u8; 64]>,
     /// The latest time that a transaction of ours was given: a later one wins over an earlier.
     seen: u64,
     /// Why nothing more is written.
@@ -144,7 +142,8 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-fn master(seed: &[u8; 64], network: Network) -> Result<Xpriv, ChainError> {
+/// The key of all keys; to be erased after use.
+pub(super) fn master(seed: &[u8; 64], network: Network) -> Result<Xpriv, ChainError> {
     Xpriv::new_master(bitcoin::Network::from(network), seed).map_err(|error| ChainError::Build(error.to_string()))
 }
 
@@ -181,7 +180,8 @@ impl Wallet {
         }
     }
 
-    fn later(&mut self) -> u64 {
+    /// A time for a transaction of ours that is later than any before: with it, it wins over an earlier one.
+    pub(super) fn later(&mut self) -> u64 {
         self.seen = (self.seen + 1).max(now() + 1);
         self.seen
     }
@@ -207,7 +207,7 @@ impl Wallet {
     }
 
     /// Writes what the library changed together with `batch`. After a failure nothing is written any more, as memory and disk differ.
-    fn commit(&mut self, batch: Batch<'_>) -> Result<(), ChainError> {
+    pub(super) fn commit(&mut self, batch: Batch<'_>) -> Result<(), ChainError> {
         if let Some(why) = &self.failed {
             return Err(ChainError::Failed(why.clone()));
         }
@@ -225,7 +225,8 @@ impl Wallet {
         })
     }
 
-    fn usable(&self) -> Result<(), ChainError> {
+    /// Fails when nothing can be written any more.
+    pub(super) fn usable(&self) -> Result<(), ChainError> {
         self.failed.clone().map_or(Ok(()), |why| Err(ChainError::Failed(why)))
     }
 
@@ -317,268 +318,12 @@ impl Wallet {
         history
     }
 
-    // Paying.
-
-    fn script(&self, address: &str) -> Result<ScriptBuf, ChainError> {
+    pub(super) fn script(&self, address: &str) -> Result<ScriptBuf, ChainError> {
         let network = self.network;
         let wrong = |why: String| ChainError::Address { address: address.into(), network, why };
         let parsed = Address::from_str(address).map_err(|error| wrong(error.to_string()))?;
         let valid = parsed.require_network(network.into()).map_err(|error| wrong(error.to_string()))?;
         Ok(valid.script_pubkey())
-    }
-
-    /// The payment of this name: signed, its coins taken, all of it on the disk. Nothing is sent. The same name again gives the same.
-    pub(super) fn prepare(
-        &mut self,
-        id: IntentId,
-        outputs: &[(String, u64)],
-        rate: FeeRate,
-        fee_max_sat: u64,
-    ) -> Result<Intent, ChainError> {
-        self.usable()?;
-        if let Some(record) = self.intents.get(&id) {
-            return if record.outputs == outputs { self.intent(id) } else { Err(ChainError::Different(id)) };
-        }
-        let mut recipients = Vec::new();
-        for (address, sat) in outputs {
-            recipients.push((self.script(address)?, Amount::from_sat(*sat)));
-        }
-        let mut builder = self.library.build_tx();
-        builder.set_recipients(recipients).fee_rate(rate).exclude_unconfirmed();
-        let psbt = builder.finish().map_err(|error| self.build_error(error, outputs))?;
-        let (tx, fee_sat) = self.sign(psbt, fee_max_sat)?;
-        let version = Version { kind: Kind::Pay, fee_sat, handed_out: false, tx };
-        let record = Record { outputs: outputs.to_vec(), fee_max_sat, versions: vec![version], void: false };
-        self.keep(id, record)
-    }
-
-    /// Puts the newest transaction of a payment into the library's view and everything on the disk, in one commit.
-    fn keep(&mut self, id: IntentId, record: Record) -> Result<Intent, ChainError> {
-        let tx = record.newest().tx.clone();
-        for input in &tx.input {
-            self.library.lock_outpoint(input.previous_output);
-        }
-        let seen = self.later();
-        self.library.apply_unconfirmed_txs([(tx, seen)]);
-        self.commit(Batch { intent: Some((id, &record)), ..Batch::default() })?;
-        self.intents.insert(id, record);
-        self.intent(id)
-    }
-
-    fn sign(&self, mut psbt: Psbt, fee_max_sat: u64) -> Result<(Transaction, u64), ChainError> {
-        let build = |what: String| ChainError::Build(what);
-        let fee = psbt.fee().map_err(|error| build(error.to_string()))?.to_sat();
-        if fee > fee_max_sat {
-            return Err(ChainError::Fee { fee, max: fee_max_sat });
-        }
-        let mut key = master(&self.seed, self.network)?;
-        let signed = psbt.sign(&key, self.library.secp_ctx());
-        key.private_key.non_secure_erase();
-        signed.map_err(|(_, errors)| build(format!("{errors:?}")))?;
-        let outcome = self.library.try_finalize_psbt(&mut psbt).map_err(|error| build(error.to_string()))?;
-        if !outcome.is_finalized() {
-            return Err(build("it could not be signed".into()));
-        }
-        // The fee was held against its own limit above.
-        Ok((psbt.extract_tx_unchecked_fee_rate(), fee))
-    }
-
-    fn build_error(&self, error: CreateTxError, outputs: &[(String, u64)]) -> ChainError {
-        match error {
-            CreateTxError::CoinSelection(short) => {
-                let balance = self.balance();
-                ChainError::Short {
-                    needed: short.needed.to_sat(),
-                    available: short.available.to_sat(),
-                    pending: balance.change_sat + balance.incoming_sat,
-                }
-            }
-            CreateTxError::OutputBelowDustLimit(place) => {
-                ChainError::Dust { sat: outputs.get(place).map_or(0, |output| output.1) }
-            }
-            CreateTxError::FeeRateTooLow { required } => ChainError::FeeRate { required: per_kvb(required) },
-            other => ChainError::Build(other.to_string()),
-        }
-    }
-
-    /// The transaction to hand out. That it may have been seen is on the disk before this returns.
-    pub(super) fn hand_out(&mut self, id: IntentId) -> Result<Transaction, ChainError> {
-        self.usable()?;
-        let mut record = self.record(id)?.clone();
-        match self.state_now(&record) {
-            IntentState::Signed | IntentState::Broadcast | IntentState::Cancelling | IntentState::Confirmed { .. } => {}
-            state => return Err(wrong_state(id, state, "sent")),
-        }
-        let Some(newest) = record.versions.last_mut() else { return Err(ChainError::Unknown(id)) };
-        let tx = newest.tx.clone();
-        if !newest.handed_out {
-            newest.handed_out = true;
-            self.commit(Batch { intent: Some((id, &record)), ..Batch::default() })?;
-            self.intents.insert(id, record);
-        }
-        Ok(tx)
-    }
-
-    /// A transaction that pays the same with a higher fee.
-    pub(super) fn bump(&mut self, id: IntentId, rate: FeeRate, fee_max_sat: u64) -> Result<Intent, ChainError> {
-        let record = self.record(id)?.clone();
-        let kind = record.newest().kind;
-        self.replace(id, record, kind, rate, fee_max_sat, "paid a higher fee for")
-    }
-
-    /// Takes a payment back: at once where nobody saw it, else by a payment to ourselves that spends the same coins.
-    pub(super) fn cancel(&mut self, id: IntentId, rate: FeeRate, fee_max_sat: u64) -> Result<Intent, ChainError> {
-        self.usable()?;
-        let mut record = self.record(id)?.clone();
-        if record.was_handed_out() || record.void {
-            return self.replace(id, record, Kind::Cancel, rate, fee_max_sat, "cancelled");
-        }
-        let newest = record.newest().tx.clone();
-        for input in newest.input.iter() {
-            self.library.unlock_outpoint(input.previous_output);
-        }
-        let seen = self.later();
-        self.library.apply_evicted_txs([(newest.compute_txid(), seen)]);
-        record.void = true;
-        self.commit(Batch { intent: Some((id, &record)), ..Batch::default() })?;
-        self.intents.insert(id, record);
-        self.intent(id)
-    }
-
-    fn replace(
-        &mut self,
-        id: IntentId,
-        mut record: Record,
-        kind: Kind,
-        rate: FeeRate,
-        fee_max_sat: u64,
-        wish: &'static str,
-    ) -> Result<Intent, ChainError> {
-        self.usable()?;
-        let state = self.state_now(&record);
-        if !state.is_open() {
-            return Err(wrong_state(id, state, wish));
-        }
-        if self.is_built_upon(&record) {
-            return Err(ChainError::State { id, state: "needed by another payment, which spends its change", wish });
-        }
-        let old = record.newest().tx.clone();
-        let seen = self.later();
-        // The library may have let go of it: a node that restarted has it no longer.
-        self.library.apply_unconfirmed_txs([(old.clone(), seen)]);
-        let change = match kind {
-            Kind::Pay => None,
-            Kind::Cancel => Some(self.library.next_unused_address(KeychainKind::Internal).script_pubkey()),
-        };
-        let bump_error = |error: BuildFeeBumpError| ChainError::Build(error.to_string());
-        let mut builder: TxBuilder<'_, _> = self.library.build_fee_bump(old.compute_txid()).map_err(bump_error)?;
-        builder.fee_rate(rate).exclude_unconfirmed();
-        if let Some(change) = change {
-            builder.set_recipients(Vec::new()).drain_to(change).manually_selected_only();
-        }
-        let psbt = builder.finish().map_err(|error| self.build_error(error, &record.outputs))?;
-        let (tx, fee_sat) = self.sign(psbt, fee_max_sat)?;
-        // Whatever the library does: two transactions of one payment never both fit into the chain, and both pay the same.
-        let common =
-            tx.input.iter().any(|input| old.input.iter().any(|other| other.previous_output == input.previous_output));
-        let mut pays = kind == Kind::Cancel || record.outputs.len() < tx.output.len() + 1;
-        for (address, sat) in record.outputs.iter().filter(|_| kind == Kind::Pay) {
-            let script = self.script(address)?;
-            pays &= tx.output.iter().any(|output| output.script_pubkey == script && output.value.to_sat() == *sat);
-        }
-        if !common || !pays {
-            return Err(ChainError::Build("the replacement does not take the place of the payment".into()));
-        }
-        record.fee_max_sat = record.fee_max_sat.max(fee_max_sat);
-        record.versions.push(Version { kind, fee_sat, handed_out: false, tx });
-        self.keep(id, record)
-    }
-
-    /// Whether another open payment spends what this one gives back to us.
-    fn is_built_upon(&self, record: &Record) -> bool {
-        let ours: Vec<Txid> = record.versions.iter().map(|version| version.tx.compute_txid()).collect();
-        let positions = self.positions();
-        let others = self.intents.values().filter(|other| !std::ptr::eq(*other, record) && *other != record);
-        others
-            .filter(|other| self.state(other, &positions).is_open())
-            .any(|other| other.newest().tx.input.iter().any(|input| ours.contains(&input.previous_output.txid)))
-    }
-
-    // How things stand.
-
-    fn record(&self, id: IntentId) -> Result<&Record, ChainError> {
-        self.intents.get(&id).ok_or(ChainError::Unknown(id))
-    }
-
-    fn positions(&self) -> Positions {
-        self.library.transactions().map(|tx| (tx.tx_node.txid, height(&tx.chain_position))).collect()
-    }
-
-    fn state_now(&self, record: &Record) -> IntentState {
-        self.state(record, &self.positions())
-    }
-
-    fn state(&self, record: &Record, positions: &Positions) -> IntentState {
-        let in_block = |txid: &Txid| positions.get(txid).copied().flatten();
-        for version in &record.versions {
-            match (in_block(&version.tx.compute_txid()), version.kind) {
-                (Some(height), Kind::Pay) => return IntentState::Confirmed { height },
-                (Some(height), Kind::Cancel) => return IntentState::Cancelled { height: Some(height) },
-                (None, _) => {}
-            }
-        }
-        if record.void {
-            return IntentState::Cancelled { height: None };
-        }
-        let graph = self.library.tx_graph();
-        for input in &record.newest().tx.input {
-            let spends = graph.outspends(input.previous_output).iter();
-            if let Some((by, height)) = spends.filter_map(|txid| Some((*txid, in_block(txid)?))).next() {
-                return IntentState::Replaced { by, height };
-            }
-        }
-        match (record.newest().kind, record.was_handed_out()) {
-            (Kind::Cancel, _) => IntentState::Cancelling,
-            (Kind::Pay, true) => IntentState::Broadcast,
-            (Kind::Pay, false) => IntentState::Signed,
-        }
-    }
-
-    /// A payment as it stands.
-    pub(super) fn intent(&self, id: IntentId) -> Result<Intent, ChainError> {
-        Ok(self.shown(id, self.record(id)?, &self.positions()))
-    }
-
-    /// Every payment as it stands.
-    pub(super) fn intents(&self) -> Vec<Intent> {
-        let positions = self.positions();
-        self.intents.iter().map(|(id, record)| self.shown(*id, record, &positions)).collect()
-    }
-
-    fn shown(&self, id: IntentId, record: &Record, positions: &Positions) -> Intent {
-        let txids: Vec<Txid> = record.versions.iter().map(|version| version.tx.compute_txid()).collect();
-        let settled = txids.iter().position(|txid| positions.get(txid).copied().flatten().is_some());
-        let counts = settled.and_then(|place| record.versions.get(place)).unwrap_or_else(|| record.newest());
-        Intent {
-            id,
-            outputs: record.outputs.clone(),
-            txid: counts.tx.compute_txid(),
-            fee_sat: counts.fee_sat,
-            state: self.state(record, positions),
-            txids,
-        }
-    }
-
-    fn intent_of(&self, txid: &Txid) -> Option<IntentId> {
-        let of = |record: &&Record| record.versions.iter().any(|version| version.tx.compute_txid() == *txid);
-        self.intents.iter().find(|(_, record)| of(record)).map(|(id, _)| *id)
-    }
-
-    /// The names of payments that may be in no block and must be known to the network.
-    pub(super) fn open_intents(&self) -> Vec<IntentId> {
-        let positions = self.positions();
-        let open = self.intents.iter().filter(|(_, record)| self.state(record, &positions).is_open());
-        open.map(|(id, _)| *id).collect()
     }
 
     // Following the chain.
@@ -650,28 +395,12 @@ impl Wallet {
     }
 }
 
-fn wrong_state(id: IntentId, state: IntentState, wish: &'static str) -> ChainError {
-    let state = match state {
-        IntentState::Signed => "signed",
-        IntentState::Broadcast => "broadcast",
-        IntentState::Confirmed { .. } => "in a block",
-        IntentState::Cancelling => "being cancelled",
-        IntentState::Cancelled { .. } => "cancelled",
-        IntentState::Replaced { .. } => "replaced by another transaction",
-    };
-    ChainError::State { id, state, wish }
-}
-
 /// Height of the block of a transaction, if it is in one.
-fn height<A: bdk_wallet::chain::Anchor>(position: &ChainPosition<A>) -> Option<u32> {
+pub(super) fn height<A: bdk_wallet::chain::Anchor>(position: &ChainPosition<A>) -> Option<u32> {
     match position {
         ChainPosition::Confirmed { anchor, .. } => Some(anchor.confirmation_height_upper_bound()),
         ChainPosition::Unconfirmed { .. } => None,
     }
-}
-
-fn per_kvb(rate: FeeRate) -> u64 {
-    rate.to_sat_per_kwu() * 4
 }
 
 /// The library's wallet with public keys alone: it cannot sign, and what it writes holds no secret.
