@@ -11,8 +11,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-const COMMANDS: [&str; 13] =
-    ["ref", "get", "publish", "pin", "unpin", "verify", "status", "peers", "why", "node", "umount", "swarm", "help"];
+const COMMANDS: [&str; 14] = [
+    "ref", "get", "publish", "pin", "unpin", "verify", "status", "peers", "why", "node", "umount", "swarm", "wallet",
+    "help",
+];
 
 #[test]
 fn every_command_has_help_and_a_wrong_use_ends_with_2() {

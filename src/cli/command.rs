@@ -210,6 +210,14 @@ pub enum Command {
         #[arg(long, hide = true)]
         config: Option<PathBuf>,
     },
+    /// Make, keep and use the node's bitcoin wallet
+    ///
+    /// It is for what a node earns from its peers and pays to them: a purse, not a place for savings.
+    Wallet {
+        /// What to do.
+        #[command(subcommand)]
+        command: WalletCommand,
+    },
     /// Print the settings in force and where each came from
     ///
     /// Those of the running node, and on the standard error what would be otherwise if it were started here and now; without a running node
@@ -225,6 +233,70 @@ pub enum Command {
     Man {
         /// Where
         dir: PathBuf,
+    },
+}
+
+/// What `tornet wallet` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum WalletCommand {
+    /// Make a new wallet: shows its words once, and asks for some of them
+    ///
+    /// The words go onto paper; the file is encrypted under a passphrase. Neither is ever taken from an argument or the environment. A running node opens the wallet at once.
+    Setup {
+        /// Print the words on the standard output and ask for nothing, for scripts
+        #[arg(long)]
+        unconfirmed: bool,
+    },
+    /// Print an address to be paid at, another each time
+    Address,
+    /// Show what there is
+    Balance,
+    /// List what came and went, the newest first
+    History,
+    /// Pay somebody
+    ///
+    /// Prints the name of the transaction. Only what is in blocks can be spent.
+    Send {
+        /// Whom, as they give it
+        address: String,
+        /// How much, with its unit: "50000 sat"
+        #[arg(value_parser = clap::value_parser!(crate::base::amount::Msat))]
+        amount: crate::base::amount::Msat,
+        /// What may be paid to miners besides
+        #[arg(long, value_name = "AMOUNT", default_value = "2000 sat")]
+        fee_max: crate::base::amount::Msat,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Open the wallet of the running node, until that ends
+    ///
+    /// Asks for the passphrase, unless it is in a file (`passphrase_file` in [payments]) or a systemd credential of the name tornet-wallet.
+    Unlock,
+    /// Show the words again, copy the encrypted file, or check the words
+    ///
+    /// Without a file and without --check it prints the words.
+    Backup {
+        /// A new file, for the encrypted seed; it opens with the wallet's passphrase
+        #[arg(value_hint = ValueHint::FilePath, conflicts_with = "check")]
+        file: Option<PathBuf>,
+        /// Ask for the words as they are written down, and tell whether they are right
+        #[arg(long)]
+        check: bool,
+    },
+    /// Bring a wallet back, from its words or from a copy of its file
+    ///
+    /// Without a file the words are asked for, or read from the standard input. What was being paid when the wallet was lost is found only if it reached the network.
+    Restore {
+        /// What `tornet wallet backup FILE` wrote
+        #[arg(value_hint = ValueHint::FilePath)]
+        backup: Option<PathBuf>,
+        /// How many addresses may have been handed out
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        addresses: u32,
+        /// The block at which it may have been paid first; used with backend = "bitcoind"
+        #[arg(long, value_name = "HEIGHT", default_value_t = 0)]
+        since: u32,
     },
 }
 

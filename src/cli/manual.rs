@@ -44,7 +44,11 @@ pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     program.build();
     page(&program, "tornet", &mut found)?;
     for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
-        page(command, &format!("tornet-{}", command.get_name()), &mut found)?;
+        let name = format!("tornet-{}", command.get_name());
+        page(command, &name, &mut found)?;
+        for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
+            page(part, &format!("{name}-{}", part.get_name()), &mut found)?;
+        }
     }
     page(&MountProgram::command(), "tornet-mount", &mut found)?;
     Ok(found)

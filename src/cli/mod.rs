@@ -9,11 +9,13 @@ mod mount;
 mod node;
 mod output;
 mod process;
+mod prompt;
 mod publish;
 mod show;
 mod swarm;
 mod umount;
 mod waiting;
+mod wallet;
 
 use crate::config::place;
 use crate::content::reference::{RootRef, VerifyRef};
@@ -106,6 +108,7 @@ fn run(program: Program) -> anyhow::Result<()> {
             ))
         }
         Command::Swarm { count, mount, dir, .. } => swarm::run(&swarm::Plan { count, mount, dir, json }),
+        Command::Wallet { command } => wallet::run(&place, command, json),
         Command::Config => settings(&place, json),
         Command::Completions { shell } => Ok(manual::completions(shell, &mut std::io::stdout().lock())?),
         Command::Man { dir } => {

@@ -25,6 +25,9 @@ use tokio::sync::Notify;
 /// How long a node that was given peers may look for them before it says how many answered.
 const PEERS_WAIT: Duration = Duration::from_millis(300);
 
+/// Name of the systemd credential that holds the wallet's passphrase.
+const CREDENTIAL: &str = "tornet-wallet";
+
 /// How long the node before this one may take to end.
 const ENDING_MAX: Duration = Duration::from_secs(10);
 
@@ -107,6 +110,15 @@ pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The file with the wallet's passphrase: the one that is set, else the one that systemd gave this process (`LoadCredential=`).
+pub(super) fn passphrase_file(settings: &Settings) -> Option<PathBuf> {
+    let given = || {
+        let file = PathBuf::from(environment("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL);
+        file.exists().then_some(file)
+    };
+    settings.wallet.passphrase_file.value.clone().or_else(given)
+}
+
 /// Starts logging as this command wants it.
 pub(super) fn log(target: telemetry::Target<'_>, verbose: bool) -> anyhow::Result<()> {
     Ok(telemetry::start(target, environment("TORNET_LOG").as_deref(), verbose)?)
@@ -142,6 +154,11 @@ impl Running {
                 ..CreditConfig::default()
             },
             rank_percent: settings.rank_cpu.value.0,
+            purse: engine::PurseSettings {
+                network: settings.wallet.network.value,
+                backend: settings.wallet.source(),
+                passphrase: passphrase_file(settings),
+            },
             ..engine::Settings::new(data_dir.clone())
         };
         let engine = runtime.block_on(start(engine_settings))?;

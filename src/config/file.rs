@@ -79,6 +79,25 @@ pub struct RawFile {
     pub newcomers: Option<Placed>,
     /// `[credit] rank_cpu`.
     pub rank_cpu: Option<Placed>,
+    /// `[payments]`, as far as the wallet is meant.
+    pub wallet: RawWallet,
+}
+
+/// The wallet's values, not yet validated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RawWallet {
+    /// `[payments] network`.
+    pub network: Option<Placed>,
+    /// `[payments] backend`.
+    pub backend: Option<Placed>,
+    /// `[payments] peers`.
+    pub peers: Vec<Placed>,
+    /// `[payments] bitcoind`.
+    pub bitcoind: Option<Placed>,
+    /// `[payments] cookie`.
+    pub cookie: Option<Placed>,
+    /// `[payments] passphrase_file`.
+    pub passphrase_file: Option<Placed>,
 }
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -88,11 +107,28 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("storage", &["cache", "hosting", "redundancy", "convergence"]),
     ("network", &["port", "bootstrap", "mdns"]),
     ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
+    ("payments", &["network", "backend", "peers", "bitcoind", "cookie", "passphrase_file"]),
 ];
 
 /// Keys of versions to come. To accept one silently would promise what does not happen.
-const LATER: &[(&str, &[&str])] = &[("network", &["upload", "download", "schedule", "mode"])];
-const LATER_SECTIONS: &[&str] = &["payments"];
+const LATER: &[(&str, &[&str])] = &[
+    ("network", &["upload", "download", "schedule", "mode"]),
+    (
+        "payments",
+        &[
+            "enabled",
+            "max_price",
+            "per_payment",
+            "per_day",
+            "per_peer_day",
+            "fee_rate_max",
+            "fee_share_max",
+            "min_topup",
+            "prepay",
+            "deny_programs",
+        ],
+    ),
+];
 
 enum Shape {
     Text,
@@ -105,7 +141,7 @@ fn shape(section: &str, key: &str) -> Shape {
     match (section, key) {
         ("network", "port") => Shape::Number,
         ("network", "mdns") => Shape::Switch,
-        ("network", "bootstrap") => Shape::List,
+        ("network", "bootstrap") | ("payments", "peers") => Shape::List,
         _ => Shape::Text,
     }
 }
@@ -142,14 +178,7 @@ impl RawFile {
                 return Err((at, format!("`{name}` stands outside a section: put it under one of {}", sections())));
             };
             let Some(known) = known else {
-                return Err((
-                    at,
-                    if LATER_SECTIONS.contains(&name) {
-                        format!("section [{name}] is not in this version yet")
-                    } else {
-                        format!("unknown section [{name}]; known: {}", sections())
-                    },
-                ));
+                return Err((at, format!("unknown section [{name}]; known: {}", sections())));
             };
             for (key, value) in table {
                 let word: &str = key.get_ref();
@@ -184,9 +213,10 @@ impl RawFile {
             (Shape::Switch, DeValue::Boolean(on)) => (on.to_string(), here),
             (Shape::Switch, _) => return Err(wrong("true or false")),
             (Shape::List, DeValue::Array(items)) => {
+                let list = if key == "peers" { &mut self.wallet.peers } else { &mut self.bootstrap };
                 for item in items {
                     let DeValue::String(word) = item.get_ref() else { return Err(wrong("a list of texts in quotes")) };
-                    self.bootstrap.push((word.to_string(), position(text, item.span().start)));
+                    list.push((word.to_string(), position(text, item.span().start)));
                 }
                 return Ok(());
             }
@@ -205,6 +235,11 @@ impl RawFile {
             "credit_line" => &mut self.credit_line,
             "newcomers" => &mut self.newcomers,
             "rank_cpu" => &mut self.rank_cpu,
+            "network" => &mut self.wallet.network,
+            "backend" => &mut self.wallet.backend,
+            "bitcoind" => &mut self.wallet.bitcoind,
+            "cookie" => &mut self.wallet.cookie,
+            "passphrase_file" => &mut self.wallet.passphrase_file,
             _ => &mut self.mdns,
         };
         *place = Some(placed);

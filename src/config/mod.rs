@@ -3,7 +3,10 @@
 //! Order of precedence: default < file < environment < flag. The file is the user's: it is read, never written.
 
 pub mod file;
+mod payments;
 pub mod place;
+
+pub use payments::{BackendKind, WalletSettings};
 
 use crate::base::amount::Msat;
 use crate::base::peer::Contact;
@@ -24,7 +27,7 @@ pub const CACHE_DEFAULT: Size = Size(20 << 30);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 17] = [
+pub const VARIABLES: [&str; 23] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -38,6 +41,12 @@ pub const VARIABLES: [&str; 17] = [
     "TORNET_NETWORK_BOOTSTRAP",
     "TORNET_NETWORK_MDNS",
     "TORNET_NETWORK_PORT",
+    "TORNET_PAYMENTS_BACKEND",
+    "TORNET_PAYMENTS_BITCOIND",
+    "TORNET_PAYMENTS_COOKIE",
+    "TORNET_PAYMENTS_NETWORK",
+    "TORNET_PAYMENTS_PASSPHRASE_FILE",
+    "TORNET_PAYMENTS_PEERS",
     "TORNET_STORAGE_CACHE",
     "TORNET_STORAGE_CONVERGENCE",
     "TORNET_STORAGE_HOSTING",
@@ -177,6 +186,8 @@ pub struct Settings {
     pub newcomers: Setting<Size>,
     /// Part of one processor that looks for a better rank.
     pub rank_cpu: Setting<Percent>,
+    /// The wallet.
+    pub wallet: WalletSettings,
 }
 
 /// Why the settings are refused.
@@ -335,6 +346,7 @@ impl Settings {
         )?;
         let rank_cpu =
             layers.pick("credit.rank_cpu", "TORNET_CREDIT_RANK_CPU", raw.rank_cpu.as_ref(), RANK_CPU_DEFAULT, typed)?;
+        let wallet = WalletSettings::load(&layers, &raw.wallet)?;
         Ok(Settings {
             data_dir,
             file,
@@ -353,6 +365,7 @@ impl Settings {
             credit_line,
             newcomers,
             rank_cpu,
+            wallet,
         })
     }
 
@@ -372,7 +385,7 @@ impl Settings {
         if !self.file_found {
             config.1.push_str(" (not there)");
         }
-        vec![
+        let mut rows = vec![
             path("data-dir", &self.data_dir),
             config,
             row("storage.cache", &self.cache),
@@ -389,7 +402,9 @@ impl Settings {
             row("credit.credit_line", &self.credit_line),
             row("credit.newcomers", &self.newcomers),
             row("credit.rank_cpu", &self.rank_cpu),
-        ]
+        ];
+        rows.extend(self.wallet.list());
+        rows
     }
 }
 
@@ -499,7 +514,7 @@ mod tests {
         assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
         assert_eq!(settings.convergence.value, Convergence::Private);
         assert!(settings.mdns.value && settings.listen.value.flexible);
-        assert_eq!(settings.list().len(), 16);
+        assert_eq!(settings.list().len(), 22);
         assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
     }
 
@@ -525,7 +540,7 @@ mod tests {
         );
         assert_eq!(
             refused("[strange]\n"),
-            "FILE:1:2: unknown section [strange]; known: [storage], [network], [credit]"
+            "FILE:1:2: unknown section [strange]; known: [storage], [network], [credit], [payments]"
         );
         assert_eq!(
             refused("[network]\nupload = \"1 Mbit/s\"\n"),
@@ -537,7 +552,7 @@ mod tests {
         );
         assert_eq!(
             refused("\n[payments]\nenabled = false\n"),
-            "FILE:2:2: section [payments] is not in this version yet"
+            "FILE:3:1: `enabled` in [payments] is not in this version yet"
         );
         assert_eq!(
             refused("[storage]\ncache = \"20\"\n"),

@@ -1,5 +1,6 @@
 //! What commands ask a running node, and what it answers. These are also the objects that `--json` prints.
 
+use super::wallet::{WalletAnswer, WalletRequest};
 use serde::{Deserialize, Serialize};
 
 pub use crate::base::path::PathText;
@@ -54,6 +55,8 @@ pub enum Request {
         /// Absolute path.
         path: PathText,
     },
+    /// Something of the wallet. Answer: `Wallet`.
+    Wallet(WalletRequest),
     /// The settings in force. Answer: `Settings`.
     Settings,
     /// Unmount, write everything down and end. Answer: `Nothing`, before the process ends.
@@ -112,6 +115,8 @@ pub enum Answer {
     Verified(Verified),
     /// To `Why`.
     Why(Why),
+    /// To `Wallet`.
+    Wallet(WalletAnswer),
     /// To `Settings`.
     Settings(Vec<Setting>),
 }

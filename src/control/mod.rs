@@ -7,6 +7,7 @@ pub mod client;
 pub mod message;
 pub mod server;
 pub mod service;
+pub mod wallet;
 
 use std::io;
 use std::path::{Path, PathBuf};

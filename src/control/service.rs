@@ -437,6 +437,7 @@ impl Service for Node {
             }
             Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),
+            Request::Wallet(request) => Answer::Wallet(super::wallet::serve(self.engine.purse(), request).await?),
             Request::Settings => Answer::Settings(self.settings.clone()),
             Request::Stop => {
                 self.stop.notify_one();

@@ -20,6 +20,7 @@ mod memory;
 mod node_cache;
 mod packs;
 mod pay;
+mod purse;
 mod rank;
 mod reactor;
 mod reader;
@@ -36,6 +37,7 @@ mod writer;
 
 pub use audit::AuditEntry;
 pub use error::{ReadError, ReadErrorKind};
+pub use purse::{Purse, PurseSettings, PurseState};
 pub use reader::{Child, DirectoryHandle, FileHandle, Reader, TreeNode};
 pub use seal::SealError;
 pub use setting::{Convergence, Settings};

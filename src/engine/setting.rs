@@ -1,6 +1,8 @@
 //! What an engine is started with, already validated.
 
+use super::purse::PurseSettings;
 use crate::base::peer::Contact;
+use crate::chain::{Backend, Network};
 use crate::content::erasure::Scheme;
 use crate::ledger::CreditConfig;
 use crate::wallet::PayConfig;
@@ -47,6 +49,8 @@ pub struct Settings {
     pub payments: PayConfig,
     /// Part of one processor, in percent, that looks for a better rank; 0: none.
     pub rank_percent: u8,
+    /// The wallet.
+    pub purse: PurseSettings,
     /// A change in the own tree is published once nothing changed for this long.
     pub quiet: Duration,
 }
@@ -68,6 +72,11 @@ impl Settings {
             credit: CreditConfig::default(),
             payments: PayConfig::default(),
             rank_percent: 0,
+            purse: PurseSettings {
+                network: Network::Signet,
+                backend: Backend::P2p { peers: Vec::new() },
+                passphrase: None,
+            },
             quiet: Duration::from_millis(500),
         }
     }

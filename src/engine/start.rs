@@ -8,6 +8,7 @@ use super::fetcher::Fetcher;
 use super::link::Links;
 use super::memory;
 use super::pay::{self, Payer};
+use super::purse::Purse;
 use super::rank;
 use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
@@ -88,6 +89,7 @@ struct Inner {
     links: Arc<Links>,
     reader: Reader,
     writer: Writer,
+    purse: Purse,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -170,13 +172,15 @@ impl Engine {
         tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
+        let purse = Purse::new(&settings.data_dir, settings.purse.clone());
+        tasks.push(tokio::spawn(purse.clone().open_at_start()));
         rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
         if settings.mdns {
             tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr.port())));
         }
         info!(peer = %peer, %addr, "node started");
         let tasks = Mutex::new(tasks);
-        let inner = Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, writer, tasks };
+        let inner = Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, writer, purse, tasks };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -223,6 +227,11 @@ impl Engine {
     /// Publishes the own tree.
     pub fn writer(&self) -> &Writer {
         &self.inner.writer
+    }
+
+    /// The wallet.
+    pub fn purse(&self) -> &Purse {
+        &self.inner.purse
     }
 
     pub(super) fn swarm(&self) -> &Swarm {
@@ -321,6 +330,7 @@ impl Engine {
     pub async fn stop(&self) {
         let inner = &self.inner;
         inner.writer.stop();
+        inner.purse.close();
         let _ = inner.swarm.events.send(Event::Stop);
         inner.links.endpoint().close(CloseReason::Stopping.code()).await;
         let tasks = std::mem::take(&mut *lock(&inner.tasks));

@@ -1,0 +1,218 @@
+//! `tornet wallet` with real nodes and a real chain: made, unlocked, paid, spent, lost and brought back, without a secret ever showing.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+mod harness;
+
+use harness::bitcoin::Bitcoin;
+use harness::node::{CONFIG, Node, Plan};
+use harness::{Lab, printed, until};
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+const PASSPHRASE: &str = "correct horse battery";
+
+fn private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Settings of a node with a wallet, and the file of its passphrase.
+fn settings(lab: &Lab, name: &str, source: &str) -> (String, PathBuf) {
+    let file = lab.make_dir(name).join("passphrase");
+    private(&file, PASSPHRASE);
+    let text =
+        format!("{CONFIG}\n[payments]\nnetwork = \"regtest\"\n{source}\npassphrase_file = \"{}\"\n", file.display());
+    (text, file)
+}
+
+fn filters(node: &Bitcoin) -> String {
+    format!("peers = [\"{}\"]", node.address())
+}
+
+fn rpc(node: &Bitcoin) -> String {
+    format!("backend = \"bitcoind\"\nbitcoind = \"{}\"\ncookie = \"{}\"", node.rpc_url(), node.cookie().display())
+}
+
+/// A command of a node with its settings, and with this on its standard input.
+fn wallet(node: &Node, args: &[&str], input: &str) -> Output {
+    let config = node.home.join("config.toml");
+    let mut all = vec!["--config", config.to_str().unwrap(), "wallet"];
+    all.extend(args);
+    let mut child =
+        node.command(&all).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may not want to read it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn works(node: &Node, args: &[&str], input: &str) -> String {
+    let output = wallet(node, args, input);
+    assert!(output.status.success(), "{args:?}: {}\n{}", printed(&output), node.log());
+    String::from_utf8(output.stdout).unwrap().trim().to_string()
+}
+
+#[track_caller]
+fn fails(node: &Node, args: &[&str], input: &str) -> String {
+    let output = wallet(node, args, input);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {}", printed(&output));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn balance(node: &Node) -> Value {
+    serde_json::from_str(&works(node, &["--json", "balance"], "")).unwrap()
+}
+
+#[track_caller]
+fn has(node: &Node, sat: u64) {
+    until(&format!("{sat} sat"), || (balance(node)["confirmed-sat"] == sat).then_some(()));
+}
+
+fn synced(node: &Node) {
+    until("the end of the chain", || (balance(node)["synced"] == true).then_some(()));
+}
+
+#[test]
+fn wallet_is_made_paid_spent_and_brought_back() {
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let (config, _) = settings(&lab, "a", &filters(&bitcoin));
+    let mut a = Plan::new("a").config(&config).start(&lab);
+    let none = fails(&a, &["balance"], "");
+    assert!(none.contains("there is no wallet") && none.contains("wallet setup"), "{none}");
+
+    let words = works(&a, &["setup", "--unconfirmed"], "");
+    assert_eq!(words.split(' ').count(), 12, "{words}");
+    let seed = a.data.join("wallet/seed");
+    assert_eq!(fs::metadata(&seed).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(fails(&a, &["setup", "--unconfirmed"], "").contains("never overwritten"));
+    // The running node opened it at once.
+    synced(&a);
+    let address = works(&a, &["address"], "");
+    assert!(address.starts_with("bcrt1p"), "{address}");
+    assert_ne!(works(&a, &["address"], ""), address);
+    bitcoin.pay(&address, 200_000);
+    bitcoin.mine(1);
+    has(&a, 200_000);
+    let text = works(&a, &["balance"], "");
+    assert!(text.contains("200000 sat") && text.contains("regtest"), "{text}");
+
+    let to = bitcoin.fresh();
+    let much = fails(&a, &["send", &to, "300000 sat", "--yes"], "");
+    assert!(much.contains("not enough coins") && much.contains("sat"), "{much}");
+    let unit = wallet(&a, &["send", &to, "50000", "--yes"], "");
+    assert_eq!(unit.status.code(), Some(2), "{}", printed(&unit));
+    let dear = fails(&a, &["send", &to, "50000 sat", "--fee-max", "1 sat", "--yes"], "");
+    assert!(dear.contains("the fee would be"), "{dear}");
+    let foreign = fails(&a, &["send", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", "50000 sat", "--yes"], "");
+    assert!(foreign.contains("no address of the network regtest"), "{foreign}");
+    let sent: Value = serde_json::from_str(&works(&a, &["--json", "send", &to, "50000 sat", "--yes"], "")).unwrap();
+    let fee = sent["fee-sat"].as_u64().unwrap();
+    until("the payment at the node", || bitcoin.waiting().contains(&sent["txid"].as_str()?.to_string()).then_some(()));
+    bitcoin.mine(1);
+    has(&a, 150_000 - fee);
+    assert_eq!(bitcoin.received(&to), 50_000);
+    let history: Value = serde_json::from_str(&works(&a, &["--json", "history"], "")).unwrap();
+    assert_eq!(history[0]["change-sat"], -50_000 - fee as i64, "{history}");
+    assert_eq!((&history[0]["fee-sat"], &history[1]["change-sat"]), (&fee.into(), &200_000.into()), "{history}");
+    assert!(works(&a, &["history"], "").contains("+200000 sat"));
+
+    // It is there again after a kill, opened by the file of its passphrase.
+    a.kill();
+    drop(a);
+    let a = Plan::new("a").config(&config).start(&lab);
+    until("the wallet is open", || wallet(&a, &["balance"], "").status.success().then_some(()));
+    has(&a, 150_000 - fee);
+
+    // By its words over the full node's RPC, and by a copy of its file over filters.
+    assert_eq!(works(&a, &["backup"], ""), words);
+    assert_eq!(works(&a, &["backup", "--check"], &format!("{words}\n")), "these are its words");
+    let copy = lab.path("copy");
+    works(&a, &["backup", copy.to_str().unwrap()], "");
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(&seed).unwrap());
+    for (name, source, args, input) in [
+        ("b", rpc(&bitcoin), vec!["restore"], words.as_str()),
+        ("c", filters(&bitcoin), vec!["restore", copy.to_str().unwrap()], ""),
+    ] {
+        let (config, _) = settings(&lab, name, &source);
+        let other = Plan::new(name).config(&config).start(&lab);
+        let wrong = fails(&other, &["restore"], "one two three\n");
+        assert!(wrong.contains("not the words of a wallet"), "{wrong}");
+        works(&other, &args, input);
+        has(&other, 150_000 - fee);
+        assert_ne!(works(&other, &["address"], ""), address, "{name}");
+    }
+    // Nothing of it in logs or other files.
+    let first: Vec<&str> = words.split(' ').take(3).collect();
+    for node in ["a", "b", "c"] {
+        let log = fs::read_to_string(lab.path(node).join("log")).unwrap();
+        assert!(!log.contains(PASSPHRASE) && !log.contains(&first.join(" ")), "{log}");
+    }
+}
+
+#[test]
+fn locked_wallet_is_unlocked_by_hand_and_a_wrong_or_open_passphrase_file_is_refused() {
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let (config, file) = settings(&lab, "a", &rpc(&bitcoin));
+    let a = Plan::new("a").config(&config).start(&lab);
+    works(&a, &["setup", "--unconfirmed"], "");
+    drop(a);
+    private(&file, "something else");
+    let a = Plan::new("a").config(&config).start(&lab);
+    let locked = until("a reason", || Some(fails(&a, &["balance"], "")).filter(|text| text.contains("does not open")));
+    assert!(locked.contains("the wallet is locked") && locked.contains("wallet unlock"), "{locked}");
+    assert!(fails(&a, &["unlock"], "").contains("does not open"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = fails(&a, &["unlock"], "");
+    assert!(open.contains("is open to other users") && open.contains("chmod 600"), "{open}");
+    private(&file, PASSPHRASE);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    works(&a, &["unlock"], "");
+    synced(&a);
+    drop(a);
+
+    // Without a file, as systemd gives it.
+    let config = config.lines().filter(|line| !line.starts_with("passphrase_file")).collect::<Vec<_>>().join("\n");
+    let a = Plan::new("a").config(&config).start(&lab);
+    assert!(fails(&a, &["balance"], "").contains("the wallet is locked"));
+    let credentials = lab.make_dir("credentials");
+    private(&credentials.join("tornet-wallet"), PASSPHRASE);
+    let path = a.home.join("config.toml");
+    let mut command = a.command(&["--config", path.to_str().unwrap(), "wallet", "unlock"]);
+    let output = command.env("CREDENTIALS_DIRECTORY", &credentials).output().unwrap();
+    assert!(output.status.success(), "{}", printed(&output));
+    synced(&a);
+}
+
+#[test]
+fn without_a_node_the_wallet_is_made_and_everything_else_says_what_to_do() {
+    let lab = Lab::new();
+    let (config, _) = settings(&lab, "a", "peers = [\"127.0.0.1:9\"]");
+    let mut a = Plan::new("a").config(&config).start(&lab);
+    a.stop();
+    for args in [&["balance"][..], &["address"], &["history"], &["send", "x", "1 sat", "--yes"], &["unlock"]] {
+        let away = fails(&a, args, "");
+        assert!(away.contains("no node is running") && away.contains("start one"), "{args:?}: {away}");
+    }
+    let asked = wallet(&a, &["setup"], "");
+    assert_eq!(asked.status.code(), Some(2), "{}", printed(&asked));
+    let words: Value = serde_json::from_str(&works(&a, &["--json", "setup", "--unconfirmed"], "")).unwrap();
+    assert_eq!(words["words"].as_array().unwrap().len(), 12, "{words}");
+    drop(a);
+    // Opened at the start; where the chain cannot be had it says so, and hands no address out.
+    let a = Plan::new("a").config(&config).start(&lab);
+    let trouble = until("a word of trouble", || {
+        let output = wallet(&a, &["--json", "balance"], "");
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        answer["trouble"].as_str().map(str::to_string)
+    });
+    assert!(trouble.contains("bitcoin network"), "{trouble}");
+    let early = fails(&a, &["address"], "");
+    assert!(early.contains("has not reached the end of the chain"), "{early}");
+}

@@ -1,0 +1,164 @@
+//! `[payments]`: the wallet, its chain and where the chain's data come from.
+
+use super::file::RawWallet;
+use super::{ConfigError, Environment, Layers, Setting, Source, typed};
+use crate::chain::{Backend, Network};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Kinds of sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Bitcoin's own network.
+    P2p,
+    /// The RPC of a full node.
+    Bitcoind,
+}
+
+impl FromStr for BackendKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<BackendKind, String> {
+        match text {
+            "p2p" => Ok(BackendKind::P2p),
+            "bitcoind" => Ok(BackendKind::Bitcoind),
+            _ => Err(format!("{text:?} is neither \"p2p\" nor \"bitcoind\"")),
+        }
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BackendKind::P2p => "p2p",
+            BackendKind::Bitcoind => "bitcoind",
+        })
+    }
+}
+
+/// Settings of the wallet, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalletSettings {
+    /// Which chain of blocks.
+    pub network: Setting<Network>,
+    /// What kind of source.
+    pub backend: Setting<BackendKind>,
+    /// Full nodes to ask over bitcoin's own network; none: they are looked for.
+    pub peers: Setting<Vec<SocketAddr>>,
+    /// Where the RPC of a full node is.
+    pub bitcoind: Setting<String>,
+    /// The file by which that node knows its user.
+    pub cookie: Setting<PathBuf>,
+    /// The file that holds the wallet's passphrase.
+    pub passphrase_file: Setting<Option<PathBuf>>,
+}
+
+fn rpc_port(network: Network) -> u16 {
+    match network {
+        Network::Bitcoin => 8332,
+        Network::Signet => 38332,
+        Network::Testnet4 => 48332,
+        Network::Regtest => 18443,
+    }
+}
+
+/// Where a full node of this user leaves its cookie.
+fn usual_cookie(network: Network, env: Environment<'_>) -> PathBuf {
+    let home = PathBuf::from(env("HOME").unwrap_or_default()).join(".bitcoin");
+    match network {
+        Network::Bitcoin => home.join(".cookie"),
+        other => home.join(other.to_string()).join(".cookie"),
+    }
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").unwrap_or_default();
+    if rest.is_empty() || rest.contains(['/', '@', ' ']) {
+        return Err(format!("{text:?} is no address of an RPC: write it as in \"http://127.0.0.1:8332\""));
+    }
+    Ok(text.to_string())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} is not absolute: begin it with /")) }
+}
+
+impl WalletSettings {
+    pub(super) fn load(layers: &Layers<'_>, raw: &RawWallet) -> Result<WalletSettings, ConfigError> {
+        let pick_path = |key, variable, file, default| layers.pick(key, variable, file, default, path);
+        let network =
+            layers.pick("payments.network", "TORNET_PAYMENTS_NETWORK", raw.network.as_ref(), Network::Signet, typed)?;
+        let backend = layers.pick(
+            "payments.backend",
+            "TORNET_PAYMENTS_BACKEND",
+            raw.backend.as_ref(),
+            BackendKind::P2p,
+            typed,
+        )?;
+        let usual = format!("http://127.0.0.1:{}", rpc_port(network.value));
+        let bitcoind =
+            layers.pick("payments.bitcoind", "TORNET_PAYMENTS_BITCOIND", raw.bitcoind.as_ref(), usual, url)?;
+        let usual = usual_cookie(network.value, layers.env);
+        let cookie = pick_path("payments.cookie", "TORNET_PAYMENTS_COOKIE", raw.cookie.as_ref(), usual)?;
+        let passphrase_file = layers.pick(
+            "payments.passphrase_file",
+            "TORNET_PAYMENTS_PASSPHRASE_FILE",
+            raw.passphrase_file.as_ref(),
+            None,
+            |text| path(text).map(Some),
+        )?;
+        Ok(WalletSettings { network, backend, peers: peers(layers, raw)?, bitcoind, cookie, passphrase_file })
+    }
+
+    /// The source that is set.
+    pub fn source(&self) -> Backend {
+        match self.backend.value {
+            BackendKind::P2p => Backend::P2p { peers: self.peers.value.clone() },
+            BackendKind::Bitcoind => {
+                Backend::Bitcoind { url: self.bitcoind.value.clone(), cookie: self.cookie.value.clone() }
+            }
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<(&'static str, String, String)> {
+        let peers: Vec<String> = self.peers.value.iter().map(ToString::to_string).collect();
+        let peers = if peers.is_empty() { "found by themselves".to_string() } else { peers.join(" ") };
+        let file = &self.passphrase_file.value;
+        let file = file.as_ref().map_or("none".to_string(), |file| file.display().to_string());
+        vec![
+            ("payments.network", self.network.value.to_string(), self.network.source.to_string()),
+            ("payments.backend", self.backend.value.to_string(), self.backend.source.to_string()),
+            ("payments.peers", peers, self.peers.source.to_string()),
+            ("payments.bitcoind", self.bitcoind.value.clone(), self.bitcoind.source.to_string()),
+            ("payments.cookie", self.cookie.value.display().to_string(), self.cookie.source.to_string()),
+            ("payments.passphrase_file", file, self.passphrase_file.source.to_string()),
+        ]
+    }
+}
+
+/// Of the highest layer that names any.
+fn peers(layers: &Layers<'_>, raw: &RawWallet) -> Result<Setting<Vec<SocketAddr>>, ConfigError> {
+    let variable = "TORNET_PAYMENTS_PEERS";
+    let texts: Vec<(String, Source)> = match (layers.env)(variable) {
+        Some(list) => {
+            let items = list.split([' ', ',']).filter(|text| !text.is_empty());
+            items.map(|text| (text.to_string(), Source::Environment(variable))).collect()
+        }
+        None => {
+            let file = |at| Source::File(layers.path.to_path_buf(), at);
+            raw.peers.iter().map(|(text, at)| (text.clone(), file(*at))).collect()
+        }
+    };
+    let source = texts.first().map_or(Source::Default, |(_, source)| source.clone());
+    let parse = |(text, place): (String, Source)| {
+        text.parse().map_err(|_| ConfigError::Value {
+            place,
+            key: "payments.peers",
+            message: format!("{text:?} is no address: write it as in \"192.0.2.7:8333\""),
+        })
+    };
+    let value = texts.into_iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(Setting { value, source })
+}
