@@ -4,15 +4,15 @@
 
 mod harness;
 
-use harness::bitcoin::Bitcoin;
+use harness::bitcoin::{self, Bitcoin};
 use harness::node::{CONFIG, Node, Plan};
-use harness::{Lab, printed, until};
+use harness::{Lab, TORNET, printed, processes_naming, until};
 use serde_json::Value;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 const PASSPHRASE: &str = "correct horse battery";
 
@@ -215,4 +215,41 @@ fn without_a_node_the_wallet_is_made_and_everything_else_says_what_to_do() {
     assert!(trouble.contains("bitcoin network"), "{trouble}");
     let early = fails(&a, &["address"], "");
     assert!(early.contains("has not reached the end of the chain"), "{early}");
+}
+
+#[test]
+fn swarm_has_a_chain_of_its_own_and_a_coin_for_every_wallet() {
+    let lab = Lab::new();
+    let none = lab.path("none");
+    let missing =
+        Command::new(TORNET).args(["swarm", "2", "--bitcoin"]).env("PATH", &none).env("TMPDIR", lab.dir()).output();
+    let missing = missing.unwrap();
+    let said = printed(&missing);
+    assert!(
+        missing.status.code() == Some(1) && said.contains("no bitcoind here") && said.contains("--bitcoin="),
+        "{said}"
+    );
+
+    let program = bitcoin::program(&lab);
+    let mut command = Command::new(TORNET);
+    command.args(["--json", "swarm", "2", "--dir"]).arg(lab.path("swarm"));
+    command.arg(format!("--bitcoin={}", program.display())).env("HOME", lab.dir()).env("TMPDIR", lab.dir());
+    let mut swarm = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(swarm.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let listed: Value = serde_json::from_str(&line).unwrap();
+    assert!(listed["mine-block"].as_str().unwrap().contains("-generate 1"), "{listed}");
+    for node in listed["nodes"].as_array().unwrap() {
+        let data = node["data-dir"].as_str().unwrap();
+        until("a coin", || {
+            let output =
+                Command::new(TORNET).args(["--data-dir", data, "--json", "wallet", "balance"]).output().unwrap();
+            let balance: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (balance["confirmed-sat"].as_u64()? > 0).then_some(())
+        });
+    }
+    harness::signal(swarm.id(), rustix::process::Signal::INT);
+    let status = swarm.wait().unwrap();
+    assert!(status.code().is_none_or(|code| code == 0 || code == 130), "{status}");
+    assert!(processes_naming(lab.dir()).is_empty());
 }

@@ -201,6 +201,18 @@ fn unpacked(root: &Path) -> Result<Programs, String> {
     Ok(Programs { before, dir })
 }
 
+/// A program that is a full node, for those who start it by themselves.
+pub fn program(lab: &Lab) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let command = programs().command("bitcoind");
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let path = lab.path("bitcoind");
+    fs::write(&path, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "))).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
 /// A running full node. Killed when dropped.
 pub struct Bitcoin {
     dir: PathBuf,

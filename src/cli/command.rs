@@ -203,6 +203,11 @@ pub enum Command {
         /// Keep the data directories here [default: a temporary one, removed at the end]
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
+        /// Start a bitcoin full node on regtest besides, and give every node a wallet with some coins
+        ///
+        /// The program is the bitcoind of Bitcoin Core or Bitcoin Knots as the shell would find it, or the one that is named.
+        #[arg(long, value_name = "BITCOIND", num_args = 0..=1, require_equals = true, default_missing_value = "bitcoind", value_hint = ValueHint::FilePath)]
+        bitcoin: Option<PathBuf>,
         /// Known, so that it is refused with a reason, and not offered.
         #[arg(long, hide = true)]
         data_dir: Option<PathBuf>,

@@ -11,6 +11,7 @@ mod output;
 mod process;
 mod prompt;
 mod publish;
+mod regtest;
 mod show;
 mod swarm;
 mod umount;
@@ -107,7 +108,9 @@ fn run(program: Program) -> anyhow::Result<()> {
                 "each node of a swarm has a data directory and settings of its own: leave --data-dir and --config out, --dir says where they are kept",
             ))
         }
-        Command::Swarm { count, mount, dir, .. } => swarm::run(&swarm::Plan { count, mount, dir, json }),
+        Command::Swarm { count, mount, dir, bitcoin, .. } => {
+            swarm::run(&swarm::Plan { count, mount, dir, bitcoin, json })
+        }
         Command::Wallet { command } => wallet::run(&place, command, json),
         Command::Config => settings(&place, json),
         Command::Completions { shell } => Ok(manual::completions(shell, &mut std::io::stdout().lock())?),

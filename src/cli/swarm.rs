@@ -2,6 +2,7 @@
 
 use super::output;
 use super::process;
+use super::regtest::{Regtest, Variables};
 use crate::config::place::make_data_dir;
 use crate::control::message::PathText;
 use crate::fuse;
@@ -25,6 +26,8 @@ pub(super) struct Plan {
     pub(super) count: u16,
     pub(super) mount: Option<PathBuf>,
     pub(super) dir: Option<PathBuf>,
+    /// The program of a bitcoin full node that is to run besides.
+    pub(super) bitcoin: Option<PathBuf>,
     pub(super) json: bool,
 }
 
@@ -125,6 +128,8 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
     // Looked after when the nodes have ended: they are dropped first.
     let made = mountpoint.clone().filter(|point| point.symlink_metadata().is_err());
     let mut left = Left { mounted: None, made };
+    // Ended after the nodes.
+    let bitcoin = plan.bitcoin.as_deref().map(|program| Regtest::start(program, &dir.join("bitcoin"))).transpose()?;
     let mut nodes = Nodes(Vec::new());
     let (sender, ready) = mpsc::channel();
     let mut addresses = vec![String::new(); usize::from(plan.count)];
@@ -135,7 +140,9 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
         let data = dir.join(format!("node-{place}"));
         let mount = mountpoint.as_deref().filter(|_| last);
         let first = addresses.first().filter(|_| place > 0).map(String::as_str);
-        let mut child = start(&data, first, mount).with_context(|| format!("cannot start node {place}"))?;
+        make_data_dir(&data)?;
+        let variables = bitcoin.as_ref().map(|bitcoin| bitcoin.equip(&data)).transpose()?.unwrap_or_default();
+        let mut child = start(&data, first, mount, variables).with_context(|| format!("cannot start node {place}"))?;
         let output = child.stdout.take().ok_or_else(|| anyhow!("a node has no output"))?;
         nodes.0.push((child, data));
         let sender = sender.clone();
@@ -162,7 +169,11 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
             mountpoint: mountpoint.as_deref().filter(|_| place + 1 == nodes.0.len()).map(PathText::from),
         })
         .collect();
-    show(&rows, started.elapsed(), plan.json)?;
+    if let Some(bitcoin) = &bitcoin {
+        let all: Vec<PathBuf> = nodes.0.iter().map(|(_, data)| data.clone()).collect();
+        bitcoin.fund(&all)?;
+    }
+    show(&rows, started.elapsed(), bitcoin.as_ref().map(Regtest::hint), plan.json)?;
 
     runtime.block_on(async {
         loop {
@@ -193,8 +204,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(data: &Path, bootstrap: Option<&str>, mount: Option<&Path>) -> anyhow::Result<Child> {
-    make_data_dir(data)?;
+fn start(data: &Path, bootstrap: Option<&str>, mount: Option<&Path>, variables: Variables) -> anyhow::Result<Child> {
     // The user's own file is not for these.
     let config = data.join("config.toml");
     if !config.exists() {
@@ -214,6 +224,7 @@ fn start(data: &Path, bootstrap: Option<&str>, mount: Option<&Path>) -> anyhow::
             command.env_remove(name);
         }
     }
+    command.envs(variables);
     command.arg("--data-dir").arg(data).arg("--config").arg(config).args(["--listen", "127.0.0.1:0"]);
     command.arg("--die-with-parent").arg(process::own_number().to_string());
     if let Some(address) = bootstrap {
@@ -255,13 +266,16 @@ fn await_ready(
     Ok(())
 }
 
-fn show(rows: &[Row], took: Duration, json: bool) -> std::io::Result<()> {
+fn show(rows: &[Row], took: Duration, mine: Option<String>, json: bool) -> std::io::Result<()> {
     if json {
         #[derive(Serialize)]
+        #[serde(rename_all = "kebab-case")]
         struct All<'a> {
             nodes: &'a [Row],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mine_block: Option<String>,
         }
-        return output::json(&All { nodes: rows });
+        return output::json(&All { nodes: rows, mine_block: mine });
     }
     let mut table = vec![vec!["PID".to_string(), "DATA".to_string(), "ADDRESS".to_string()]];
     table.extend(
@@ -270,6 +284,9 @@ fn show(rows: &[Row], took: Duration, json: bool) -> std::io::Result<()> {
     output::line(output::table(&table).trim_end())?;
     if let Some(mountpoint) = rows.iter().find_map(|row| row.mountpoint.as_ref()) {
         output::line(format_args!("mounted at {} (the last of them)", mountpoint.0.display()))?;
+    }
+    if let Some(mine) = mine {
+        output::line(format_args!("every wallet has bitcoin of this machine alone; to add a block: {mine}"))?;
     }
     output::line(format_args!(
         "{} nodes ready in {:.1} s; Ctrl-C ends them all. Commands: tornet --data-dir DATA ...",
