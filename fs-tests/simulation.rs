@@ -214,3 +214,107 @@ fn one_seed_is_one_run() {
         assert_eq!(runs[0], runs[1], "seed {seed} gave two different runs");
     }
 }
+
+/// What is left of a tree on the nodes that are up, without `but`: shards of the worst stripe, copies of the root.
+fn left(swarm: &Swarm, tree: &Tree, but: usize) -> (usize, usize) {
+    let there = |chunk: &ChunkId| swarm.holders(chunk).iter().any(|place| *place != but);
+    let stripes = tree.stripes.iter().map(|stripe| stripe.chunks.iter().filter(|chunk| there(chunk)).count());
+    let roots = swarm.holders(&tree.root.0).iter().filter(|place| **place != but).count();
+    (stripes.min().unwrap_or(0), roots)
+}
+
+/// Hosts vanish for ever, one every six hours, and strangers come in their place. The publisher is there and looks after its tree, every
+/// hour, or (`keeps`: false) does not. Returns what is left of it elsewhere.
+fn one_after_another(seed: u64, keeps: bool) -> Result<(usize, usize), Violation> {
+    const HOSTS: usize = 10;
+    // Each host goes once, in two and a half days. The long form, three weeks: TORNET_TURNS=84.
+    let turns = std::env::var("TORNET_TURNS").map_or(HOSTS, |text| text.parse().expect("a number"));
+    let hour = Duration::from_secs(3600);
+    let mut config = SwarmConfig { nodes: HOSTS + 1, encode_every: 100, ..SwarmConfig::default() };
+    config.node.keeper.period = if keeps { hour } else { 10_000 * hour };
+    config.node.keeper.patience = 2 * hour;
+    config.node.keeper.lease = 86_400;
+    let mut swarm = Swarm::acquainted(config, seed)?;
+    let tree = Tree::random(swarm.random(), 2, 4, 2, 64 << 10);
+    swarm.publish(0, JobId(1), &tree);
+    swarm.run(Duration::from_secs(60))?;
+    assert_eq!(left(&swarm, &tree, 0), (6, 3));
+    for turn in 0..turns {
+        let gone = 1 + turn % HOSTS;
+        // As good as another node: without what it had, and unknown to everybody.
+        swarm.leave(gone, false);
+        swarm.run(hour)?;
+        swarm.wipe(gone);
+        swarm.join(gone, &[0, 1 + (gone + 7) % HOSTS]);
+        swarm.run(5 * hour)?;
+        let (shards, roots) = left(&swarm, &tree, 0);
+        assert!(!keeps || shards >= 4 && roots >= 1, "turn {turn}: {shards} shards, {roots} roots");
+        if !keeps && shards < 4 && roots == 0 {
+            break;
+        }
+    }
+    if keeps {
+        // What it says of its hosts is true.
+        for kept in swarm.kept(0) {
+            assert!(kept.is_whole(), "{kept:?}");
+            for ((chunk, _), holders) in kept.chunks.iter().zip(&kept.holders) {
+                let hosts = swarm.holders(chunk);
+                let told = |peer| hosts.iter().any(|place| swarm.contact(*place).is_some_and(|c| c.peer == peer));
+                assert!(holders.iter().filter(|holder| holder.silent == 0).all(|holder| told(holder.peer)));
+                assert!(holders.iter().any(|holder| holder.until > swarm.now().0 / 1_000_000), "leases are renewed");
+            }
+        }
+    }
+    println!("{turns} hosts vanished, one every six hours: {:?}", swarm.tally());
+    Ok(left(&swarm, &tree, 0))
+}
+
+#[test]
+fn hosts_that_vanish_one_after_another_are_replaced_and_nothing_is_lost() {
+    for seed in seeds(1..2) {
+        replayable("hosts_that_vanish_one_after_another_are_replaced_and_nothing_is_lost", seed, |seed| {
+            let (shards, roots) = one_after_another(seed, true)?;
+            assert!(shards >= 5 && roots >= 2, "{shards} shards, {roots} roots");
+            let (shards, roots) = one_after_another(seed, false)?;
+            assert!(shards < 4 && roots == 0, "without care it is lost: {shards} shards, {roots} roots");
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn what_is_asked_is_proved_and_what_is_lost_is_made_of_the_rest_by_who_never_had_it() {
+    for seed in seeds(1..3) {
+        replayable("what_is_asked_is_proved_and_what_is_lost_is_made_of_the_rest", seed, |seed| {
+            let mut swarm = Swarm::acquainted(SwarmConfig { nodes: 30, ..SwarmConfig::default() }, seed)?;
+            let tree = publish(&mut swarm, 0, 1, 2, 128 << 10)?;
+            swarm.run(Duration::from_secs(60))?;
+            // The publisher and as many hosts as can be spared are gone for ever.
+            let trees = [tree];
+            decimate(&mut swarm, &[0], &trees, &[29]);
+            let [tree] = trees;
+            let look = |swarm: &mut Swarm, repair: bool| {
+                let errand = swarm.tend(29, &tree, repair);
+                let end = swarm.now().after(Duration::from_secs(1200));
+                swarm.run_while(end, |swarm| swarm.tended(29, errand).is_none())?;
+                Ok::<_, Violation>(swarm.tended(29, errand).expect("it ends").to_vec())
+            };
+            let seen = look(&mut swarm, false)?;
+            for kept in &seen {
+                for ((chunk, _), holders) in kept.chunks.iter().zip(&kept.holders) {
+                    let hosts = swarm.holders(chunk);
+                    assert_eq!(holders.is_empty(), hosts.iter().all(|host| *host == 29), "{hosts:?} {holders:?}");
+                }
+            }
+            let worst = |seen: &[tornet::publish::kept::Kept]| seen.iter().skip(1).map(|kept| kept.shards()).min();
+            // One of the eight or more may be with who asks, which does not count.
+            assert!(worst(&seen) < Some(12) && worst(&seen) >= Some(7), "{:?}", worst(&seen));
+            assert_eq!(swarm.tally().rebuilt, 0, "who only looks makes nothing");
+            look(&mut swarm, true)?;
+            let seen = look(&mut swarm, false)?;
+            assert_eq!(worst(&seen), Some(12), "{:?}", swarm.tally());
+            assert!(seen.iter().all(|kept| kept.is_whole()) && swarm.tally().rebuilt > 0);
+            Ok(())
+        });
+    }
+}

@@ -145,8 +145,18 @@ pub enum Command {
         /// A reference: tornet1...
         reference: String,
     },
-    /// Look every chunk of a tree up in the swarm, and count what is whole, weak and lost
+    /// Have other nodes prove that they hold a tree, and count what is whole, weak and lost
+    ///
+    /// Of every chunk somebody who says that he has it is asked for a part, chosen by chance; the tree is not downloaded.
     Verify {
+        /// A reference, or a verify reference as `tornet ref --verify` prints it
+        reference: String,
+    },
+    /// Make what is missing of a tree from the rest, and have it hosted
+    ///
+    /// As long as enough chunks of a part are left, the others are made of them. It takes no key to read the tree: anybody who has its verify
+    /// reference can do it. What is published or pinned here is repaired without being asked.
+    Repair {
         /// A reference, or a verify reference as `tornet ref --verify` prints it
         reference: String,
     },

@@ -92,7 +92,11 @@ fn run(program: Program) -> anyhow::Result<()> {
         }
         Command::Verify { reference } => {
             let reference = get::reference::<VerifyRef>(&reference)?;
-            show::verify(&mut client()?, reference, json)
+            show::verify(&mut client()?, reference, false, json)
+        }
+        Command::Repair { reference } => {
+            let reference = get::reference::<VerifyRef>(&reference)?;
+            show::verify(&mut client()?, reference, true, json)
         }
         Command::Status { watch } => show::status(&mut client()?, json, watch),
         Command::Peers => show::peers(&mut client()?, json),

@@ -10,6 +10,7 @@ use crate::control::server::Server;
 use crate::control::service::{Mounted, Node};
 use crate::engine::{self, Engine, StartError};
 use crate::ledger::CreditConfig;
+use crate::publish::KeeperConfig;
 use crate::store::StoreError;
 use crate::wire::message::Price;
 use crate::{config, fuse, telemetry};
@@ -152,6 +153,13 @@ impl Running {
                 newcomer_bytes: settings.newcomers.value.0,
                 price_max: Price { per_gib: settings.max_price.value.0, per_request: settings.max_request_price.value },
                 ..CreditConfig::default()
+            },
+            keeper: KeeperConfig {
+                // Never so often that nothing else is done.
+                period: settings.check.value.0.max(Duration::from_secs(1)),
+                patience: settings.patience.value.0,
+                rate: settings.rate.value.bytes(),
+                ..KeeperConfig::default()
             },
             rank_percent: settings.rank_cpu.value.0,
             purse: engine::PurseSettings {

@@ -64,6 +64,7 @@ fn screen(status: &Status) -> String {
             Size(store.limit_bytes)
         ),
     );
+    row("kept by others", kept(status));
     if let Some(trouble) = &status.trouble {
         row("trouble", trouble.clone());
     }
@@ -80,6 +81,21 @@ fn screen(status: &Status) -> String {
         if status.safe_to_shut_down { "yes" } else { "no: others do not hold all of it yet" }.into(),
     );
     text
+}
+
+/// How well hosts keep what is published and pinned here.
+fn kept(status: &Status) -> String {
+    let Some(kept) = status.kept else { return "being counted".to_string() };
+    if kept.groups == 0 {
+        return "nothing is published or pinned".to_string();
+    }
+    let lost = if kept.lost > 0 { format!(", {} not readable from them alone", kept.lost) } else { String::new() };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let proved = match kept.proved {
+        Some(at) => format!("; all proved within {}", Span(Duration::from_secs(now.saturating_sub(at).max(1)))),
+        None => String::new(),
+    };
+    format!("{} of {} parts as they should be{lost}{proved}", kept.whole, kept.groups)
 }
 
 fn publishing(status: &Status) -> String {
@@ -201,9 +217,10 @@ pub(super) fn why(client: &mut Client, path: &Path, json: bool) -> anyhow::Resul
     Ok(output::line(format_args!("{}: {}", found.state, found.detail))?)
 }
 
-/// `tornet verify`.
-pub(super) fn verify(client: &mut Client, reference: String, json: bool) -> anyhow::Result<()> {
-    let found = match get::ask(client, &Request::Verify { reference }, get::SEEKING)? {
+/// `tornet verify` and `tornet repair`.
+pub(super) fn verify(client: &mut Client, reference: String, repair: bool, json: bool) -> anyhow::Result<()> {
+    let request = if repair { Request::Repair { reference } } else { Request::Verify { reference } };
+    let found = match get::ask(client, &request, get::SEEKING)? {
         Answer::Verified(found) => found,
         other => return Err(output::strange(&other)),
     };
@@ -219,9 +236,10 @@ pub(super) fn verify(client: &mut Client, reference: String, json: bool) -> anyh
 }
 
 fn condition(found: &Verified) -> String {
+    let Verified { groups, whole, weak, lost, chunks, found, peers, repaired } = found;
+    let made = if *repaired > 0 { format!("; {repaired} given to new hosts") } else { String::new() };
     format!(
-        "{} parts: {} whole, {} weak, {} lost; {} of {} chunks found on {} other nodes",
-        found.groups, found.whole, found.weak, found.lost, found.found, found.chunks, found.peers
+        "{groups} parts: {whole} whole, {weak} weak, {lost} lost; {found} of {chunks} chunks proved by {peers} other nodes{made}"
     )
 }
 

@@ -59,6 +59,12 @@ pub struct RawFile {
     pub redundancy: Option<Placed>,
     /// `[storage] convergence`.
     pub convergence: Option<Placed>,
+    /// `[repair] check`.
+    pub check: Option<Placed>,
+    /// `[repair] patience`.
+    pub patience: Option<Placed>,
+    /// `[repair] rate`.
+    pub rate: Option<Placed>,
     /// `[network] port`.
     pub port: Option<Placed>,
     /// `[network] bootstrap`.
@@ -105,6 +111,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Keys that do something, by section.
 const KNOWN: &[(&str, &[&str])] = &[
     ("storage", &["cache", "hosting", "redundancy", "convergence"]),
+    ("repair", &["check", "patience", "rate"]),
     ("network", &["port", "bootstrap", "mdns"]),
     ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
     ("payments", &["network", "backend", "peers", "bitcoind", "cookie", "passphrase_file"]),
@@ -227,6 +234,9 @@ impl RawFile {
             "hosting" => &mut self.hosting,
             "redundancy" => &mut self.redundancy,
             "convergence" => &mut self.convergence,
+            "check" => &mut self.check,
+            "patience" => &mut self.patience,
+            "rate" => &mut self.rate,
             "port" => &mut self.port,
             "price" => &mut self.price,
             "request_price" => &mut self.request_price,

@@ -10,7 +10,7 @@ pub use payments::{BackendKind, WalletSettings};
 
 use crate::base::amount::Msat;
 use crate::base::peer::Contact;
-use crate::base::units::{GibPrice, Percent, Size};
+use crate::base::units::{GibPrice, Percent, Rate, Size, Span};
 use crate::content::erasure::Scheme;
 use crate::ledger::PRICE_MAX_DEFAULT;
 use file::{Position, RawFile, ReadError};
@@ -18,16 +18,23 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The UDP port that is tried first when none is set.
 pub const PORT_DEFAULT: u16 = 41641;
+/// How often hosts prove what they hold, and how long they may be away, when that is not set.
+pub const CHECK_DEFAULT: Span = Span(Duration::from_secs(86_400));
+/// See `CHECK_DEFAULT`.
+pub const PATIENCE_DEFAULT: Span = Span(Duration::from_secs(86_400));
+/// What proofs and repair may take when that is not set.
+pub const RATE_DEFAULT: Rate = Rate(8_000_000);
 /// The cache's limit when none is set.
 pub const CACHE_DEFAULT: Size = Size(20 << 30);
 /// What is kept for others when none is set.
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 23] = [
+pub const VARIABLES: [&str; 26] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -47,6 +54,9 @@ pub const VARIABLES: [&str; 23] = [
     "TORNET_PAYMENTS_NETWORK",
     "TORNET_PAYMENTS_PASSPHRASE_FILE",
     "TORNET_PAYMENTS_PEERS",
+    "TORNET_REPAIR_CHECK",
+    "TORNET_REPAIR_PATIENCE",
+    "TORNET_REPAIR_RATE",
     "TORNET_STORAGE_CACHE",
     "TORNET_STORAGE_CONVERGENCE",
     "TORNET_STORAGE_HOSTING",
@@ -166,6 +176,12 @@ pub struct Settings {
     pub redundancy: Setting<Redundancy>,
     /// Who makes the same chunks.
     pub convergence: Setting<Convergence>,
+    /// How often hosts prove what they hold.
+    pub check: Setting<Span>,
+    /// How long a host may be away.
+    pub patience: Setting<Span>,
+    /// What proofs and repair may take.
+    pub rate: Setting<Rate>,
     /// Where the node listens.
     pub listen: Setting<Listen>,
     /// Peers to begin with.
@@ -330,6 +346,10 @@ impl Settings {
             PRICE_MAX_DEFAULT.per_request,
             typed,
         )?;
+        let check = layers.pick("repair.check", "TORNET_REPAIR_CHECK", raw.check.as_ref(), CHECK_DEFAULT, typed)?;
+        let patience =
+            layers.pick("repair.patience", "TORNET_REPAIR_PATIENCE", raw.patience.as_ref(), PATIENCE_DEFAULT, typed)?;
+        let rate = layers.pick("repair.rate", "TORNET_REPAIR_RATE", raw.rate.as_ref(), RATE_DEFAULT, typed)?;
         let credit_line = layers.pick(
             "credit.credit_line",
             "TORNET_CREDIT_CREDIT_LINE",
@@ -355,6 +375,9 @@ impl Settings {
             hosting,
             redundancy,
             convergence,
+            check,
+            patience,
+            rate,
             listen,
             bootstrap,
             mdns,
@@ -392,6 +415,9 @@ impl Settings {
             row("storage.hosting", &self.hosting),
             row("storage.redundancy", &self.redundancy),
             row("storage.convergence", &self.convergence),
+            row("repair.check", &self.check),
+            row("repair.patience", &self.patience),
+            row("repair.rate", &self.rate),
             row("network.port", &self.listen),
             ("network.bootstrap", bootstrap, self.bootstrap.source.to_string()),
             row("network.mdns", &self.mdns),
@@ -514,7 +540,7 @@ mod tests {
         assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
         assert_eq!(settings.convergence.value, Convergence::Private);
         assert!(settings.mdns.value && settings.listen.value.flexible);
-        assert_eq!(settings.list().len(), 22);
+        assert_eq!(settings.list().len(), 25);
         assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
     }
 
@@ -540,7 +566,7 @@ mod tests {
         );
         assert_eq!(
             refused("[strange]\n"),
-            "FILE:1:2: unknown section [strange]; known: [storage], [network], [credit], [payments]"
+            "FILE:1:2: unknown section [strange]; known: [storage], [repair], [network], [credit], [payments]"
         );
         assert_eq!(
             refused("[network]\nupload = \"1 Mbit/s\"\n"),

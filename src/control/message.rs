@@ -45,8 +45,13 @@ pub enum Request {
         /// Text form.
         reference: String,
     },
-    /// Ask the swarm for the holders of every chunk. Answer: `Verified`.
+    /// Have other nodes prove that they hold every chunk. Answer: `Verified`.
     Verify {
+        /// Text form of a read or verify reference.
+        reference: String,
+    },
+    /// The same, and make what is missing of the rest, and have it hosted. Answer: `Verified`, how it is then.
+    Repair {
         /// Text form of a read or verify reference.
         reference: String,
     },
@@ -111,7 +116,7 @@ pub enum Answer {
     Pinned(Pinned),
     /// To `Unpin`.
     Unpinned(Unpinned),
-    /// To `Verify`.
+    /// To `Verify` and `Repair`.
     Verified(Verified),
     /// To `Why`.
     Why(Why),
@@ -199,6 +204,8 @@ pub struct Verified {
     pub found: u64,
     /// Nodes that hold any of them.
     pub peers: u64,
+    /// Chunks that a repair gave to new hosts.
+    pub repaired: u64,
 }
 
 /// An explanation.

@@ -214,7 +214,7 @@ impl Node {
     async fn hosted(&self, reference: &RootRef, replies: &Replies) -> Result<Survey, String> {
         let (mut best, mut since, mut pause) = (0, Instant::now(), TELL);
         loop {
-            let survey = self.survey(&reference.verify(), Arc::default()).await?;
+            let survey = self.claimed(&reference.verify()).await?;
             replies.progress(Progress {
                 stage: "hosting".into(),
                 done: survey.found,
@@ -272,14 +272,17 @@ impl Node {
         Ok(Pinned { chunks: kept.chunks, bytes: kept.bytes })
     }
 
-    async fn survey(&self, reference: &VerifyRef, counter: Arc<Counter>) -> Result<Survey, String> {
+    async fn claimed(&self, reference: &VerifyRef) -> Result<Survey, String> {
         let (engine, reference, deadline) = (self.engine.clone(), *reference, self.deadline());
-        apart(async move || engine.verify(&reference, deadline, &counter).await.map_err(|e| e.to_string())).await
+        let work = async move || engine.claimed(&reference, deadline, &Counter::default()).await;
+        apart(async move || work().await.map_err(|e| e.to_string())).await
     }
 
-    async fn verify(&self, reference: &VerifyRef, replies: &Replies) -> Result<Verified, String> {
+    async fn verify(&self, reference: &VerifyRef, repair: bool, replies: &Replies) -> Result<Verified, String> {
         let counter = Arc::new(Counter::default());
-        let work = self.survey(reference, counter.clone());
+        let (engine, reference, deadline, count) = (self.engine.clone(), *reference, self.deadline(), counter.clone());
+        let work =
+            apart(async move || engine.verify(&reference, deadline, repair, &count).await.map_err(|e| e.to_string()));
         let found = self.told("checking", "chunks", replies, || far(&counter), work).await?;
         Ok(Verified {
             groups: found.stripes,
@@ -289,6 +292,7 @@ impl Node {
             chunks: found.chunks,
             found: found.found,
             peers: found.peers,
+            repaired: found.repaired,
         })
     }
 
@@ -435,7 +439,8 @@ impl Service for Node {
                 let was_pinned = self.engine.unpin(&parse(&reference)?).await.map_err(|e| e.to_string())?;
                 Answer::Unpinned(Unpinned { was_pinned })
             }
-            Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, &replies).await?),
+            Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, false, &replies).await?),
+            Request::Repair { reference } => Answer::Verified(self.verify(&parse(&reference)?, true, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),
             Request::Wallet(request) => Answer::Wallet(super::wallet::serve(self.engine.purse(), request).await?),
             Request::Settings => Answer::Settings(self.settings.clone()),

@@ -69,6 +69,86 @@ pub(super) fn call(
     }
 }
 
+/// Has a peer prove that it holds a chunk: its slices are verified and forgotten.
+pub(super) fn check(
+    shell: &Shell,
+    call: CallId,
+    to: Contact,
+    fetch: Fetch,
+    chunk_len: u32,
+    deadline: tokio::time::Instant,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (links, events, store) = (shell.links.clone(), shell.events.clone(), shell.store.clone());
+    async move {
+        let work = async {
+            let link = links.link(&to).await?;
+            let mut answer = link.ask(&Request::Fetch(fetch.clone()).to_bytes()).await.map_err(failure)?;
+            let response = Response::from_bytes(&answer.header).map_err(|_| CallFailure::False("does not decode"))?;
+            match response {
+                Response::Slices(header) => {
+                    checks(&fetch, &header)?;
+                    if header.chunk_len != chunk_len {
+                        return Err(CallFailure::False("a chunk of another length than its manifest says"));
+                    }
+                    let outline = outline(&store, &fetch.chunk, &header, &mut answer.body).await?;
+                    let mut buffer = vec![0; SLICE_BYTES];
+                    for slice in header.slices.first..header.slices.end() {
+                        let span = SliceRange { first: slice, count: 1 }.bytes(chunk_len);
+                        let bytes = buffer.get_mut(..(span.end - span.start) as usize).unwrap_or_default();
+                        answer.body.exact(bytes).await.map_err(failure)?;
+                        if !outline.check_slice(&fetch.chunk, slice, bytes) {
+                            return Err(CallFailure::False("a false slice"));
+                        }
+                    }
+                    Ok(Answer::Fetched { bytes: u64::from(header.slices.count) * SLICE_BYTES as u64, header })
+                }
+                Response::Refused(refusal) => Err(CallFailure::Refused(refusal)),
+                referral @ Response::Referral { .. } => Ok(Answer::Message(referral)),
+                _ => Err(CallFailure::False("an answer to something else")),
+            }
+        };
+        let result = tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(CallFailure::Timeout));
+        let _ = events.send(Event::CallEnded { call, result });
+    }
+}
+
+/// Whether these are the slices that were asked for, at a price that was agreed to.
+fn checks(fetch: &Fetch, header: &Slices) -> Result<(), CallFailure> {
+    let all = slice_count(header.chunk_len);
+    let end = fetch.slices.end().min(all);
+    let asked = SliceRange { first: fetch.slices.first.min(end), count: end - fetch.slices.first.min(end) };
+    let len = header.chunk_len as usize;
+    if len > CHUNK_BYTES_MAX || header.slices != asked || header.outline != fetch.outline || len == 0 {
+        return Err(CallFailure::False("slices that were not asked for"));
+    }
+    if header.charge > fetch.ceiling {
+        return Err(CallFailure::False("charged more than it may cost"));
+    }
+    Ok(())
+}
+
+/// The outline of a chunk, off the stream where the answer has it, else from the store.
+async fn outline(
+    store: &Store,
+    chunk: &ChunkId,
+    header: &Slices,
+    body: &mut BodyReader,
+) -> Result<Outline, CallFailure> {
+    let chunk_len = header.chunk_len;
+    let outline = if header.outline {
+        let hashes = if chunk_len as usize > SLICE_BYTES { usize::from(slice_count(chunk_len)) } else { 0 };
+        let raw = body.take(hashes * 32).await.map_err(failure)?;
+        Outline::from_bytes(chunk_len, &raw).ok_or(CallFailure::False("a malformed outline"))?
+    } else {
+        let kept = store.outline(chunk).map_err(|_| CallFailure::Store)?.ok_or(CallFailure::Store)?;
+        if kept.len != chunk_len {
+            return Err(CallFailure::False("a false chunk length"));
+        }
+        kept
+    };
+    if outline.verify(chunk) { Ok(outline) } else { Err(CallFailure::False("a false outline")) }
+}
+
 /// Which of these chunks a peer says, now, that it holds whole. None where it does not answer.
 pub(super) async fn held(links: Arc<Links>, holder: Contact, chunks: Vec<ChunkId>) -> Vec<ChunkId> {
     let mut found = Vec::new();
@@ -121,20 +201,12 @@ struct Sink {
 impl Sink {
     /// Takes outline and slices off the stream; nothing unverified is kept, and the first false slice ends it.
     async fn receive(&self, fetch: Fetch, header: Slices, body: &mut BodyReader) -> Result<Answer, CallFailure> {
-        let Slices { chunk_len, slices, outline: outlined, charge, .. } = header;
-        let all = slice_count(chunk_len);
-        let end = fetch.slices.end().min(all);
-        let asked = SliceRange { first: fetch.slices.first.min(end), count: end - fetch.slices.first.min(end) };
-        if chunk_len as usize > CHUNK_BYTES_MAX || slices != asked || outlined != fetch.outline || chunk_len == 0 {
-            return Err(CallFailure::False("slices that were not asked for"));
-        }
-        if charge > fetch.ceiling {
-            return Err(CallFailure::False("charged more than it may cost"));
-        }
+        checks(&fetch, &header)?;
+        let Slices { chunk_len, slices, charge, .. } = header;
         if !self.waiting.lengths.allow(&fetch.chunk, chunk_len) {
             return Err(CallFailure::False("a chunk of another length than its manifest says"));
         }
-        let outline = self.outline(&fetch.chunk, chunk_len, outlined, body).await?;
+        let outline = outline(&self.store, &fetch.chunk, &header, body).await?;
         let mut bytes = outline.to_bytes().len() as u64;
         let mut first = slices.first;
         let mut paid = Msat::ZERO;
@@ -161,27 +233,6 @@ impl Sink {
             return Err(CallFailure::False("more bytes than announced"));
         }
         Ok(Answer::Fetched { header, bytes })
-    }
-
-    async fn outline(
-        &self,
-        chunk: &ChunkId,
-        chunk_len: u32,
-        outlined: bool,
-        body: &mut BodyReader,
-    ) -> Result<Outline, CallFailure> {
-        let outline = if outlined {
-            let hashes = if chunk_len as usize > SLICE_BYTES { usize::from(slice_count(chunk_len)) } else { 0 };
-            let raw = body.take(hashes * 32).await.map_err(failure)?;
-            Outline::from_bytes(chunk_len, &raw).ok_or(CallFailure::False("a malformed outline"))?
-        } else {
-            let kept = self.store.outline(chunk).map_err(|_| CallFailure::Store)?.ok_or(CallFailure::Store)?;
-            if kept.len != chunk_len {
-                return Err(CallFailure::False("a false chunk length"));
-            }
-            kept
-        };
-        if outline.verify(chunk) { Ok(outline) } else { Err(CallFailure::False("a false outline")) }
     }
 
     async fn keep(

@@ -5,6 +5,7 @@
 //! chunk's class changes, so a crash at any point leaves nothing that is needed among the cached chunks.
 
 use super::gate::{Gate, Held};
+use super::keep;
 use super::mark::{MarkError, Marks};
 use super::record::{self, DirectoryRecord, FileRecord, LeafRecord, SingleRecord};
 use crate::base::digest::ChunkId;
@@ -121,7 +122,11 @@ impl Collector {
             }
             stale
         })?;
-        if purged.is_none() {
+        let stale = |key: &[u8], _: &[u8]| {
+            let first = key.get(8..).and_then(|id| id.first_chunk::<32>().copied());
+            !keep::is_pin(key) && first.is_none_or(|id| !marks.may_hold(&ChunkId(id)))
+        };
+        if purged.is_none() || self.purge(record::HOSTS, hold, go_on, stale)?.is_none() {
             return Ok(None);
         }
         let mut after: Option<ChunkId> = None;

@@ -249,7 +249,7 @@ impl Fetcher {
         // Readers of neighbouring bytes miss the same chunk at the same time: it is made once.
         let _turn = self.rebuilding.lock().await;
         let (store, of) = (self.store.clone(), stripe.clone());
-        let work = move || super::rebuild::rebuild(&store, &of, &lost);
+        let work = move || super::rebuild::rebuild(&store, &of.verify(), &lost);
         tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::stopped())?
     }
 }

@@ -2,6 +2,7 @@
 
 use super::client;
 use super::clock::Clock;
+use super::keep::Keeping;
 use super::link::Links;
 use super::pay::Payer;
 use super::server::{self, Serving};
@@ -9,6 +10,7 @@ use super::swarm::{Swarm, Waiting};
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
+use crate::content::section::VerifyStripe;
 use crate::net::identity::Identity;
 use crate::net::link::Responder;
 use crate::node::Node;
@@ -50,6 +52,7 @@ pub(super) struct Shell {
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) waiting: Arc<Waiting>,
     pub(super) payer: Payer,
+    pub(super) keeping: Arc<Keeping>,
 }
 
 /// Runs the machine until it is told to stop.
@@ -107,6 +110,10 @@ pub(super) async fn run(mut node: Node, shell: Shell, mut events: mpsc::Unbounde
             match effect {
                 Effect::Call { call, to, request, deadline } => {
                     let task = client::call(&shell, call, to, request, shell.clock.at(deadline));
+                    calls.insert(call, tokio::spawn(task).abort_handle());
+                }
+                Effect::Check { call, to, fetch, chunk_len, deadline } => {
+                    let task = client::check(&shell, call, to, fetch, chunk_len, shell.clock.at(deadline));
                     calls.insert(call, tokio::spawn(task).abort_handle());
                 }
                 Effect::Cancel { call } => {
@@ -178,6 +185,14 @@ fn carry_out(shell: &Shell, effect: Effect) {
         }
         Effect::Wallet(action) => shell.payer.act(*action),
         Effect::WantDone { want, result } => shell.waiting.want_done(want, result),
+        Effect::Placed { job, group, chunk, peer } => shell.keeping.placed(job, group, chunk, peer),
+        Effect::ReadKept { after, max } => shell.keeping.read(&shell.events, after, max),
+        Effect::WriteKept { key, kept } => shell.keeping.write(key, kept),
+        Effect::Rebuild { tend, chunks, data, chunk_len, lost } => {
+            let stripe = VerifyStripe { chunk_len, data, ids: chunks };
+            super::keep::rebuild(shell.store.clone(), shell.events.clone(), tend, stripe, lost);
+        }
+        Effect::Tended { errand, kept } => shell.waiting.tended(errand, kept),
         Effect::Published { job, progress } => shell.waiting.job_progress(job, progress),
         Effect::Located { want, holders } => shell.waiting.located(want, holders),
         Effect::Remember(contacts) => super::memory::remember(&shell.store, contacts),
@@ -186,6 +201,7 @@ fn carry_out(shell: &Shell, effect: Effect) {
             shell.links.drop_peer(&peer);
         }
         Effect::Call { .. }
+        | Effect::Check { .. }
         | Effect::Cancel { .. }
         | Effect::Answer { .. }
         | Effect::Serve { .. }

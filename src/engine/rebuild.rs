@@ -1,11 +1,10 @@
 //! Lost data chunks of a stripe, made anew from slices of any k of its shards.
 
 use super::error::{ReadError, ReadErrorKind};
-use crate::base::digest::ChunkId;
 use crate::base::range::{SliceRange, slice_count};
 use crate::content::chunk::Outline;
-use crate::content::erasure;
-use crate::content::section::Stripe;
+use crate::content::erasure::{self, Scheme};
+use crate::content::section::VerifyStripe;
 use crate::store::{Class, Store};
 use bytes::Bytes;
 use tracing::{debug, warn};
@@ -33,8 +32,8 @@ fn bands(held: &[u64], slices: u8) -> Vec<Band> {
 
 /// Rebuilds whole data chunks: each band of them from the shards that are here, then checked against their ids, so parity that does not
 /// match its stripe is found here and never served. Blocks. Leaves things as they are when too little is here after all.
-pub(super) fn rebuild(store: &Store, stripe: &Stripe, lost: &[u8]) -> Result<(), ReadError> {
-    let chunks: Vec<ChunkId> = stripe.ids().collect();
+pub(super) fn rebuild(store: &Store, stripe: &VerifyStripe, lost: &[u8]) -> Result<(), ReadError> {
+    let chunks = &stripe.ids;
     // Another reader may have made it meanwhile.
     let still = |index: &u8| chunks.get(usize::from(*index)).is_some_and(|id| !store.holds(id).unwrap_or(false));
     let lost: Vec<u8> = lost.iter().copied().filter(still).collect();
@@ -42,14 +41,14 @@ pub(super) fn rebuild(store: &Store, stripe: &Stripe, lost: &[u8]) -> Result<(),
         return Ok(());
     }
     let mut held = Vec::with_capacity(chunks.len());
-    for id in &chunks {
+    for id in chunks {
         held.push(store.slices(id).map_err(ReadError::store)?.map_or(0, |held| held.mask));
     }
     let mut made: Vec<Vec<u8>> = lost.iter().map(|_| Vec::with_capacity(stripe.chunk_len as usize)).collect();
     for band in bands(&held, slice_count(stripe.chunk_len)) {
-        let Some(parts) = band_of(store, stripe, &chunks, &band, &lost)? else {
+        let Some(parts) = band_of(store, stripe, &band, &lost)? else {
             // Found damaged, and dropped, by this very reading, or evicted. What is asked for now is known to be missing.
-            debug!(?band, needed = stripe.data.len(), "shards vanished before they were used");
+            debug!(?band, needed = stripe.data, "shards vanished before they were used");
             return Ok(());
         };
         made.iter_mut().zip(parts).for_each(|(chunk, part)| chunk.extend_from_slice(&part));
@@ -70,18 +69,13 @@ pub(super) fn rebuild(store: &Store, stripe: &Stripe, lost: &[u8]) -> Result<(),
 }
 
 /// One band of the lost chunks; `None` when fewer than k shards of it are here.
-fn band_of(
-    store: &Store,
-    stripe: &Stripe,
-    chunks: &[ChunkId],
-    band: &Band,
-    lost: &[u8],
-) -> Result<Option<Vec<Vec<u8>>>, ReadError> {
+fn band_of(store: &Store, stripe: &VerifyStripe, band: &Band, lost: &[u8]) -> Result<Option<Vec<Vec<u8>>>, ReadError> {
     // What is here of the lost chunks themselves first: a shard gives itself.
     let here = |index: &u8| band.shards >> index & 1 == 1;
+    let chunks = &stripe.ids;
     let others = (0..chunks.len() as u8).filter(|index| here(index) && !lost.contains(index));
     let all_here = lost.iter().all(here);
-    let needed = if all_here { lost.len() } else { stripe.data.len() };
+    let needed = if all_here { lost.len() } else { usize::from(stripe.data) };
     let sources = lost.iter().copied().filter(here).chain(others).take(needed);
     let mut shards = Vec::with_capacity(needed);
     for index in sources {
@@ -95,8 +89,9 @@ fn band_of(
     if all_here {
         return Ok(Some(shards.into_iter().map(|(_, bytes)| bytes.to_vec()).collect()));
     }
+    let scheme = Scheme { k: stripe.data, m: (chunks.len() as u8).saturating_sub(stripe.data) };
     let views: Vec<(u8, &[u8])> = shards.iter().map(|(index, bytes)| (*index, bytes.as_ref())).collect();
-    let made = erasure::rebuild(stripe.scheme(), &views, lost).map_err(|error| {
+    let made = erasure::rebuild(scheme, &views, lost).map_err(|error| {
         ReadError::new(ReadErrorKind::Timeout, format!("too few shards of the stripe are here: {error}"))
     })?;
     Ok(Some(made))
@@ -106,14 +101,12 @@ fn band_of(
 mod tests {
     use super::*;
     use crate::base::limit::SLICE_BYTES;
-    use crate::content::cipher::{ChunkRef, ReadKey};
-    use crate::content::erasure::Scheme;
     use crate::store::StoreConfig;
 
     const SLICES: u8 = 10;
 
     /// A store that holds of each shard of a 3+2 stripe the given slices.
-    fn stripe_of(dir: &std::path::Path, held: &[u64], spoil: bool) -> (Store, Stripe) {
+    fn stripe_of(dir: &std::path::Path, held: &[u64], spoil: bool) -> (Store, VerifyStripe) {
         let len = usize::from(SLICES) * SLICE_BYTES;
         let mut shards: Vec<Vec<u8>> =
             (0..3u8).map(|n| (0..len).map(|at| (at / 7) as u8 ^ n.wrapping_mul(91)).collect()).collect();
@@ -133,9 +126,7 @@ mod tests {
             }
         }
         let id = |shard: &Vec<u8>| Outline::of(shard).0;
-        let data = shards[..3].iter().map(|shard| ChunkRef { id: id(shard), key: ReadKey([0; 32]) }).collect();
-        let parity = shards[3..].iter().map(id).collect();
-        (store, Stripe { bytes: 3 * len as u64, chunk_len: len as u32, data, parity })
+        (store, VerifyStripe { chunk_len: len as u32, data: 3, ids: shards.iter().map(id).collect() })
     }
 
     #[test]
@@ -152,7 +143,7 @@ mod tests {
         let (store, stripe) =
             stripe_of(dir.path(), &[0b11111, 0b11111, 0b11_1110_0000, 0b11_1111_1111, 0b11_1111_1111], false);
         rebuild(&store, &stripe, &[0, 1, 2]).unwrap();
-        assert!(stripe.data.iter().all(|chunk| store.holds(&chunk.id).unwrap()));
+        assert!(stripe.ids[..3].iter().all(|id| store.holds(id).unwrap()));
     }
 
     #[test]
@@ -160,7 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, stripe) = stripe_of(dir.path(), &[0, 0b11_1111_1111, 0b11_1111_1111, 0b11_1111_1011, 0], false);
         rebuild(&store, &stripe, &[0]).unwrap();
-        assert!(!store.holds(&stripe.data[0].id).unwrap());
+        assert!(!store.holds(&stripe.ids[0]).unwrap());
     }
 
     #[test]
@@ -169,6 +160,6 @@ mod tests {
         let all = 0b11_1111_1111;
         let (store, stripe) = stripe_of(dir.path(), &[0, all, all, 0, all], true);
         assert_eq!(rebuild(&store, &stripe, &[0]).unwrap_err().kind, ReadErrorKind::Damaged);
-        assert!(!store.holds(&stripe.data[0].id).unwrap());
+        assert!(!store.holds(&stripe.ids[0]).unwrap());
     }
 }

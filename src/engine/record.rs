@@ -2,10 +2,12 @@
 
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::digest::ChunkId;
+use crate::base::limit::PROVIDERS_PER_CHUNK_MAX;
 use crate::base::limit::{CHUNK_BYTES_MAX, STRIPE_CHUNKS_MAX};
+use crate::base::peer::PeerId;
 use crate::content::cipher::ReadKey;
 use crate::content::reference::{NodeRef, RootRef};
-use crate::node::input::Group;
+use crate::node::input::{Group, Holder, Kept};
 use crate::store::Table;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +22,8 @@ pub(super) const DIRECTORIES: Table = Table("directories.1");
 pub(super) const LEAVES: Table = Table("leaves.1");
 /// Groups that are not hosted yet, by job and first chunk: `Group`.
 pub(super) const PENDING: Table = Table("pending.1");
+/// Groups that are looked after, by job and first chunk: `Kept`.
+pub(super) const HOSTS: Table = Table("hosts.1");
 /// First chunks of all groups that were ever handed to a job: nothing.
 pub(super) const PLACED: Table = Table("placed.1");
 /// Job: `JobRecord`.
@@ -255,10 +259,47 @@ pub(super) fn group_from_bytes(bytes: &[u8]) -> Result<Group, DecodeError> {
         chunks.push((ChunkId(from.array()?), from.uint_max("chunk length", u64::from(u32::MAX))? as u32));
     }
     from.finish()?;
-    Ok(Group { chunks, copies })
+    Ok(Group { chunks, data: 0, copies })
 }
 
-/// Key of a pending group.
+/// Value of `HOSTS`.
+pub(super) fn kept_to_bytes(kept: &Kept) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.raw(&[kept.data, kept.copies]);
+    out.uint(kept.chunks.len() as u64);
+    for ((id, len), holders) in kept.chunks.iter().zip(&kept.holders) {
+        out.raw(&id.0);
+        out.uint(u64::from(*len));
+        out.uint(holders.len() as u64);
+        for holder in holders {
+            out.raw(&holder.peer.0);
+            [holder.proved, holder.silent, holder.until].into_iter().for_each(|time| out.uint(time));
+        }
+    }
+    out.into_bytes()
+}
+
+/// Reads what `kept_to_bytes` wrote.
+pub(super) fn kept_from_bytes(bytes: &[u8]) -> Result<Kept, DecodeError> {
+    let mut from = Reader::new(bytes);
+    let (data, copies) = (from.byte()?, from.byte()?);
+    let count = from.count("chunks of a group", STRIPE_CHUNKS_MAX, 34)?;
+    let (mut chunks, mut all) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for _ in 0..count {
+        chunks.push((ChunkId(from.array()?), from.uint_max("chunk length", CHUNK_BYTES_MAX as u64)? as u32));
+        let known = from.count("holders of a chunk", usize::from(u8::MAX) + PROVIDERS_PER_CHUNK_MAX, 35)?;
+        let mut holders = Vec::with_capacity(known);
+        for _ in 0..known {
+            let peer = PeerId(from.array()?);
+            holders.push(Holder { peer, proved: from.uint()?, silent: from.uint()?, until: from.uint()? });
+        }
+        all.push(holders);
+    }
+    from.finish()?;
+    Ok(Kept { chunks, data, copies, holders: all })
+}
+
+/// Key of a pending group, and of one that is looked after.
 pub(super) fn pending_key(job: u64, group: &Group) -> Vec<u8> {
     let mut key = job.to_be_bytes().to_vec();
     if let Some((id, _)) = group.chunks.first() {
@@ -317,9 +358,15 @@ mod tests {
             prop_assert_eq!(SingleRecord::from_bytes(&single.to_bytes()), Ok(single));
             let root = RootRef { kind: crate::content::reference::Kind::File, node: NodeRef { len: 1, ..node } };
             prop_assert_eq!(root_from_bytes(&root_to_bytes(&root, job)), Some(root));
-            let group = Group { chunks: vec![(ChunkId(id), nanos), (ChunkId(key), 1)], copies: 5 };
+            let group = Group { chunks: vec![(ChunkId(id), nanos), (ChunkId(key), 1)], data: 1, copies: 5 };
             let back = group_from_bytes(&group_to_bytes(&group)).unwrap();
-            prop_assert_eq!((back.chunks, back.copies), (group.chunks, group.copies));
+            prop_assert_eq!((&back.chunks, back.copies), (&group.chunks, group.copies));
+            let mut kept = Kept::new(&group);
+            kept.chunks.iter_mut().for_each(|(_, len)| *len %= 1 << 20);
+            kept.proved(0, PeerId(key), job, Some(size));
+            kept.proved(1, PeerId(id), 0, None);
+            kept.failed(1, &PeerId(id), job, false);
+            prop_assert_eq!(kept_from_bytes(&kept_to_bytes(&kept)), Ok(kept));
         }
 
         #[test]
@@ -329,6 +376,7 @@ mod tests {
             let _ = SingleRecord::from_bytes(&bytes);
             let _ = root_from_bytes(&bytes);
             let _ = group_from_bytes(&bytes);
+            let _ = kept_from_bytes(&bytes);
             let _ = JobRecord::from_bytes(&bytes);
         }
     }

@@ -16,7 +16,7 @@ use crate::content::erasure::Scheme;
 use crate::content::extent::{self, ExtentPlan};
 use crate::content::reference::NodeRef;
 use crate::content::section::Stripe;
-use crate::node::input::Group;
+use crate::node::input::{Group, Kept};
 use crate::store::{Class, Store, StoreError, Table};
 use disk::{open, read_short, replaced, wait_for_tick};
 use rayon::prelude::*;
@@ -291,18 +291,22 @@ impl Run<'_> {
         let store = &self.sealer.store;
         let mut sink = lock(&self.sink);
         let records = std::mem::take(&mut sink.records);
-        let fresh: Vec<(Vec<u8>, Vec<u8>)> = sink
+        let fresh: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)> = sink
             .groups
             .iter()
             .skip(sink.written)
-            .map(|group| (record::pending_key(self.job, group), record::group_to_bytes(group)))
+            .map(|group| {
+                let kept = record::kept_to_bytes(&Kept::new(group));
+                (record::pending_key(self.job, group), record::group_to_bytes(group), kept)
+            })
             .collect();
         sink.written = sink.groups.len();
         drop(sink);
         store.flush()?;
         store.state().write(true, |tx| {
-            for (key, value) in &fresh {
+            for (key, value, kept) in &fresh {
                 tx.put(record::PENDING, key, value)?;
+                tx.put(record::HOSTS, key, kept)?;
                 tx.put(record::PLACED, key.get(8..).unwrap_or_default(), &[])?;
             }
             for (table, key, value) in &records {
@@ -322,13 +326,13 @@ impl Run<'_> {
     }
 
     /// Chunks that must lie on distinct peers, unless an earlier pass saw to them.
-    fn group(&self, chunks: Vec<(ChunkId, u32)>) -> Result<(), SealError> {
+    fn group(&self, chunks: Vec<(ChunkId, u32)>, data: u8) -> Result<(), SealError> {
         let Some((first, _)) = chunks.first() else { return Ok(()) };
         if self.sealer.store.state().value(record::PLACED, &first.0)?.is_some() {
             return Ok(());
         }
         let copies = if chunks.len() == 1 { self.sealer.scheme.m.saturating_add(1) } else { 1 };
-        lock(&self.sink).groups.push(Group { chunks, copies });
+        lock(&self.sink).groups.push(Group { chunks, data, copies });
         Ok(())
     }
 
@@ -336,7 +340,7 @@ impl Run<'_> {
     fn nodes(&self, nodes: &[SealedChunk]) -> Result<(), SealError> {
         for node in nodes {
             self.sealer.keep(node)?;
-            self.group(vec![(node.id, node.outline.len)])?;
+            self.group(vec![(node.id, node.outline.len)], 1)?;
         }
         Ok(())
     }
@@ -346,7 +350,8 @@ impl Run<'_> {
         for chunk in &sealed.chunks {
             self.sealer.keep(chunk)?;
         }
-        self.group(sealed.chunks.iter().map(|chunk| (chunk.id, chunk.outline.len)).collect())
+        let chunks = sealed.chunks.iter().map(|chunk| (chunk.id, chunk.outline.len)).collect();
+        self.group(chunks, sealed.stripe.data.len() as u8)
     }
 
     fn unstable(&self, path: &Path) {

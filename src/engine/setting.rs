@@ -5,6 +5,7 @@ use crate::base::peer::Contact;
 use crate::chain::{Backend, Network};
 use crate::content::erasure::Scheme;
 use crate::ledger::CreditConfig;
+use crate::publish::KeeperConfig;
 use crate::wallet::PayConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub read_deadline: Duration,
     /// For how long hosts are asked to keep chunks, seconds.
     pub lease: u32,
+    /// How what is published and pinned is looked after; its lease is the one above.
+    pub keeper: KeeperConfig,
     /// What is charged, and how far peers are trusted.
     pub credit: CreditConfig,
     /// On which terms peers are paid, and pay.
@@ -69,6 +72,7 @@ impl Settings {
             mdns: true,
             read_deadline: Duration::from_secs(30),
             lease: 30 * 86_400,
+            keeper: KeeperConfig::default(),
             credit: CreditConfig::default(),
             payments: PayConfig::default(),
             rank_percent: 0,

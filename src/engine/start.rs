@@ -5,6 +5,7 @@ use super::book;
 use super::clock::Clock;
 use super::discovery;
 use super::fetcher::Fetcher;
+use super::keep::Keeping;
 use super::link::Links;
 use super::memory;
 use super::pay::{self, Payer};
@@ -14,7 +15,7 @@ use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
-use super::status::{BalanceStatus, PeerStatus, Status, StoreStatus};
+use super::status::{BalanceStatus, KeptStatus, PeerStatus, Status, StoreStatus};
 use super::swarm::{Swarm, lock};
 use super::writer::Writer;
 use crate::base::digest::ChunkId;
@@ -26,6 +27,7 @@ use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
 use crate::net::identity::{Identity, IdentityError};
 use crate::node::input::{Command, Input};
 use crate::node::{Node, NodeConfig};
+use crate::publish::KeeperConfig;
 use crate::store::{Store, StoreConfig, StoreError};
 use crate::wallet::PayConfig;
 use crate::wire::close::CloseReason;
@@ -90,6 +92,7 @@ struct Inner {
     reader: Reader,
     writer: Writer,
     purse: Purse,
+    keeping: Arc<Keeping>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -146,9 +149,12 @@ impl Engine {
             rank_nonce: rank::recall(&store, &peer),
             payments: settings.payments,
             wallet: pay::recall(&store)?,
+            keeper: KeeperConfig { lease: settings.lease, ..settings.keeper.clone() },
+            unix: reactor::unix_now(),
             ..NodeConfig::default()
         };
         let rank_nonce = node_config.rank_nonce;
+        let keeping = Keeping::new(store.clone(), settings.lease);
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
         let shell = Shell {
             clock,
@@ -158,16 +164,18 @@ impl Engine {
             payer: Payer::new(store.clone(), events.clone()),
             events,
             waiting: swarm.waiting.clone(),
+            keeping: keeping.clone(),
         };
         let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
         let fetcher = Arc::new(Fetcher::new(store.clone(), swarm.clone()));
         let reader = Reader::new(fetcher);
-        let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, settings.lease);
+        let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, keeping.clone());
 
         let mut tasks = vec![tokio::spawn(reactor::run(node, shell, queue)), tokio::spawn(links.clone().accept())];
         // What the user names is the newest word.
         swarm.command(Command::Bootstrap(memory::recall(&store)));
         swarm.command(Command::Bootstrap(settings.bootstrap.clone()));
+        tasks.push(tokio::spawn(keeping.clone().run(swarm.events.clone())));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
@@ -180,7 +188,8 @@ impl Engine {
         }
         info!(peer = %peer, %addr, "node started");
         let tasks = Mutex::new(tasks);
-        let inner = Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, writer, purse, tasks };
+        let inner =
+            Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, writer, purse, keeping, tasks };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -242,6 +251,10 @@ impl Engine {
         &self.inner.links
     }
 
+    pub(super) fn keeping(&self) -> &Arc<Keeping> {
+        &self.inner.keeping
+    }
+
     pub(super) fn store(&self) -> &Arc<Store> {
         &self.inner.store
     }
@@ -252,7 +265,10 @@ impl Engine {
         let stats = inner.swarm.inspect(|node| node.stats()).await.unwrap_or_default();
         let rank = inner.swarm.inspect(|node| node.rank()).await.unwrap_or_default();
         let usage = inner.store.usage();
+        // Before what is counted: what is sealed meanwhile counts as staged or as not kept yet.
         let staged = inner.writer.staged();
+        let writer = inner.writer.clone();
+        let kept = tokio::task::spawn_blocking(move || writer.kept()).await.ok().flatten();
         let hosting = inner.writer.hosting();
         Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -270,7 +286,14 @@ impl Engine {
             trouble: inner.writer.trouble().or(usage.trouble),
             publishing: inner.writer.sealing(),
             hosting,
-            safe_to_shut_down: staged == 0 && (hosting.done >= hosting.total || inner.writer.has_nothing()),
+            kept: kept.map(|kept| KeptStatus {
+                groups: kept.groups,
+                whole: kept.whole,
+                lost: kept.lost,
+                proved: (kept.oldest > 0).then_some(kept.oldest),
+            }),
+            safe_to_shut_down: staged == 0
+                && (kept.is_some_and(|kept| kept.groups == kept.whole) || inner.writer.has_nothing()),
             store: StoreStatus {
                 own_bytes: usage.own_bytes,
                 hosted_bytes: usage.hosted_bytes,

@@ -38,7 +38,9 @@ pub struct Status {
     pub publishing: Option<Work>,
     /// Chunk copies that peers hold for us, of those wanted, over all unfinished jobs.
     pub hosting: Work,
-    /// Whether everything published is hosted as wanted and nothing is staged.
+    /// How well others keep what is published and pinned here, by what they proved; `None` while that is being counted.
+    pub kept: Option<KeptStatus>,
+    /// Whether everything published is hosted as wanted, as its hosts proved when last asked, and nothing is staged.
     pub safe_to_shut_down: bool,
     /// Disk use.
     pub store: StoreStatus,
@@ -96,6 +98,20 @@ pub struct Work {
     pub done: u64,
     /// In all.
     pub total: u64,
+}
+
+/// How well something is kept by others.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct KeptStatus {
+    /// Stripes and lone chunks.
+    pub groups: u64,
+    /// Of them, those of which each chunk is held as often as it should be.
+    pub whole: u64,
+    /// Those that could not be read from the hosts alone.
+    pub lost: u64,
+    /// Unix time of the oldest of the last proofs; nothing when some chunk was never proved.
+    pub proved: Option<u64>,
 }
 
 /// Bytes on disk by class.

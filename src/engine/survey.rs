@@ -2,6 +2,7 @@
 
 use super::client;
 use super::error::{ReadError, ReadErrorKind};
+use super::keep;
 use super::reader::{Child, DirectoryHandle, FileHandle, Tree, TreeNode};
 use super::start::Engine;
 use super::swarm::lock;
@@ -12,7 +13,7 @@ use crate::content::cipher::ReadKey;
 use crate::content::reference::{NodeRef, RootRef, VerifyRef};
 use crate::content::section::VerifySection;
 use crate::content::walk::VerifyWalk;
-use crate::node::input::Urgency;
+use crate::node::input::{Group, Urgency};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ use tokio::time::Instant;
 const PAGE: usize = 1024;
 /// Holders asked at once what they hold.
 const HOLDERS_ASKED: usize = 16;
+/// Groups whose holders are asked for proofs at once.
+const TENDED: usize = 128;
 
 /// What a walk comes to.
 pub(super) enum Visit<'a> {
@@ -76,9 +79,44 @@ impl Engine {
         Ok(())
     }
 
-    /// Counts, for every stripe of a tree, the shards that other peers say they hold, asked now. Fetches manifests, not content, and opens no more
-    /// of them than a verify key does.
+    /// Counts, for every stripe of a tree, the shards of which another peer gives a slice, chosen by chance and checked against the shard's name;
+    /// `repair` has what is missing made of the rest and hosted anew. Fetches manifests, not content, and opens no more of them than a
+    /// verify key does.
     pub async fn verify(
+        &self,
+        reference: &VerifyRef,
+        deadline: Duration,
+        repair: bool,
+        progress: &Counter,
+    ) -> Result<Survey, SurveyError> {
+        let groups = self.groups_named(reference, deadline).await?;
+        let mut survey = Survey { stripes: groups.len() as u64, ..Survey::default() };
+        progress.total.store(groups.iter().map(|group| group.chunks.len() as u64).sum(), Ordering::Relaxed);
+        let (mut peers, mut chunks, mut found) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for batch in groups.chunks(TENDED) {
+            let asked = batch.iter().map(keep::fresh).collect();
+            let seen = self.swarm().tend(asked, repair).await.ok_or_else(ReadError::stopped)?;
+            for kept in &seen {
+                peers.extend(kept.holders.iter().flatten().map(|holder| holder.peer));
+                // What was promised a moment ago lies where it was put by this repair.
+                survey.repaired += kept.holders.iter().flatten().filter(|holder| holder.until > 0).count() as u64;
+                for ((id, _), holders) in kept.chunks.iter().zip(&kept.holders) {
+                    chunks.insert(*id);
+                    if !holders.is_empty() {
+                        found.insert(*id);
+                    }
+                }
+                let missing = kept.chunks.iter().zip(&kept.holders).filter(|(_, holders)| holders.is_empty());
+                survey.count(kept.shards(), kept.chunks.len(), usize::from(kept.data), missing.map(|((id, _), _)| *id));
+            }
+            progress.done.fetch_add(batch.iter().map(|group| group.chunks.len() as u64).sum(), Ordering::Relaxed);
+        }
+        (survey.peers, survey.chunks, survey.found) = (peers.len() as u64, chunks.len() as u64, found.len() as u64);
+        Ok(survey)
+    }
+
+    /// The same by what other peers say, asked now: cheap enough to be asked again and again while a tree finds its hosts.
+    pub async fn claimed(
         &self,
         reference: &VerifyRef,
         deadline: Duration,
@@ -86,7 +124,7 @@ impl Engine {
     ) -> Result<Survey, SurveyError> {
         let groups = self.groups_named(reference, deadline).await?;
         let mut survey = Survey { stripes: groups.len() as u64, ..Survey::default() };
-        let ids: BTreeSet<ChunkId> = groups.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
+        let ids: BTreeSet<ChunkId> = groups.iter().flat_map(|group| group.chunks.iter().map(|(id, _)| *id)).collect();
         let ids: Vec<ChunkId> = ids.into_iter().collect();
         survey.chunks = ids.len() as u64;
         progress.total.store(ids.len() as u64, Ordering::Relaxed);
@@ -118,29 +156,17 @@ impl Engine {
             }
         }
         survey.found = holders.values().filter(|count| **count > 0).count() as u64;
-        for (ids, needed) in groups {
-            let found = ids.iter().filter(|id| holders.get(id).is_some_and(|count| *count > 0)).count();
-            if found < needed {
-                survey.lost += 1;
-                if survey.lost_chunks.len() < 16 {
-                    let missing = ids.iter().filter(|id| holders.get(id).is_none_or(|count| *count == 0));
-                    survey.lost_chunks.extend(missing.take(4).map(ToString::to_string));
-                }
-            } else if found < ids.len() {
-                survey.short += 1;
-            } else {
-                survey.whole += 1;
-            }
+        for group in groups {
+            let missing = |(id, _): &(ChunkId, u32)| holders.get(id).is_none_or(|count| *count == 0);
+            let missing: Vec<ChunkId> = group.chunks.iter().filter(|chunk| missing(chunk)).map(|(id, _)| *id).collect();
+            let found = group.chunks.len() - missing.len();
+            survey.count(found, group.chunks.len(), usize::from(group.data), missing.into_iter());
         }
         Ok(survey)
     }
 
-    /// All groups of a tree as a verifier sees them: the chunks of each stripe with k, and lone chunks with 1.
-    async fn groups_named(
-        &self,
-        reference: &VerifyRef,
-        deadline: Duration,
-    ) -> Result<Vec<(Vec<ChunkId>, usize)>, ReadError> {
+    /// All groups of a tree as a verifier sees them: the stripes, and lone chunks.
+    async fn groups_named(&self, reference: &VerifyRef, deadline: Duration) -> Result<Vec<Group>, ReadError> {
         let (mut walk, tree) = (VerifyWalk::new(reference), Arc::new(Tree::default()));
         let mut groups = BTreeMap::new();
         while let Some(node) = walk.next() {
@@ -151,7 +177,8 @@ impl Engine {
             let section = VerifySection::open(&node.key, &bytes).map_err(ReadError::manifest)?;
             for group in walk.opened(&node, &section).map_err(ReadError::manifest)? {
                 if let Some(first) = group.ids.first() {
-                    groups.insert(*first, (group.ids, usize::from(group.data)));
+                    let chunks = group.ids.iter().map(|id| (*id, group.chunk_len)).collect();
+                    groups.insert(*first, Group { chunks, data: group.data, copies: group.copies });
                 }
             }
         }
@@ -207,13 +234,22 @@ impl Engine {
             .await
             .map_err(|_| ReadError::stopped())?
             .map_err(ReadError::store)?;
+        // From now on it is looked after here, too.
+        let groups = self.groups_named(&reference.verify(), deadline).await?;
+        let keeping = self.keeping().clone();
+        tokio::task::spawn_blocking(move || keeping.enrol(&label, &groups))
+            .await
+            .map_err(|_| ReadError::stopped())?
+            .map_err(ReadError::store)?;
         Ok(kept)
     }
 
     /// Lets a pinned tree be evicted again; whether it was pinned.
     pub async fn unpin(&self, reference: &RootRef) -> Result<bool, SurveyError> {
         let (store, label) = (self.store().clone(), reference.node.id);
-        let done = tokio::task::spawn_blocking(move || store.unpin(&label)).await.map_err(|_| ReadError::stopped())?;
+        let keeping = self.keeping().clone();
+        let work = move || keeping.dismiss(&label).and_then(|()| store.unpin(&label));
+        let done = tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::stopped())?;
         Ok(done.map_err(ReadError::store)?)
     }
 
@@ -264,8 +300,26 @@ pub struct Survey {
     pub found: u64,
     /// Distinct peers that hold any.
     pub peers: u64,
+    /// Chunks that were given to new hosts just now.
+    pub repaired: u64,
     /// Some of the chunks that nobody holds, of lost stripes.
     pub lost_chunks: Vec<String>,
+}
+
+impl Survey {
+    /// Adds a group of which so many shards were found, of so many, and that takes so many to be read.
+    fn count(&mut self, found: usize, all: usize, needed: usize, missing: impl Iterator<Item = ChunkId>) {
+        if found < needed {
+            self.lost += 1;
+            if self.lost_chunks.len() < 16 {
+                self.lost_chunks.extend(missing.take(4).map(|id| id.to_string()));
+            }
+        } else if found < all {
+            self.short += 1;
+        } else {
+            self.whole += 1;
+        }
+    }
 }
 
 /// Why a tree could not be surveyed or kept.

@@ -5,8 +5,8 @@ use super::reactor::Event;
 use crate::base::digest::ChunkId;
 use crate::base::peer::Contact;
 use crate::base::range::SliceRange;
-use crate::node::effect::{Progress, WantFailure, WantOk};
-use crate::node::input::{Command, Group, Input, JobId, Publish, Urgency, Want, WantId};
+use crate::node::effect::{Kept, Progress, WantFailure, WantOk};
+use crate::node::input::{Command, ErrandId, Group, Input, JobId, Publish, Urgency, Want, WantId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -53,6 +53,7 @@ pub(super) struct Waiting {
     wants: Mutex<HashMap<WantId, oneshot::Sender<Result<WantOk, WantFailure>>>>,
     locates: Mutex<HashMap<WantId, oneshot::Sender<Located>>>,
     jobs: Mutex<HashMap<JobId, watch::Sender<Progress>>>,
+    errands: Mutex<HashMap<ErrandId, oneshot::Sender<Vec<Kept>>>>,
 }
 
 impl Waiting {
@@ -65,6 +66,12 @@ impl Waiting {
     pub(super) fn located(&self, want: WantId, holders: Located) {
         if let Some(sender) = lock(&self.locates).remove(&want) {
             let _ = sender.send(holders);
+        }
+    }
+
+    pub(super) fn tended(&self, errand: ErrandId, kept: Vec<Kept>) {
+        if let Some(sender) = lock(&self.errands).remove(&errand) {
+            let _ = sender.send(kept);
         }
     }
 
@@ -165,6 +172,15 @@ impl Swarm {
         let found = tokio::time::timeout(deadline + slack, receiver).await;
         guard.done = matches!(found, Ok(Ok(_)));
         found.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Has holders of these groups prove what they hold, and makes good what is missing where `repair` says so. `None`: the engine is stopping.
+    pub(super) async fn tend(&self, groups: Vec<Kept>, repair: bool) -> Option<Vec<Kept>> {
+        let errand = ErrandId(self.id());
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting.errands).insert(errand, sender);
+        self.command(Command::Tend { errand, groups, repair });
+        receiver.await.ok()
     }
 
     /// Has groups of chunks hosted; the receiver shows how far it is.

@@ -4,6 +4,7 @@ mod forget;
 
 use super::change::Changes;
 use super::gate::Gate;
+use super::keep::{Keeping, Totals};
 use super::reactor::unix_now;
 use super::record::{self, DirectoryRecord, FileRecord, JobRecord, SingleRecord, Stamp};
 use super::seal::{self, Extent, MayBeMapped, Pass, SealError, Sealer};
@@ -107,7 +108,7 @@ struct Inner {
     sealer: Arc<Sealer>,
     tree: PathBuf,
     quiet: Duration,
-    lease: u32,
+    keeping: Arc<Keeping>,
     dirty: Mutex<Dirty>,
     wake: Notify,
     idle: Notify,
@@ -135,7 +136,7 @@ impl Writer {
         sealer: Arc<Sealer>,
         tree: PathBuf,
         quiet: Duration,
-        lease: u32,
+        keeping: Arc<Keeping>,
     ) -> Writer {
         let dirty = Mutex::new(Dirty { waiting: Changes::all(), ..Dirty::default() });
         let inner = Inner {
@@ -144,7 +145,7 @@ impl Writer {
             sealer,
             tree,
             quiet,
-            lease,
+            keeping,
             dirty,
             wake: Notify::new(),
             idle: Notify::new(),
@@ -333,6 +334,7 @@ impl Writer {
         for batch in pass.chunks.chunks(STORED_BATCH) {
             self.inner.swarm.input(Input::Stored { chunks: batch.to_vec() });
         }
+        self.inner.keeping.changed();
         if pass.groups.is_empty() {
             return watch::channel(Progress::default()).1;
         }
@@ -341,7 +343,7 @@ impl Writer {
 
     /// Starts a hosting job and writes its progress down until it is done.
     fn follow(&self, job: u64, groups: Vec<crate::node::input::Group>) -> watch::Receiver<Progress> {
-        let receiver = self.inner.swarm.publish(JobId(job), groups, self.inner.lease);
+        let receiver = self.inner.swarm.publish(JobId(job), groups, self.inner.keeping.lease());
         lock(&self.inner.jobs).insert(job, receiver.clone());
         let (writer, mut changes) = (self.clone(), receiver.clone());
         tokio::spawn(async move {
@@ -371,6 +373,8 @@ impl Writer {
     }
 
     fn save_job(&self, job: u64, now: JobRecord) -> Result<(), crate::store::StoreError> {
+        // From its end on the state is read from these.
+        self.inner.keeping.write_confirmed();
         let store = &self.inner.store;
         let finished = if now.done {
             store.state().range(record::PENDING, &job.to_be_bytes(), None, usize::MAX)?
@@ -435,7 +439,7 @@ impl Writer {
         let live = lock(&self.inner.jobs).get(&job).map(|progress| *progress.borrow());
         let (hosts, wanted) = match live {
             Some(progress) => (progress.hosts_min, progress.hosts_wanted),
-            None => {
+            None => self.inner.keeping.job(job).unwrap_or_else(|| {
                 let known = lock(&self.inner.known).get(&job).copied();
                 let record = known.or_else(|| {
                     let bytes = self.inner.store.state().value(record::JOBS, &job.to_be_bytes()).ok()??;
@@ -444,7 +448,7 @@ impl Writer {
                     Some(found)
                 });
                 record.map_or((0, 0), |record| (record.hosts, record.wanted))
-            }
+            }),
         };
         if hosts == 0 { PublishState::Stored } else { PublishState::Hosted { hosts, wanted } }
     }
@@ -590,6 +594,11 @@ impl Writer {
             work.total += progress.wanted;
         }
         work
+    }
+
+    /// How well all that is published and pinned is kept by others, as the last proofs say; `None` when that is not known at the moment. Blocks.
+    pub(super) fn kept(&self) -> Option<Totals> {
+        self.inner.keeping.totals()
     }
 
     /// The own tree's reference as last published.

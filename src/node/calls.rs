@@ -3,7 +3,7 @@
 use super::find::SearchId;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
-use crate::publish::OfferId;
+use crate::publish::{CheckId, OfferId, RenewalId};
 use crate::routing::announce::SendId;
 use crate::wallet::PaymentId;
 use crate::wire::call::CallId;
@@ -34,6 +34,10 @@ pub(crate) enum Purpose {
     Invoice,
     /// Where a payment of ours is.
     Notice(PaymentId),
+    /// To see whether a host holds what it should.
+    Check(CheckId),
+    /// To have a host keep something for longer.
+    Renew(RenewalId),
 }
 
 /// The calls under way. Their ids are even; the fetch core counts odd ones.

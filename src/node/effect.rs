@@ -7,6 +7,8 @@ use crate::base::time::Instant;
 pub use crate::fetch::want::{WantFailure, WantFailureKind, WantId, WantOk};
 pub use crate::ledger::Record;
 pub use crate::publish::job::{JobId, Progress};
+pub use crate::publish::kept::Kept;
+pub use crate::publish::{ErrandId, TendId};
 pub use crate::wallet::WalletAction;
 pub use crate::wire::call::CallId;
 use crate::wire::message::{Demand, Fetch, Located, Request, Response};
@@ -28,6 +30,20 @@ pub enum Effect {
         to: Contact,
         /// What.
         request: Request,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// Ask a peer to prove that it holds a chunk: as `Call` with a fetch, but what comes is verified and not stored, and nothing is
+    /// reported before the end.
+    Check {
+        /// Its name.
+        call: CallId,
+        /// Whom.
+        to: Contact,
+        /// What.
+        fetch: Fetch,
+        /// How long the chunk is.
+        chunk_len: u32,
         /// When to give up.
         deadline: Instant,
     },
@@ -88,6 +104,51 @@ pub enum Effect {
     Settle {
         /// Which.
         chunks: Vec<ChunkId>,
+    },
+    /// A host confirmed a chunk of a job: it is to be added to the record of the group, with a fresh lease.
+    Placed {
+        /// Of which job.
+        job: JobId,
+        /// First chunk of the group.
+        group: ChunkId,
+        /// Which chunk.
+        chunk: ChunkId,
+        /// Who.
+        peer: PeerId,
+    },
+    /// Read records of what is looked after, in order of keys; answered by `Input::KeptPage`.
+    ReadKept {
+        /// Those with keys after this one.
+        after: Option<Vec<u8>>,
+        /// At most so many.
+        max: usize,
+    },
+    /// Write a record down, if it is still there. A holder that was added since it was read, as `Placed`, stays.
+    WriteKept {
+        /// Its key.
+        key: Vec<u8>,
+        /// Its value.
+        kept: Kept,
+    },
+    /// Make lost shards of a stripe from slices of any k others in the store, check and store them; then say `Input::Rebuilt`.
+    Rebuild {
+        /// Names the answer.
+        tend: TendId,
+        /// All chunks of the stripe.
+        chunks: Vec<ChunkId>,
+        /// How many of them give all others.
+        data: u8,
+        /// Length of each.
+        chunk_len: u32,
+        /// Which to make.
+        lost: Vec<u8>,
+    },
+    /// The end of a `Command::Tend`.
+    Tended {
+        /// Which.
+        errand: ErrandId,
+        /// Its groups, in order, with the holders that gave a slice now.
+        kept: Vec<Kept>,
     },
     /// A want ended.
     WantDone {

@@ -280,7 +280,7 @@ impl Node {
         loop {
             let Some((locate, reason, _)) = self.searches.locates.get_mut(&id) else { return moved };
             if matches!(reason, For::Command { deadline, .. } if *deadline <= now) {
-                self.finish_locate(id);
+                self.finish_locate(now, id);
                 return true;
             }
             let Some(question) = locate.poll(now) else { break };
@@ -299,17 +299,20 @@ impl Node {
             }
         }
         if done {
-            self.finish_locate(id);
+            self.finish_locate(now, id);
             moved = true;
         }
         moved
     }
 
-    fn finish_locate(&mut self, id: SearchId) {
+    fn finish_locate(&mut self, now: Instant, id: SearchId) {
         let Some((_, reason, _)) = self.searches.locates.remove(&id) else { return };
         if let For::Command { want, order, mut holders, .. } = reason {
-            let holders = order.into_iter().map(|chunk| (chunk, holders.remove(&chunk).unwrap_or_default())).collect();
-            self.effects.push_back(Effect::Located { want, holders });
+            let holders: Vec<(ChunkId, Vec<Contact>)> =
+                order.into_iter().map(|chunk| (chunk, holders.remove(&chunk).unwrap_or_default())).collect();
+            if !self.kept_located(now, want, &holders) {
+                self.effects.push_back(Effect::Located { want, holders });
+            }
         }
     }
 

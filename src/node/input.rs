@@ -10,6 +10,8 @@ use crate::base::time::Instant;
 pub use crate::fetch::want::{Urgency, Want, WantId};
 use crate::ledger::CreditConfig;
 pub use crate::publish::job::{Group, JobId, Publish};
+pub use crate::publish::kept::{Holder, Kept};
+pub use crate::publish::{ErrandId, TendId};
 pub use crate::wallet::{PayConfig, WalletEvent};
 pub use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request};
@@ -93,6 +95,20 @@ pub enum Input {
         /// Bytes more of others' that it could take.
         free: u64,
     },
+    /// The answer to an `Effect::ReadKept`.
+    KeptPage {
+        /// Key and record, in order of keys.
+        rows: Vec<(Vec<u8>, Kept)>,
+        /// There are no others after these.
+        end: bool,
+    },
+    /// The end of an `Effect::Rebuild`.
+    Rebuilt {
+        /// Of which group.
+        tend: TendId,
+        /// The lost chunks are in the store.
+        well: bool,
+    },
     /// The engine wants something.
     Command(Command),
 }
@@ -108,6 +124,16 @@ pub enum Command {
     Publish(Publish),
     /// Forget a publish job.
     Unpublish(JobId),
+    /// Have the holders of these groups, and others who say that they hold some of them, prove it now; and make good what is missing. Ends
+    /// with one `Effect::Tended`.
+    Tend {
+        /// Names the answer.
+        errand: ErrandId,
+        /// Which.
+        groups: Vec<Kept>,
+        /// Whether to make good.
+        repair: bool,
+    },
     /// A nonce that gives us a better rank was found.
     Rank(u64),
     /// Pay a peer: what is owed, or this much, as far as the limits allow. `Node::ordered` tells what became of it.

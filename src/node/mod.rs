@@ -7,6 +7,7 @@ mod find;
 mod hosting;
 pub mod input;
 mod join;
+mod keep;
 mod obtain;
 mod pay;
 mod peers;
@@ -22,7 +23,8 @@ use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::fetch::{Fetch, FetchConfig};
 use crate::ledger::{CreditConfig, Ledger, Record};
-use crate::publish::{PublishConfig, Publisher};
+use crate::publish::kept::Kept;
+use crate::publish::{Keeper, KeeperConfig, PublishConfig, Publisher, Row};
 use crate::routing::announce::{AnnounceAction, AnnounceConfig, Announcer, SendId};
 use crate::routing::provider::{ProviderConfig, Providers};
 use crate::routing::table::{Table, TableConfig};
@@ -36,6 +38,7 @@ use find::{Searches, Why};
 use hosting::Hosting;
 use input::{Command, Input};
 use join::Join;
+use keep::Mending;
 use peers::Peers;
 use popularity::Popularity;
 use std::collections::{BTreeMap, VecDeque};
@@ -73,6 +76,10 @@ pub struct NodeConfig {
     pub payments: PayConfig,
     /// Payments of both directions as an earlier run left them.
     pub wallet: Vec<Row>,
+    /// How what is published and pinned is looked after.
+    pub keeper: KeeperConfig,
+    /// Seconds of Unix time at the machine's first moment.
+    pub unix: u64,
 }
 
 impl Default for NodeConfig {
@@ -92,6 +99,8 @@ impl Default for NodeConfig {
             rank_nonce: 0,
             payments: PayConfig::default(),
             wallet: Vec::new(),
+            keeper: KeeperConfig::default(),
+            unix: 0,
         }
     }
 }
@@ -112,6 +121,8 @@ pub struct Node {
     /// Whom the fetch core asks for what, by its own names.
     fetch_calls: BTreeMap<CallId, (PeerId, ChunkId)>,
     publisher: Publisher,
+    keeper: Keeper,
+    mending: Mending,
     hosting: Hosting,
     join: Join,
     popularity: Popularity,
@@ -137,6 +148,8 @@ impl Node {
             fetch: Fetch::new(config.fetch.clone(), random.next_u64()),
             fetch_calls: BTreeMap::new(),
             publisher: Publisher::new(config.publish.clone()),
+            keeper: Keeper::new(config.keeper.clone(), me),
+            mending: Mending::default(),
             hosting: Hosting::new(config.host_bytes_max, config.host_bytes_used),
             random,
             peers: Peers::new(me),
@@ -177,6 +190,14 @@ impl Node {
             Input::Kept { chunks } => self.kept(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),
             Input::Room { hosted, free } => self.hosting.room(hosted, free),
+            Input::KeptPage { rows, end } => {
+                let unix = self.unix(now);
+                let placing = |kept: &Kept| kept.chunks.first().is_some_and(|(id, _)| self.publisher.is_placing(id));
+                let rows = rows.into_iter().map(|(key, kept)| Row { placing: placing(&kept), key, kept }).collect();
+                let reach = self.publisher.stats().hosts;
+                self.keeper.page(now, unix, rows, end, reach);
+            }
+            Input::Rebuilt { tend, well } => self.rebuilt(now, tend, well),
             Input::Command(command) => self.command(now, command),
         }
         self.pump(now);
@@ -199,6 +220,7 @@ impl Node {
             self.hosting.poll_timeout(),
             self.credit.poll_timeout(),
             self.wallet.poll_timeout(),
+            self.keeper.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -225,6 +247,10 @@ impl Node {
             Command::Allow { peers, amount } => peers.into_iter().for_each(|peer| self.wallet.allow(now, peer, amount)),
             Command::Terms { credit, payments } => self.terms(now, credit, payments),
             Command::Unpublish(job) => self.publisher.unpublish(job),
+            Command::Tend { errand, groups, repair } => {
+                let unix = self.unix(now);
+                self.keeper.errand(now, unix, errand, groups, repair);
+            }
         }
     }
 
@@ -263,6 +289,7 @@ impl Node {
             moved |= self.poll_fetch(now);
             moved |= self.poll_publisher(now);
             moved |= self.poll_hosting(now);
+            moved |= self.poll_keeper(now);
             moved |= self.poll_searches(now);
             moved |= self.poll_credit(now);
             moved |= self.poll_wallet(now);
@@ -308,6 +335,9 @@ impl Node {
             return self.fetch_answered(now, call, result);
         }
         let Some((peer, purpose)) = self.calls.close(call) else { return };
+        if let Purpose::Check(check) = purpose {
+            return self.check_answered(now, check, peer, result);
+        }
         let result = match result {
             Ok(Answer::Message(Response::Refused(refusal))) => Err(CallFailure::Refused(refusal)),
             Ok(Answer::Message(response)) => Ok(response),
@@ -325,6 +355,8 @@ impl Node {
             Purpose::Confirm(chunks) => self.confirm_answered(now, peer, &chunks, result),
             Purpose::Offer(offer) => self.offer_answered(now, offer, peer, result),
             Purpose::Ask | Purpose::Invoice | Purpose::Notice(_) => self.payment_answered(now, peer, &purpose, result),
+            Purpose::Renew(renewal) => self.renewal_answered(now, renewal, result),
+            Purpose::Check(_) => {}
         }
     }
 

@@ -46,7 +46,7 @@ impl Node {
                 FetchAction::Done { want, result } => {
                     if want.0 & OWN_WANT == 0 {
                         self.effects.push_back(Effect::WantDone { want, result });
-                    } else {
+                    } else if !self.gathered(now, want, result.is_ok()) {
                         self.pulled(now, want, result);
                     }
                 }
@@ -93,8 +93,11 @@ impl Node {
                     let request = Request::Host(Host { chunks, lease, price: Default::default() });
                     self.call(now, contact, request, OFFER_TIMEOUT, Purpose::Offer(offer));
                 }
+                PublishAction::Placed { job, group, chunk, peer } => self.placed(now, job, group, chunk, peer),
                 PublishAction::Progress { job, progress } => {
-                    self.effects.push_back(Effect::Published { job, progress });
+                    if !self.mend_progress(now, job, &progress) {
+                        self.effects.push_back(Effect::Published { job, progress });
+                    }
                 }
             }
         }

@@ -6,7 +6,7 @@ use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use crate::fetch::FetchStats;
 use crate::ledger::LedgerStats;
-use crate::publish::PublishStats;
+use crate::publish::{KeeperStats, PublishStats};
 use crate::wire::message::Demand;
 use std::net::SocketAddr;
 
@@ -31,6 +31,8 @@ pub struct NodeStats {
     pub fetch: FetchStats,
     /// The publisher's counts.
     pub publish: PublishStats,
+    /// The keeper's counts.
+    pub keeper: KeeperStats,
     /// Searches under way.
     pub searches: usize,
     /// Calls under way, without those of the fetch core.
@@ -112,6 +114,7 @@ impl Node {
             pulling: self.hosting.pulling(),
             fetch: self.fetch.stats(),
             publish: self.publisher.stats(),
+            keeper: self.keeper.stats(),
             searches: self.searches.len(),
             calls: self.calls.len(),
             banned: self.peers.banned(self.now),

@@ -255,7 +255,7 @@ impl World {
 
 fn stripes(count: usize, width: usize, seed: u64) -> Vec<Group> {
     let mut ids = chunks(count * width, seed).into_iter().map(|id| (id, 1 << 20));
-    (0..count).map(|_| Group { chunks: ids.by_ref().take(width).collect(), copies: 1 }).collect()
+    (0..count).map(|_| Group { chunks: ids.by_ref().take(width).collect(), data: 0, copies: 1 }).collect()
 }
 
 #[test]

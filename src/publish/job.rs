@@ -23,6 +23,8 @@ pub struct Publish {
 pub struct Group {
     /// Id and length in bytes of each.
     pub chunks: Vec<(ChunkId, u32)>,
+    /// How many of them give all others; 0 where that does not matter.
+    pub data: u8,
     /// On how many distinct peers each chunk shall lie: 1 for the chunks of a stripe, m + 1 for a lone chunk.
     pub copies: u8,
 }

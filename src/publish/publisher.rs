@@ -69,6 +69,17 @@ pub enum PublishAction {
         /// Seconds from now.
         lease: u32,
     },
+    /// A peer confirmed that it holds a chunk for us.
+    Placed {
+        /// Of which job.
+        job: JobId,
+        /// The first chunk of its group.
+        group: ChunkId,
+        /// Which chunk.
+        chunk: ChunkId,
+        /// Who.
+        peer: PeerId,
+    },
     /// A job moved on.
     Progress {
         /// Which.
@@ -164,13 +175,26 @@ impl Publisher {
 
     /// Takes a job; one of the same name is replaced.
     pub fn publish(&mut self, now: Instant, publish: &Publish) {
+        let mut job = Job::new(publish, &[]);
         self.unpublish(publish.job);
-        let mut job = Job::new(publish);
         for chunk in job.chunks() {
             self.unannounced.entry(chunk).or_default().push(publish.job);
             job.unannounced += 1;
         }
         job.to_announce = job.unannounced;
+        self.begin(now, publish, job);
+    }
+
+    /// Takes a job that gives hosts only to what lacks them: `hosts` tells for each group and chunk who holds it already. What is hosted
+    /// so is announced by its hosts.
+    pub fn publish_anew(&mut self, now: Instant, publish: &Publish, hosts: &[Vec<Vec<PeerId>>]) {
+        let mut job = Job::new(publish, hosts);
+        job.anew = true;
+        self.unpublish(publish.job);
+        self.begin(now, publish, job);
+    }
+
+    fn begin(&mut self, now: Instant, publish: &Publish, mut job: Job) {
         self.tells.insert((now, publish.job));
         job.tell_at = Some(now);
         self.open.insert(publish.job);
@@ -184,6 +208,35 @@ impl Publisher {
         self.dirty = true;
         self.check_at = now.after(CHECK_PERIOD);
         self.stuck_at = self.stuck_at.max(now.after(self.stuck_pause));
+    }
+
+    /// Whether a job that publishes, not one that makes good, still places this chunk.
+    pub fn is_placing(&self, chunk: &ChunkId) -> bool {
+        let slots = self.index.get(chunk).into_iter().flatten();
+        slots.filter_map(|slot| self.jobs.get(&slot.job)).any(|job| !job.anew)
+    }
+
+    /// A peer does not hold a chunk any more that it confirmed: another gets it, where the chunk is still being placed.
+    pub fn lost(&mut self, now: Instant, chunk: &ChunkId, peer: &PeerId) {
+        for slot in self.index.get(chunk).cloned().unwrap_or_default() {
+            let Some(job) = self.jobs.get_mut(&slot.job) else { continue };
+            let Some(group) = job.groups.get_mut(slot.group as usize) else { continue };
+            let copies = usize::from(group.copies);
+            let Some(item) = group.items.get_mut(slot.item as usize) else { continue };
+            let before = item.confirmed().min(copies);
+            item.placed.retain(|(other, state)| other != peer || *state != State::Confirmed);
+            let fewer = (before - item.confirmed().min(copies)) as u64;
+            let hosts = group.distinct();
+            if fewer == 0 {
+                continue;
+            }
+            job.hosted -= fewer;
+            job.set_hosts(slot.group, hosts);
+            job.open.push_back((slot.group, slot.item));
+            self.open.insert(slot.job);
+            self.dirty = true;
+            self.moved(now, slot.job);
+        }
     }
 
     /// Forgets a job.
@@ -420,6 +473,7 @@ impl Publisher {
             None
         };
         let full = item.confirmed() >= needed;
+        let chunk = item.id;
         if let Some(other) = surplus {
             self.release(&slot, &other);
             if let Some(item) = self.item(&slot) {
@@ -433,7 +487,11 @@ impl Publisher {
         self.dirty = true;
         let Some(job) = self.jobs.get_mut(&slot.job) else { return };
         job.hosted += (after - before) as u64;
-        let hosts = job.groups.get(slot.group as usize).map_or(0, |group| group.distinct());
+        let group = job.groups.get(slot.group as usize);
+        let hosts = group.map_or(0, |group| group.distinct());
+        if let Some(first) = group.and_then(|group| group.items.first()) {
+            self.actions.push_back(PublishAction::Placed { job: slot.job, group: first.id, chunk, peer });
+        }
         job.set_hosts(slot.group, hosts);
         self.moved(now, slot.job);
         if full {

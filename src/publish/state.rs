@@ -89,6 +89,8 @@ pub(super) type Rank = (u32, Reverse<u16>, u16);
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) lease: u32,
+    /// Makes good what was lost, on the keeper's behalf.
+    pub(super) anew: bool,
     pub(super) groups: Vec<GroupState>,
     /// Chunks that lack placements.
     pub(super) open: VecDeque<(u32, u32)>,
@@ -106,9 +108,11 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(publish: &Publish) -> Job {
+    /// A job; `hosts` tells for each group and chunk who holds it already.
+    pub(super) fn new(publish: &Publish, hosts: &[Vec<Vec<PeerId>>]) -> Job {
         let mut job = Job {
             lease: publish.lease,
+            anew: false,
             groups: Vec::with_capacity(publish.groups.len()),
             open: VecDeque::new(),
             stuck: Vec::new(),
@@ -120,17 +124,25 @@ impl Job {
             tell_at: None,
             told_at: None,
         };
-        for group in publish.groups.iter().filter(|group| !group.chunks.is_empty()) {
+        for (number, group) in publish.groups.iter().enumerate().filter(|(_, group)| !group.chunks.is_empty()) {
             let copies = group.copies.max(1);
+            let held = |item: usize| hosts.get(number).and_then(|group| group.get(item));
             let count = group.chunks.len() as u64 * u64::from(copies);
             let place = job.groups.len() as u32;
-            let items = group.chunks.iter().map(|(id, len)| {
-                let (placed, former, refused) = (Vec::new(), Vec::new(), Vec::new());
+            let items = group.chunks.iter().enumerate().map(|(item, (id, len))| {
+                let (former, refused) = (Vec::new(), Vec::new());
+                let placed = held(item).into_iter().flatten().map(|peer| (*peer, State::Confirmed)).collect();
                 Item { id: *id, len: *len, placed, former, refused, extra: 0 }
             });
             let wanted = count.min(u64::from(u16::MAX)) as u16;
-            let state = GroupState { items: items.collect(), copies, wanted, hosts: 0 };
-            job.open.extend((0..group.chunks.len() as u32).map(|item| (place, item)));
+            let mut state = GroupState { items: items.collect(), copies, wanted, hosts: 0 };
+            state.hosts = state.distinct();
+            for (item, chunk) in state.items.iter().enumerate() {
+                job.hosted += chunk.confirmed().min(usize::from(copies)) as u64;
+                if chunk.placed.len() < usize::from(copies) {
+                    job.open.push_back((place, item as u32));
+                }
+            }
             job.wanted += count;
             *job.ranks.entry(state.rank()).or_default() += 1;
             job.groups.push(state);

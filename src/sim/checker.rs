@@ -51,6 +51,10 @@ pub struct Tally {
     pub messages: u64,
     /// Bytes of slices delivered.
     pub slice_bytes: u64,
+    /// Bytes of slices that proved something.
+    pub proof_bytes: u64,
+    /// Shards made of others.
+    pub rebuilt: u64,
     /// Answers with false bytes, found out.
     pub false_answers: u64,
     /// Peers dropped for what they did.

@@ -48,11 +48,12 @@ impl Tree {
 
     /// The groups in which it is to be hosted.
     pub fn groups(&self) -> Vec<Group> {
-        let root = Group { chunks: vec![self.root], copies: self.parity + 1 };
-        let body = self
-            .stripes
-            .iter()
-            .map(|stripe| Group { chunks: stripe.chunks.iter().map(|id| (*id, stripe.len)).collect(), copies: 1 });
+        let root = Group { chunks: vec![self.root], data: 1, copies: self.parity + 1 };
+        let group = |stripe: &Stripe| {
+            let chunks = stripe.chunks.iter().map(|id| (*id, stripe.len)).collect();
+            Group { chunks, data: self.data, copies: 1 }
+        };
+        let body = self.stripes.iter().map(group);
         std::iter::once(root).chain(body).collect()
     }
 }

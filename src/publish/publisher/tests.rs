@@ -23,6 +23,7 @@ struct World {
     /// Confirmed to the publisher: chunk -> hosts.
     held: BTreeMap<ChunkId, BTreeSet<PeerId>>,
     progress: BTreeMap<JobId, Progress>,
+    placed: Vec<(ChunkId, PeerId)>,
     offers: usize,
     random: Random,
 }
@@ -43,6 +44,7 @@ impl World {
             hosts: BTreeMap::new(),
             held: BTreeMap::new(),
             progress: BTreeMap::new(),
+            placed: Vec::new(),
             offers: 0,
             random: Random::new(7),
         };
@@ -95,6 +97,10 @@ impl World {
                 PublishAction::Progress { job, progress } => {
                     self.progress.insert(job, progress);
                 }
+                PublishAction::Placed { job, group, chunk, peer } => {
+                    assert!(self.held.get(&chunk).is_some_and(|hosts| hosts.contains(&peer)), "{job:?} {group:?}");
+                    self.placed.push((chunk, peer));
+                }
             }
         }
     }
@@ -133,12 +139,13 @@ impl World {
 
 fn stripes(count: usize, width: usize, seed: u64) -> Vec<Group> {
     let mut random = Random::new(seed);
-    let mut stripe = || Group { chunks: (0..width).map(|_| (ChunkId(random.bytes32()), 1 << 20)).collect(), copies: 1 };
+    let mut stripe =
+        || Group { chunks: (0..width).map(|_| (ChunkId(random.bytes32()), 1 << 20)).collect(), data: 0, copies: 1 };
     (0..count).map(|_| stripe()).collect()
 }
 
 fn lone(copies: u8, seed: u64) -> Group {
-    Group { chunks: vec![(ChunkId(Random::new(seed).bytes32()), 5000)], copies }
+    Group { chunks: vec![(ChunkId(Random::new(seed).bytes32()), 5000)], data: 1, copies }
 }
 
 #[test]

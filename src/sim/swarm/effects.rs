@@ -46,6 +46,18 @@ impl Swarm {
                 let (call, deadline) = (self.named(place, call), self.true_time(place, deadline));
                 self.call(place, call, &to, request, deadline);
             }
+            Effect::Check { call, to, fetch, deadline, .. } => {
+                let (call, deadline) = (self.named(place, call), self.true_time(place, deadline));
+                self.call(place, call, &to, Request::Fetch(fetch), deadline);
+                if let Some(running) = self.call_of(place, call).and_then(|call| call.fetch.as_mut()) {
+                    running.proof = true;
+                }
+            }
+            effect @ (Effect::Placed { .. }
+            | Effect::ReadKept { .. }
+            | Effect::WriteKept { .. }
+            | Effect::Rebuild { .. }
+            | Effect::Tended { .. }) => self.keep_effect(place, effect),
             Effect::Cancel { call } => {
                 let call = self.named(place, call);
                 if self.call_of(place, call).is_some() {
@@ -150,6 +162,7 @@ impl Swarm {
                     started: false,
                     charge: Msat::ZERO,
                     paid: Msat::ZERO,
+                    proof: false,
                 })
             }
             _ => None,

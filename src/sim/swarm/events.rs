@@ -174,9 +174,16 @@ impl Swarm {
         let due = Msat(running.charge.0 * sent / u64::from(asked.count.max(1)));
         let charge = due.over(running.paid);
         running.paid = due.max(running.paid);
-        let all = running.charge;
+        let (all, proof) = (running.charge, running.proof);
         let bytes = self.bytes_of(&chunk, fresh);
         self.checker.in_flight(now, from, to, -bytes);
+        if proof {
+            let bytes = asked.bytes(len);
+            let header = Slices { chunk_len: len, slices: asked, outline, charge: all, demand: Demand::default() };
+            let bytes = u64::from(bytes.end - bytes.start);
+            self.checker.tally.proof_bytes += bytes;
+            return self.reply(from, call, Ok(Answer::Fetched { header, bytes }));
+        }
         let Some(member) = self.members.get_mut(from) else { return };
         let stored = member.store.entry(chunk).or_insert(Stored { len, slices: 0, whole_since: None });
         stored.slices |= range.mask();

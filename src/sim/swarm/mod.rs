@@ -3,6 +3,7 @@
 mod effects;
 mod events;
 mod faults;
+mod keep;
 mod links;
 mod searches;
 
@@ -20,8 +21,9 @@ use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 use crate::fetch::want::{Want, WantFailure, WantId, WantOk};
 use crate::node::effect::{Effect, Record, Token};
-use crate::node::input::{Command, Input};
+use crate::node::input::{Command, ErrandId, Input, Kept};
 use crate::node::{Node, NodeConfig};
+use crate::publish::KeeperConfig;
 use crate::publish::job::{JobId, Progress, Publish};
 use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Demand, Fetch, Request, Response, Slices};
@@ -32,8 +34,6 @@ use std::time::Duration;
 
 /// Slices sent in one go.
 const QUANTUM_SLICES: u32 = 4;
-/// Leases in simulated runs.
-const LEASE_SECONDS: u32 = 86_400;
 /// Events in one virtual millisecond beyond which a run is taken for spinning.
 const EVENTS_PER_MS_MAX: u64 = 200_000;
 
@@ -52,7 +52,8 @@ pub struct SwarmConfig {
 
 impl Default for SwarmConfig {
     fn default() -> SwarmConfig {
-        let node = NodeConfig { host_bytes_max: 256 << 20, ..NodeConfig::default() };
+        let keeper = KeeperConfig { lease: 86_400, ..KeeperConfig::default() };
+        let node = NodeConfig { host_bytes_max: 256 << 20, keeper, ..NodeConfig::default() };
         SwarmConfig { nodes: 13, network: NetworkConfig::default(), node, encode_every: 1 }
     }
 }
@@ -86,6 +87,8 @@ struct Member {
     line: Line,
     store: BTreeMap<ChunkId, Stored>,
     hosted: BTreeMap<ChunkId, u32>,
+    /// Records of what it looks after, as its disk has them.
+    kept: BTreeMap<Vec<u8>, Kept>,
     remembered: Vec<Contact>,
     accounts: BTreeMap<PeerId, Record>,
     banned: BTreeSet<PeerId>,
@@ -111,6 +114,7 @@ impl Member {
             line,
             store: BTreeMap::new(),
             hosted: BTreeMap::new(),
+            kept: BTreeMap::new(),
             remembered: Vec::new(),
             accounts: BTreeMap::new(),
             banned: BTreeSet::new(),
@@ -140,6 +144,8 @@ struct Running {
     /// What all of it costs, and what of that was delivered.
     charge: Msat,
     paid: Msat,
+    /// What comes proves something and is not stored.
+    proof: bool,
 }
 
 enum Event {
@@ -184,6 +190,8 @@ pub struct Swarm {
     /// Those that have not ended.
     searches_open: Vec<usize>,
     progress: BTreeMap<(usize, JobId), Progress>,
+    /// Errands that ended, by node.
+    tended: BTreeMap<(usize, ErrandId), Vec<Kept>>,
     /// True lengths of all chunks.
     lens: BTreeMap<ChunkId, u32>,
 }
@@ -221,6 +229,7 @@ impl Swarm {
             searches: Vec::new(),
             searches_open: Vec::new(),
             progress: BTreeMap::new(),
+            tended: BTreeMap::new(),
             lens: BTreeMap::new(),
         }
     }
@@ -363,7 +372,12 @@ impl Swarm {
             self.lens.insert(*id, *len);
         }
         self.handle(place, Input::Stored { chunks: chunks.iter().map(|(id, _)| *id).collect() });
-        let publish = Publish { job, groups: tree.groups(), lease: LEASE_SECONDS };
+        let groups = tree.groups();
+        if let Some(member) = self.members.get_mut(place) {
+            member.kept.extend(groups.iter().map(|group| (keep::key(job, group), Kept::new(group))));
+        }
+        let lease = self.config.node.keeper.lease;
+        let publish = Publish { job, groups, lease };
         self.handle(place, Input::Command(Command::Publish(publish)));
     }
 

@@ -1,0 +1,89 @@
+//! What is published is looked after: hosts prove what they hold, those that are gone are replaced, what is lost is made of the rest.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+mod harness;
+
+use harness::node::{Node, Plan, is_hosted};
+use harness::tree::noise;
+use harness::{Lab, require_fuse, until};
+use serde_json::Value;
+use std::fs;
+
+/// Six hosts for each part, looked after every other second.
+const CARE: &str = "[network]\nmdns = false\n\n[storage]\nredundancy = \"4+2\"\n\n\
+    [repair]\ncheck = \"2 s\"\npatience = \"3 s\"\n";
+/// The same without care: once a year.
+const NO_CARE: &str = "[network]\nmdns = false\n\n[storage]\nredundancy = \"4+2\"\n\n[repair]\ncheck = \"365 d\"\n";
+
+fn swarm(lab: &Lab, hosts: usize, config: &str) -> (Node, Vec<Node>) {
+    require_fuse();
+    let publisher = Plan::new("publisher").config(config).mounted().start(lab);
+    let host = |place: usize| Plan::new(&format!("h{place}")).config(config).knows(&publisher).start(lab);
+    let hosts = (0..hosts).map(host).collect();
+    (publisher, hosts)
+}
+
+fn status(node: &Node) -> Value {
+    node.json(&["--json", "status"])
+}
+
+/// A host that holds a shard, which is of 512 KiB.
+fn holder(hosts: &[Node]) -> usize {
+    hosts.iter().position(|host| status(host)["store"]["hosted-bytes"].as_u64() > Some(500_000)).unwrap()
+}
+
+#[test]
+fn hosts_that_are_gone_are_replaced_and_the_state_is_what_hosts_proved() {
+    let lab = Lab::new();
+    let (mut publisher, mut hosts) = swarm(&lab, 10, CARE);
+    let (film, bytes) = (publisher.path("film"), noise(51, 2 << 20));
+    fs::write(&film, &bytes).unwrap();
+    publisher.stored(&film);
+    let reference = publisher.hosted(&film);
+    until("it is safe to shut down", || status(&publisher)["safe-to-shut-down"].as_bool().filter(|safe| *safe));
+    // One more than the parity bears.
+    for turn in 0..3 {
+        let mut gone = hosts.remove(holder(&hosts));
+        gone.kill();
+        until("its loss is seen", || (!is_hosted(&publisher.state(&film))).then_some(()));
+        let seen = status(&publisher);
+        assert!(!seen["safe-to-shut-down"].as_bool().unwrap(), "{seen}");
+        until("another has its place", || is_hosted(&publisher.state(&film)).then_some(()));
+        until("it is safe again", || status(&publisher)["safe-to-shut-down"].as_bool().filter(|safe| *safe));
+        println!("{turn}: {}", publisher.tornet(&["status"]));
+    }
+    publisher.kill();
+    let late = Plan::new("late").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
+    assert!(fs::read(late.reference(&reference)).unwrap() == bytes);
+}
+
+#[test]
+fn what_is_lost_is_made_of_the_rest_by_who_cannot_read_it() {
+    let lab = Lab::new();
+    let (mut publisher, mut hosts) = swarm(&lab, 10, NO_CARE);
+    let (film, bytes) = (publisher.path("film"), noise(52, 2 << 20));
+    fs::write(&film, &bytes).unwrap();
+    publisher.stored(&film);
+    let reference = publisher.hosted(&film);
+    let verify = publisher.tornet(&["ref", "--verify", film.to_str().unwrap()]);
+    publisher.kill();
+    let late = Plan::new("late").config(NO_CARE).knows(&hosts[9]).start(&lab);
+    let look = |what: &str| late.json(&["--json", what, &verify]);
+    let parts = look("verify");
+    assert_eq!((&parts["whole"], &parts["lost"]), (&parts["groups"], &0.into()), "{parts}");
+    for round in 0..2 {
+        for _ in 0..2 {
+            hosts.remove(holder(&hosts)).kill();
+        }
+        let weak = look("verify");
+        assert!(weak["weak"].as_u64() > Some(0) && weak["lost"] == 0, "{round}: {weak}");
+        let made = look("repair");
+        assert!(made["whole"] == made["groups"] && made["repaired"].as_u64() > Some(0), "{round}: {made}");
+        let seen = look("verify");
+        assert_eq!(seen["whole"], seen["groups"], "{round}: {seen}");
+    }
+    // Without the first repair four lost shards of six would have been too many.
+    let reader = Plan::new("reader").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
+    assert!(fs::read(reader.reference(&reference)).unwrap() == bytes);
+}

@@ -1,0 +1,318 @@
+//! The records of what is looked after: which peer holds which shard of what is published and pinned here, and how well it is kept.
+
+use super::reactor::{Event, unix_now};
+use super::record;
+use super::swarm::lock;
+use crate::base::digest::ChunkId;
+use crate::base::peer::PeerId;
+use crate::content::section::VerifyStripe;
+use crate::node::effect::{JobId, TendId};
+use crate::node::input::{Group, Holder, Input, Kept};
+use crate::store::{Store, StoreError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+use tracing::{debug, warn};
+
+/// Confirmations gather for so long before they are written down.
+const GATHER: Duration = Duration::from_millis(100);
+/// Rows read at once.
+const PAGE: usize = 1024;
+/// How well things are kept is counted anew at most in this part of the time.
+const COUNT_SHARE: u32 = 10;
+
+/// How well everything on record is kept, by the last proofs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Totals {
+    /// Stripes and lone chunks.
+    pub(super) groups: u64,
+    /// Of them, those that lie on as many peers as they should.
+    pub(super) whole: u64,
+    /// Those that could not be read from the peers alone.
+    pub(super) lost: u64,
+    /// Unix time of the oldest last proof of all; 0: something was never proved.
+    pub(super) oldest: u64,
+}
+
+/// New rows, with the holders to add to each: chunk, peer.
+type Confirmed = BTreeMap<Vec<u8>, Vec<(ChunkId, PeerId)>>;
+
+/// The records. All methods may be called from any thread; those that say so block for the disk.
+pub(super) struct Keeping {
+    store: Arc<Store>,
+    lease: u32,
+    confirmed: Mutex<Confirmed>,
+    wake: Notify,
+    /// Changes are made one at a time: each reads what it changes.
+    writing: Mutex<()>,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    totals: Totals,
+    /// Nothing changed since.
+    current: bool,
+    at: Option<Instant>,
+    took: Duration,
+    /// Distinct hosts and how many there should be, of the worst group of each job.
+    jobs: BTreeMap<u64, (u16, u16)>,
+}
+
+impl Keeping {
+    pub(super) fn new(store: Arc<Store>, lease: u32) -> Arc<Keeping> {
+        let (confirmed, counted) = (Mutex::default(), Mutex::default());
+        Arc::new(Keeping { store, lease, confirmed, wake: Notify::new(), writing: Mutex::default(), counted })
+    }
+
+    /// For how long hosts are asked to keep chunks, seconds.
+    pub(super) fn lease(&self) -> u32 {
+        self.lease
+    }
+
+    /// A peer confirmed a chunk; written down soon.
+    pub(super) fn placed(&self, job: JobId, group: ChunkId, chunk: ChunkId, peer: PeerId) {
+        let key = [&job.0.to_be_bytes()[..], group.as_bytes()].concat();
+        lock(&self.confirmed).entry(key).or_default().push((chunk, peer));
+        self.wake.notify_one();
+    }
+
+    /// Writes confirmations down as they come, until the node ends.
+    pub(super) async fn run(self: Arc<Self>, events: mpsc::UnboundedSender<Event>) {
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = events.closed() => return,
+            }
+            tokio::time::sleep(GATHER).await;
+            let this = self.clone();
+            if tokio::task::spawn_blocking(move || this.write_confirmed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Writes down what was confirmed. Blocks.
+    pub(super) fn write_confirmed(&self) {
+        let confirmed = std::mem::take(&mut *lock(&self.confirmed));
+        if confirmed.is_empty() {
+            return;
+        }
+        let now = unix_now();
+        let until = Some(now.saturating_add(u64::from(self.lease)));
+        let result = self.change(confirmed.iter(), |kept, placed: &Vec<(ChunkId, PeerId)>| {
+            for (chunk, peer) in placed {
+                if let Some(index) = kept.chunks.iter().position(|(id, _)| id == chunk) {
+                    kept.proved(index, *peer, now, until);
+                }
+            }
+        });
+        if let Err(error) = result {
+            // The next proof finds out that they hold it.
+            warn!(%error, "who hosts what is not written down");
+        }
+    }
+
+    /// Changes the rows that are there. Blocks.
+    fn change<'a, T: 'a>(
+        &self,
+        rows: impl Iterator<Item = (&'a Vec<u8>, &'a T)> + Clone,
+        change: impl Fn(&mut Kept, &T),
+    ) -> Result<(), StoreError> {
+        let _one = lock(&self.writing);
+        let result = self.store.state().write(false, |tx| {
+            for (key, with) in rows.clone() {
+                let Some(found) = tx.value(record::HOSTS, key)? else { continue };
+                let Ok(mut kept) = record::kept_from_bytes(&found) else { continue };
+                change(&mut kept, with);
+                tx.put(record::HOSTS, key, &record::kept_to_bytes(&kept))?;
+            }
+            Ok::<(), StoreError>(())
+        });
+        lock(&self.counted).current = false;
+        result
+    }
+
+    /// Answers `Effect::ReadKept`.
+    pub(super) fn read(self: &Arc<Self>, events: &mpsc::UnboundedSender<Event>, after: Option<Vec<u8>>, max: usize) {
+        let (this, events) = (self.clone(), events.clone());
+        tokio::task::spawn_blocking(move || {
+            // What was confirmed a moment ago belongs to what is read.
+            this.write_confirmed();
+            let found = this.store.state().range(record::HOSTS, &[], after.as_deref(), max);
+            let found = found.unwrap_or_else(|error| {
+                warn!(%error, "who hosts what cannot be read");
+                Vec::new()
+            });
+            let end = found.len() < max;
+            let rows = found.into_iter().filter_map(|(key, value)| {
+                let kept = record::kept_from_bytes(&value).ok()?;
+                Some((key, kept))
+            });
+            let _ = events.send(Event::Input(Input::KeptPage { rows: rows.collect(), end }));
+        });
+    }
+
+    /// Carries out `Effect::WriteKept`.
+    pub(super) fn write(self: &Arc<Self>, key: Vec<u8>, kept: Kept) {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            debug!(hosts = kept.hosts(), wanted = kept.wanted(), shards = kept.shards(), "looked after");
+            let rows = [(&key, &kept)];
+            if let Err(error) = this.change(rows.into_iter(), |row, new: &Kept| *row = new.clone()) {
+                warn!(%error, "what holders proved is not written down");
+            }
+        });
+    }
+
+    /// A pinned tree is looked after from now on.
+    pub(super) fn enrol(&self, label: &ChunkId, groups: &[Group]) -> Result<(), StoreError> {
+        let job = pin_job(label);
+        let _one = lock(&self.writing);
+        for page in groups.chunks(PAGE) {
+            self.store.state().write(true, |tx| {
+                for group in page {
+                    let key = record::pending_key(job, group);
+                    if tx.value(record::HOSTS, &key)?.is_none() {
+                        tx.put(record::HOSTS, &key, &record::kept_to_bytes(&fresh(group)))?;
+                    }
+                }
+                Ok::<(), StoreError>(())
+            })?;
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// A tree is not pinned any more.
+    pub(super) fn dismiss(&self, label: &ChunkId) -> Result<(), StoreError> {
+        let prefix = pin_job(label).to_be_bytes();
+        let _one = lock(&self.writing);
+        loop {
+            let page = self.store.state().range(record::HOSTS, &prefix, None, PAGE)?;
+            if page.is_empty() {
+                self.changed();
+                return Ok(());
+            }
+            let delete = |tx: &mut crate::store::Transaction<'_>| {
+                page.iter().try_for_each(|(key, _)| tx.delete(record::HOSTS, key).map(|_| ()))
+            };
+            self.store.state().write::<(), StoreError>(true, delete)?;
+        }
+    }
+
+    /// Rows were added or removed.
+    pub(super) fn changed(&self) {
+        lock(&self.counted).current = false;
+    }
+
+    /// How well everything is kept; `None` when that is not known at the moment. Blocks.
+    pub(super) fn totals(&self) -> Option<Totals> {
+        self.count();
+        let counted = lock(&self.counted);
+        counted.current.then_some(counted.totals)
+    }
+
+    /// Distinct hosts of the worst group of a job, and how many it should have; `None` when it has no records. Blocks.
+    pub(super) fn job(&self, job: u64) -> Option<(u16, u16)> {
+        self.count();
+        lock(&self.counted).jobs.get(&job).copied()
+    }
+
+    /// Counts all rows, unless nothing changed or they were counted a short while ago.
+    fn count(&self) {
+        let (current, recent) = {
+            let counted = lock(&self.counted);
+            let pause = counted.took * COUNT_SHARE;
+            (counted.current, counted.at.is_some_and(|at| at.elapsed() < pause))
+        };
+        if current || recent {
+            return;
+        }
+        let started = Instant::now();
+        lock(&self.counted).current = true;
+        let mut totals = Totals { oldest: u64::MAX, ..Totals::default() };
+        let mut jobs: BTreeMap<u64, (u16, u16)> = BTreeMap::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = match self.store.state().range(record::HOSTS, &[], after.as_deref(), PAGE) {
+                Ok(page) => page,
+                Err(error) => {
+                    warn!(%error, "who hosts what cannot be read");
+                    lock(&self.counted).current = false;
+                    return;
+                }
+            };
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, value) in &page {
+                let (Some(job), Ok(kept)) = (record::pending_job(key), record::kept_from_bytes(value)) else {
+                    continue;
+                };
+                totals.groups += 1;
+                totals.whole += u64::from(kept.is_whole());
+                totals.lost += u64::from(kept.shards() < usize::from(kept.data.max(1)));
+                let good = |kept: &[Holder]| kept.iter().map(|holder| holder.proved).max();
+                let oldest = kept.holders.iter().map(|holders| good(holders).unwrap_or(0)).min().unwrap_or(0);
+                totals.oldest = totals.oldest.min(oldest);
+                let here = (kept.hosts(), kept.wanted());
+                let worst = jobs.entry(job).or_insert(here);
+                if share(here) < share(*worst) {
+                    *worst = here;
+                }
+            }
+        }
+        if totals.groups == 0 {
+            totals.oldest = 0;
+        }
+        let mut counted = lock(&self.counted);
+        (counted.totals, counted.jobs) = (totals, jobs);
+        (counted.at, counted.took) = (Some(started), started.elapsed());
+    }
+}
+
+/// Rows of pinned trees stand under numbers that no job has.
+const PIN: u64 = 1 << 62;
+
+fn pin_job(label: &ChunkId) -> u64 {
+    let first = label.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    first & (PIN - 1) | PIN
+}
+
+/// Whether a row is of a pinned tree.
+pub(super) fn is_pin(key: &[u8]) -> bool {
+    record::pending_job(key).is_some_and(|job| job & PIN != 0)
+}
+
+/// A group of which nobody is known to hold anything.
+pub(super) fn fresh(group: &Group) -> Kept {
+    Kept::new(group)
+}
+
+/// Worse ones first; of equally good ones that which wants most hosts.
+fn share((hosts, wanted): (u16, u16)) -> (u32, std::cmp::Reverse<u16>) {
+    (u32::from(hosts) * 1000 / u32::from(wanted.max(1)), std::cmp::Reverse(wanted))
+}
+
+/// Carries out `Effect::Rebuild`.
+pub(super) fn rebuild(
+    store: Arc<Store>,
+    events: mpsc::UnboundedSender<Event>,
+    tend: TendId,
+    stripe: VerifyStripe,
+    lost: Vec<u8>,
+) {
+    tokio::task::spawn_blocking(move || {
+        let made = super::rebuild::rebuild(&store, &stripe, &lost);
+        if let Err(error) = &made {
+            warn!(%error, "a lost shard cannot be made");
+        }
+        let ids = lost.iter().filter_map(|index| stripe.ids.get(usize::from(*index)).copied());
+        let held: Vec<ChunkId> = ids.filter(|id| store.holds(id).unwrap_or(false)).collect();
+        let well = held.len() == lost.len();
+        debug!(chunks = held.len(), well, "rebuilt for others");
+        let _ = events.send(Event::Input(Input::Stored { chunks: held }));
+        let _ = events.send(Event::Input(Input::Rebuilt { tend, well }));
+    });
+}
