@@ -87,3 +87,35 @@ fn what_is_lost_is_made_of_the_rest_by_who_cannot_read_it() {
     let reader = Plan::new("reader").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
     assert!(fs::read(reader.reference(&reference)).unwrap() == bytes);
 }
+
+#[test]
+fn pinned_tree_is_kept_alive_by_who_pinned_it() {
+    let lab = Lab::new();
+    let (mut publisher, mut hosts) = swarm(&lab, 10, NO_CARE);
+    let (film, bytes) = (publisher.path("film"), noise(53, 2 << 20));
+    fs::write(&film, &bytes).unwrap();
+    publisher.stored(&film);
+    let reference = publisher.hosted(&film);
+    let mut keeper = Plan::new("keeper").config(CARE).knows(&hosts[0]).start(&lab);
+    // Its own tree, which is empty, is kept as well.
+    let groups = |node: &Node| status(node)["kept"]["groups"].as_u64();
+    let own = until("its own tree is sealed", || groups(&keeper).filter(|count| *count > 0));
+    keeper.tornet(&["pin", &reference]);
+    assert!(groups(&keeper) >= Some(own + 2));
+    publisher.kill();
+    let whole = |node: &Node| {
+        let kept = &status(node)["kept"];
+        (kept["groups"].as_u64() > Some(0) && kept["groups"] == kept["whole"]).then_some(())
+    };
+    until("it found who holds what", || whole(&keeper));
+    for _ in 0..3 {
+        hosts.remove(holder(&hosts)).kill();
+        until("its loss is seen", || whole(&keeper).is_none().then_some(()));
+        until("another has its place", || whole(&keeper));
+    }
+    keeper.tornet(&["unpin", &reference]);
+    assert_eq!(groups(&keeper), Some(own));
+    keeper.kill();
+    let late = Plan::new("late").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
+    assert!(fs::read(late.reference(&reference)).unwrap() == bytes);
+}

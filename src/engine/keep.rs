@@ -1,15 +1,18 @@
 //! The records of what is looked after: which peer holds which shard of what is published and pinned here, and how well it is kept.
 
+use super::mark::MarkError;
 use super::reactor::{Event, unix_now};
 use super::record;
 use super::swarm::lock;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
-use crate::content::section::VerifyStripe;
+use crate::base::range::SliceRange;
+use crate::content::section::{VerifySection, VerifyStripe};
+use crate::content::walk::{ChunkGroup, VerifyWalk};
 use crate::node::effect::{JobId, TendId};
 use crate::node::input::{Group, Holder, Input, Kept};
 use crate::store::{Store, StoreError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
@@ -19,8 +22,9 @@ use tracing::{debug, warn};
 const GATHER: Duration = Duration::from_millis(100);
 /// Rows read at once.
 const PAGE: usize = 1024;
-/// How well things are kept is counted anew at most in this part of the time.
+/// How well things are kept is counted anew at most in this part of the time, unless it is quick.
 const COUNT_SHARE: u32 = 10;
+const COUNT_QUICK: Duration = Duration::from_millis(50);
 
 /// How well everything on record is kept, by the last proofs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -166,21 +170,64 @@ impl Keeping {
         });
     }
 
+    /// Has what versions without these records published looked after, too. Done once; blocks.
+    pub(super) fn adopt(&self) {
+        match self.try_adopt() {
+            Ok(0) => {}
+            Ok(count) => debug!(count, "published by an older version, looked after from now on"),
+            Err(error) => warn!(%error, "what an older version published is not looked after yet"),
+        }
+    }
+
+    fn try_adopt(&self) -> Result<u64, MarkError> {
+        let state = self.store.state();
+        if state.value(record::KEPT, record::ADOPTED)?.is_some() {
+            return Ok(0);
+        }
+        let mut known: HashSet<Vec<u8>> = HashSet::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = state.range(record::HOSTS, &[], after.as_deref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            known.extend(page.iter().filter_map(|(key, _)| key.get(8..).map(<[u8]>::to_vec)));
+        }
+        let mut count = 0;
+        for (_, value) in state.range(record::ROOTS, &[], None, usize::MAX)? {
+            let Some((root, job)) = record::root_and_job(&value) else { continue };
+            let mut walk = VerifyWalk::new(&root.verify());
+            while let Some(node) = walk.next() {
+                let bytes =
+                    self.store.read(&node.id, SliceRange::whole(node.len))?.ok_or(MarkError::Missing(node.id))?;
+                let section = VerifySection::open(&node.key, &bytes)?;
+                let groups = walk.opened(&node, &section)?.into_iter().map(group);
+                let groups: Vec<Group> = groups.filter(|group| known.insert(first(group))).collect();
+                count += groups.len() as u64;
+                self.insert(job, &groups)?;
+            }
+        }
+        state.write(true, |tx| tx.put(record::KEPT, record::ADOPTED, &[]))?;
+        self.changed();
+        Ok(count)
+    }
+
+    /// Adds records of which nothing is known, where there are none yet.
+    fn insert(&self, job: u64, groups: &[Group]) -> Result<(), StoreError> {
+        let _one = lock(&self.writing);
+        self.store.state().write(true, |tx| {
+            for group in groups {
+                let key = record::pending_key(job, group);
+                if tx.value(record::HOSTS, &key)?.is_none() {
+                    tx.put(record::HOSTS, &key, &record::kept_to_bytes(&fresh(group)))?;
+                }
+            }
+            Ok::<(), StoreError>(())
+        })
+    }
+
     /// A pinned tree is looked after from now on.
     pub(super) fn enrol(&self, label: &ChunkId, groups: &[Group]) -> Result<(), StoreError> {
-        let job = pin_job(label);
-        let _one = lock(&self.writing);
-        for page in groups.chunks(PAGE) {
-            self.store.state().write(true, |tx| {
-                for group in page {
-                    let key = record::pending_key(job, group);
-                    if tx.value(record::HOSTS, &key)?.is_none() {
-                        tx.put(record::HOSTS, &key, &record::kept_to_bytes(&fresh(group)))?;
-                    }
-                }
-                Ok::<(), StoreError>(())
-            })?;
-        }
+        groups.chunks(PAGE).try_for_each(|page| self.insert(pin_job(label), page))?;
         self.changed();
         Ok(())
     }
@@ -224,7 +271,7 @@ impl Keeping {
     fn count(&self) {
         let (current, recent) = {
             let counted = lock(&self.counted);
-            let pause = counted.took * COUNT_SHARE;
+            let pause = if counted.took < COUNT_QUICK { Duration::ZERO } else { counted.took * COUNT_SHARE };
             (counted.current, counted.at.is_some_and(|at| at.elapsed() < pause))
         };
         if current || recent {
@@ -285,6 +332,16 @@ pub(super) fn is_pin(key: &[u8]) -> bool {
     record::pending_job(key).is_some_and(|job| job & PIN != 0)
 }
 
+/// A group as it is hosted.
+pub(super) fn group(named: ChunkGroup) -> Group {
+    let chunks = named.ids.iter().map(|id| (*id, named.chunk_len)).collect();
+    Group { chunks, data: named.data, copies: named.copies }
+}
+
+fn first(group: &Group) -> Vec<u8> {
+    group.chunks.first().map_or(Vec::new(), |(id, _)| id.as_bytes().to_vec())
+}
+
 /// A group of which nobody is known to hold anything.
 pub(super) fn fresh(group: &Group) -> Kept {
     Kept::new(group)
@@ -315,4 +372,89 @@ pub(super) fn rebuild(
         let _ = events.send(Event::Input(Input::Stored { chunks: held }));
         let _ = events.send(Event::Input(Input::Rebuilt { tend, well }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seal::{Extent, Sealer};
+    use super::*;
+    use crate::content::cipher::ConvergenceSecret;
+    use crate::content::erasure::Scheme;
+    use crate::content::reference::{Kind, RootRef};
+    use crate::node::input::Holder;
+    use crate::store::StoreConfig;
+
+    /// A store with a published tree of a large and some small files.
+    fn published(dir: &std::path::Path) -> (Arc<Store>, u64) {
+        let store = Arc::new(Store::open(&dir.join("store"), StoreConfig::default()).unwrap());
+        let sealer = Sealer::new(store.clone(), ConvergenceSecret::PUBLIC, Scheme { k: 2, m: 1 }).unwrap();
+        let tree = dir.join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        for (name, len) in [("large", 3_000_000), ("a", 1000), ("b", 40_000)] {
+            let mut bytes = vec![0; len];
+            blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+            std::fs::write(tree.join(name), bytes).unwrap();
+        }
+        let root = RootRef { kind: Kind::Directory, node: sealer.directory(&tree, &Extent::All, 77).unwrap().root };
+        let value = record::root_to_bytes(&root, 77);
+        store.state().write(true, |tx| tx.put(record::ROOTS, record::TREE, &value)).unwrap();
+        (store, 77)
+    }
+
+    fn rows(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
+        store.state().range(record::HOSTS, &[], None, usize::MAX).unwrap()
+    }
+
+    #[test]
+    fn what_an_older_version_published_is_looked_after_as_if_this_one_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = published(dir.path());
+        let sealed = rows(&store);
+        assert!(sealed.len() >= 4, "a stripe or two, a pack, nodes");
+        let forget = |tx: &mut crate::store::Transaction<'_>| {
+            sealed.iter().try_for_each(|(key, _)| tx.delete(record::HOSTS, key).map(|_| ()))
+        };
+        store.state().write::<(), StoreError>(true, forget).unwrap();
+        let keeping = Keeping::new(store.clone(), 3600);
+        keeping.adopt();
+        assert_eq!(rows(&store), sealed);
+        store.state().write::<(), StoreError>(true, forget).unwrap();
+        keeping.adopt();
+        assert!(rows(&store).is_empty(), "once is enough");
+    }
+
+    #[test]
+    fn what_hosts_confirm_is_the_state_of_a_job_and_pins_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, job) = published(dir.path());
+        let keeping = Keeping::new(store.clone(), 3600);
+        let before = rows(&store).len() as u64;
+        let kept = |totals: Totals| (totals.groups, totals.whole, totals.lost);
+        assert_eq!(keeping.totals().map(kept), Some((before, 0, before)));
+        assert_eq!(keeping.job(job).map(|(hosts, _)| hosts), Some(0));
+        for (key, value) in rows(&store) {
+            let row = record::kept_from_bytes(&value).unwrap();
+            let group = ChunkId(*key[8..].first_chunk().unwrap());
+            for (number, (chunk, _)) in row.chunks.iter().enumerate() {
+                for copy in 0..row.copies {
+                    let peer = PeerId([number as u8 * 8 + copy + 1; 32]);
+                    keeping.placed(JobId(job), group, *chunk, peer);
+                }
+            }
+        }
+        keeping.write_confirmed();
+        let totals = keeping.totals().unwrap();
+        assert_eq!((kept(totals), totals.oldest > 0), ((before, before, 0), true));
+        let (hosts, wanted) = keeping.job(job).unwrap();
+        assert!(hosts == wanted && wanted > 0);
+        let holder = |kept: &Kept| -> Option<Holder> { kept.holders.first()?.first().copied() };
+        let row = record::kept_from_bytes(&rows(&store)[0].1).unwrap();
+        assert!(holder(&row).is_some_and(|holder| holder.until >= unix_now() + 3500));
+        let pinned = Group { chunks: vec![(ChunkId([9; 32]), 10)], data: 1, copies: 2 };
+        keeping.enrol(&ChunkId([8; 32]), std::slice::from_ref(&pinned)).unwrap();
+        assert_eq!(keeping.totals().map(kept), Some((before + 1, before, 1)));
+        assert_eq!(rows(&store).iter().filter(|(key, _)| is_pin(key)).count(), 1);
+        keeping.dismiss(&ChunkId([8; 32])).unwrap();
+        assert_eq!(keeping.totals().map(kept), Some((before, before, 0)));
+    }
 }

@@ -24,6 +24,10 @@ pub(super) const LEAVES: Table = Table("leaves.1");
 pub(super) const PENDING: Table = Table("pending.1");
 /// Groups that are looked after, by job and first chunk: `Kept`.
 pub(super) const HOSTS: Table = Table("hosts.1");
+/// `ADOPTED` stands in it once all that older versions published has its records in `HOSTS`.
+pub(super) const KEPT: Table = Table("kept.1");
+/// See `KEPT`.
+pub(super) const ADOPTED: &[u8] = b"adopted";
 /// First chunks of all groups that were ever handed to a job: nothing.
 pub(super) const PLACED: Table = Table("placed.1");
 /// Job: `JobRecord`.
@@ -51,7 +55,13 @@ pub(super) fn root_to_bytes(reference: &RootRef, job: u64) -> Vec<u8> {
 
 /// Reads what `root_to_bytes` wrote.
 pub(super) fn root_from_bytes(bytes: &[u8]) -> Option<RootRef> {
-    serde_json::from_slice::<(String, u64)>(bytes).ok()?.0.parse().ok()
+    root_and_job(bytes).map(|(root, _)| root)
+}
+
+/// The same, with the job.
+pub(super) fn root_and_job(bytes: &[u8]) -> Option<(RootRef, u64)> {
+    let (text, job) = serde_json::from_slice::<(String, u64)>(bytes).ok()?;
+    Some((text.parse().ok()?, job))
 }
 
 /// Names a file or directory whatever its path: device and inode.

@@ -175,6 +175,8 @@ impl Engine {
         // What the user names is the newest word.
         swarm.command(Command::Bootstrap(memory::recall(&store)));
         swarm.command(Command::Bootstrap(settings.bootstrap.clone()));
+        let adopting = keeping.clone();
+        tokio::task::spawn_blocking(move || adopting.adopt());
         tasks.push(tokio::spawn(keeping.clone().run(swarm.events.clone())));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
@@ -371,9 +373,24 @@ impl Engine {
     }
 }
 
-/// Tells the machine what the store holds, so that it is announced again, a page at a time and without haste.
+/// Tells the machine what was promised to others, and what the store holds, so that it is announced again, a page at a time and without haste.
 async fn tell_stored(store: Arc<Store>, swarm: Swarm) {
     let mut after: Option<ChunkId> = None;
+    loop {
+        let (this, from) = (store.clone(), after);
+        let page = tokio::task::spawn_blocking(move || this.hosted_chunks(from.as_ref(), 4096)).await;
+        let Ok(Ok(page)) = page else { return };
+        let Some((hosted, last)) = page else { break };
+        after = Some(last);
+        let now = reactor::unix_now();
+        let left = |until: u64| until.saturating_sub(now).min(u64::from(u32::MAX)) as u32;
+        let chunks: Vec<(ChunkId, u32, u32)> =
+            hosted.into_iter().map(|(id, len, until)| (id, len, left(until))).collect();
+        if !chunks.is_empty() {
+            swarm.input(Input::Hosted { chunks });
+        }
+    }
+    after = None;
     loop {
         let (this, from) = (store.clone(), after);
         let page = tokio::task::spawn_blocking(move || this.whole_chunks(from.as_ref(), 512)).await;

@@ -177,8 +177,7 @@ impl Engine {
             let section = VerifySection::open(&node.key, &bytes).map_err(ReadError::manifest)?;
             for group in walk.opened(&node, &section).map_err(ReadError::manifest)? {
                 if let Some(first) = group.ids.first() {
-                    let chunks = group.ids.iter().map(|id| (*id, group.chunk_len)).collect();
-                    groups.insert(*first, Group { chunks, data: group.data, copies: group.copies });
+                    groups.insert(*first, keep::group(group));
                 }
             }
         }

@@ -30,6 +30,9 @@ const CONFIRM_TRIES: u8 = 6;
 /// No owner may take more than this share of the quota: halves.
 const OWNER_SHARE: u64 = 2;
 
+/// Stands for the owners of what an earlier run promised to keep: nobody's key.
+const FORMER: PeerId = PeerId([0; 32]);
+
 /// What is kept and what is under way.
 #[derive(Debug)]
 pub(crate) struct Hosting {
@@ -154,6 +157,20 @@ impl Hosting {
         self.kept.insert(id, Kept { len, until, owner });
         self.leases.insert((until, id));
         true
+    }
+
+    /// Takes into the books what an earlier run promised: their owners are not known any more, and whoever has a lease renewed may.
+    pub(crate) fn recall(&mut self, now: Instant, chunks: &[(ChunkId, u32, u32)]) {
+        for (id, len, lease) in chunks {
+            let until = now.after(Duration::from_secs(u64::from(*lease)));
+            if self.kept.contains_key(id) || *lease == 0 {
+                continue;
+            }
+            self.bytes += u64::from(*len);
+            *self.by_owner.entry(FORMER).or_default() += u64::from(*len);
+            self.kept.insert(*id, Kept { len: *len, until, owner: FORMER });
+            self.leases.insert((until, *id));
+        }
     }
 
     /// Takes a chunk out of the books.

@@ -78,6 +78,11 @@ pub enum Input {
         /// Which.
         chunks: Vec<ChunkId>,
     },
+    /// What an earlier run of the node promised to keep for others and has: id, length, and for how many seconds from now.
+    Hosted {
+        /// Which.
+        chunks: Vec<(ChunkId, u32, u32)>,
+    },
     /// The end of an `Effect::Settle`: no power cut takes these chunks away any more.
     Kept {
         /// Which.

@@ -189,6 +189,7 @@ impl Node {
             Input::Stored { chunks } => self.stored(now, &chunks),
             Input::Kept { chunks } => self.kept(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),
+            Input::Hosted { chunks } => self.hosting.recall(now, &chunks),
             Input::Room { hosted, free } => self.hosting.room(hosted, free),
             Input::KeptPage { rows, end } => {
                 let unix = self.unix(now);

@@ -392,6 +392,27 @@ fn what_the_store_says_counts_not_what_a_former_life_had() {
 }
 
 #[test]
+fn a_full_host_renews_after_a_restart_what_it_promised_before() {
+    let mut world = World::new(2);
+    let group = stripes(1, 2, 8).remove(0);
+    let used = 2 << 20;
+    let config =
+        NodeConfig { addrs: vec![addr(1)], host_bytes_max: used, host_bytes_used: used, ..NodeConfig::default() };
+    world.nodes[1] = Node::new(config, id(1), 1);
+    let ids: Vec<ChunkId> = group.chunks.iter().map(|(id, _)| *id).collect();
+    world.store(1, &ids);
+    let promised = ids.iter().map(|id| (*id, 1 << 20, 3600)).collect();
+    world.nodes[1].handle(world.now, Input::Hosted { chunks: promised });
+    assert_eq!(world.nodes[1].stats().hosted_bytes, used);
+    world.command(1, Command::Bootstrap(vec![contact(0)]));
+    world.run(Duration::from_secs(1));
+    world.publish(0, 1, &[group, stripes(1, 1, 9).remove(0)]);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.progress(0, 1).hosted, 2, "both again, and nothing besides");
+    assert_eq!(world.nodes[1].stats().hosted_bytes, used);
+}
+
+#[test]
 fn chunks_that_cannot_be_pulled_are_let_go() {
     let mut world = World::acquainted(3);
     // Offered, but nobody has it.

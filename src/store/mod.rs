@@ -76,6 +76,9 @@ impl Default for StoreConfig {
     }
 }
 
+/// Hosted chunks, each with its length and the end of its lease, and the last chunk that was looked at.
+pub type HostedPage = (Vec<(ChunkId, u32, u64)>, ChunkId);
+
 /// What is here of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
@@ -415,6 +418,18 @@ impl Store {
         }
         found.truncate(max);
         Ok(found)
+    }
+
+    /// What is hosted among the chunks after `after`, at most `max` of which are looked at: id, length, and until when (Unix seconds); with the
+    /// last one looked at. `None` at the end. As of the last commit.
+    pub fn hosted_chunks(&self, after: Option<&ChunkId>, max: usize) -> Result<Option<HostedPage>, StoreError> {
+        let page = self.inner.index.page(after, max)?;
+        let Some((last, _)) = page.last().copied() else { return Ok(None) };
+        let hosted = page.into_iter().filter_map(|(id, row)| match row.class {
+            Class::Hosted { until } if row.is_whole() => Some((id, row.len, until)),
+            _ => None,
+        });
+        Ok(Some((hosted.collect(), last)))
     }
 
     /// Chunks evicted, or of which slices failed their check, since the last call; the newest are forgotten where they are many.
