@@ -28,7 +28,7 @@ use crate::publish::{Keeper, KeeperConfig, PublishConfig, Publisher, Row};
 use crate::routing::announce::{AnnounceAction, AnnounceConfig, Announcer, SendId};
 use crate::routing::provider::{ProviderConfig, Providers};
 use crate::routing::table::{Table, TableConfig};
-use crate::wallet::{PayConfig, Row, Wallet};
+use crate::wallet::{self, PayConfig, Wallet};
 use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request, Response};
 use calls::{Calls, Purpose};
@@ -75,7 +75,7 @@ pub struct NodeConfig {
     /// On which terms peers are paid, and pay us.
     pub payments: PayConfig,
     /// Payments of both directions as an earlier run left them.
-    pub wallet: Vec<Row>,
+    pub wallet: Vec<wallet::Row>,
     /// How what is published and pinned is looked after.
     pub keeper: KeeperConfig,
     /// Seconds of Unix time at the machine's first moment.
