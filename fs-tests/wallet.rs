@@ -266,6 +266,10 @@ fn payment_is_taken_back_before_and_after_it_was_sent() {
         assert_eq!(given_up.state, IntentState::Cancelled { height: None });
         assert!(chain.broadcast(id(1)).await.is_err(), "what was given up is not sent");
         assert_eq!(chain.balance().confirmed_sat, COIN, "its coin is free again");
+        chain.prepare(id(3), &outputs, rate(2), FEE_MAX).await.unwrap();
+        chain.bump(id(3), rate(5), FEE_MAX).await.unwrap();
+        chain.cancel(id(3), rate(2), FEE_MAX).await.unwrap();
+        assert_eq!(chain.balance().confirmed_sat, COIN, "also after a second transaction that nobody saw");
 
         let sent = chain.prepare(id(2), &outputs, rate(2), FEE_MAX).await.unwrap();
         chain.broadcast(id(2)).await.unwrap();

@@ -116,12 +116,14 @@ impl Wallet {
         if record.was_handed_out() || record.void {
             return self.replace(id, record, Kind::Cancel, rate, fee_max_sat, "cancelled");
         }
-        let newest = record.newest().tx.clone();
-        for input in newest.input.iter() {
-            self.library.unlock_outpoint(input.previous_output);
+        // The newest first: the library takes out only what counts, and the one before counts when that is gone.
+        for version in record.versions.iter().rev() {
+            for input in &version.tx.input {
+                self.library.unlock_outpoint(input.previous_output);
+            }
+            let seen = self.later();
+            self.library.apply_evicted_txs([(version.tx.compute_txid(), seen)]);
         }
-        let seen = self.later();
-        self.library.apply_evicted_txs([(newest.compute_txid(), seen)]);
         record.void = true;
         self.commit(Batch { intent: Some((id, &record)), ..Batch::default() })?;
         self.intents.insert(id, record);

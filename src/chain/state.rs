@@ -1,7 +1,7 @@
 //! How payments stand: read off the chain as the wallet knows it now, never stored.
 
 use super::error::ChainError;
-use super::intent::{Intent, IntentId, IntentState, Kind, Record};
+use super::intent::{Intent, IntentId, IntentState, Kind, Record, Version};
 use super::wallet::{Wallet, height};
 use bdk_wallet::bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use std::collections::HashMap;
@@ -34,12 +34,15 @@ impl Wallet {
         if record.void {
             return IntentState::Cancelled { height: None };
         }
+        // What others put into a block in its place: final only where none of its transactions can follow any more.
         let graph = self.library.tx_graph();
-        for input in &record.newest().tx.input {
-            let spends = graph.outspends(input.previous_output).iter();
-            if let Some((by, height)) = spends.filter_map(|txid| Some((*txid, in_block(txid)?))).next() {
-                return IntentState::Replaced { by, height };
-            }
+        let conflict = |version: &Version| {
+            let inputs = version.tx.input.iter().flat_map(|input| graph.outspends(input.previous_output));
+            inputs.filter_map(|txid| Some((*txid, in_block(txid)?))).next()
+        };
+        let conflicts: Option<Vec<(Txid, u32)>> = record.versions.iter().map(conflict).collect();
+        if let Some(&(by, height)) = conflicts.as_ref().and_then(|found| found.last()) {
+            return IntentState::Replaced { by, height };
         }
         match (record.newest().kind, record.was_handed_out()) {
             (Kind::Cancel, _) => IntentState::Cancelling,
