@@ -60,6 +60,8 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Searches for providers at once: those that readers wait for, and others.
 const URGENT_MAX: usize = 24;
 const BULK_MAX: usize = 4;
+/// Searches for providers in all, those that wait for peers that say nothing among them.
+const SEARCHES_MAX: usize = 128;
 /// Chunks of one search when the swarm is too large for each peer to know of each chunk.
 const CHUNKS_MAX: usize = 32;
 const NEAR_MAX: usize = 8;
@@ -212,8 +214,11 @@ impl Node {
         }
         for urgent in [true, false] {
             loop {
-                let running = self.searches.locates.values().filter(|(_, _, other)| *other == urgent).count();
-                if running >= if urgent { URGENT_MAX } else { BULK_MAX } {
+                // A peer that says nothing keeps its searches open until it is given up; others need not wait for those.
+                let of_kind = self.searches.locates.values().filter(|(_, _, other)| *other == urgent);
+                let running = of_kind.filter(|(locate, _, _)| !locate.is_slow(now)).count();
+                if running >= if urgent { URGENT_MAX } else { BULK_MAX } || self.searches.locates.len() >= SEARCHES_MAX
+                {
                     break;
                 }
                 let batch_max = if self.table.everyone_known() { IDS_MAX } else { CHUNKS_MAX };

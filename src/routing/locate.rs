@@ -220,6 +220,15 @@ impl Locate {
         self.chunks.values().all(|chunk| chunk.settled)
     }
 
+    /// Whether all that is left is to wait for peers that have not answered for long.
+    pub fn is_slow(&self, now: Instant) -> bool {
+        let mut asked = self.contacts.values().filter_map(|known| match known.state {
+            State::Asked(at) => Some(at),
+            _ => None,
+        });
+        asked.clone().next().is_some() && asked.all(|at| now.since(at) >= self.config.slow_after)
+    }
+
     /// When an open question stops counting against the width.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let times = self.contacts.values().filter_map(|known| match known.state {
@@ -324,6 +333,23 @@ mod tests {
         });
         assert!(questions <= 4, "{questions}");
         assert_eq!(found.len(), 3);
+    }
+
+    #[test]
+    fn a_search_that_waits_for_one_that_says_nothing_is_slow() {
+        let peers: Vec<Contact> = (1..=3).map(contact).collect();
+        let chunk = ChunkId([7; 32]);
+        let mut locate = Locate::new(LocateConfig::default(), PeerId([0; 32]), &[chunk], peers);
+        assert!(!locate.is_slow(Instant(0)), "nobody was asked");
+        let asked: Vec<Question> = std::iter::from_fn(|| locate.poll(Instant(0))).collect();
+        let later = Instant(0).after(LocateConfig::default().slow_after);
+        for question in asked.iter().skip(1) {
+            assert!(!locate.is_slow(Instant(0)));
+            locate.answered(&question.to.peer, &question.chunks, &Located::default());
+        }
+        assert!(locate.poll(later).is_none() && locate.is_slow(later) && !locate.is_done());
+        locate.failed(&asked[0].to.peer);
+        assert!(!locate.is_slow(later));
     }
 
     #[test]
