@@ -246,6 +246,7 @@ fn unknown_settings_and_addresses_are_refused_with_their_place() {
     let cases: [(&str, &[&str]); 6] = [
         ("[storage]\ncache = \"1 GiB\"\nhosting = \"2 GiB\"\n", &["config.toml:3:11", "1 GiB", "2 GiB"]),
         ("[storage]\ncahce = \"1 GiB\"\n", &["config.toml:2:1", "cahce"]),
+        ("[storage]\ncache = \"8 MiB\"\n", &["config.toml:2:9", "8 MiB is less than 32 MiB"]),
         ("[storage]\ncache = \"much\"\n", &["config.toml:2:9", "much"]),
         ("[storage]\nredundancy = \"8+400\"\n", &["config.toml:2", "8+400"]),
         ("[network]\nbootstrap = [\"127.0.0.1:4000\"]\n", &["config.toml:2", "127.0.0.1:4000"]),

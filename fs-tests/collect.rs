@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// A cache so small that what is no longer own is soon evicted.
 const SMALL: &str =
-    "[network]\nmdns = false\n\n[storage]\nredundancy = \"8+4\"\nhosting = \"0 B\"\ncache = \"16 MiB\"\n";
+    "[network]\nmdns = false\n\n[storage]\nredundancy = \"8+4\"\nhosting = \"0 B\"\ncache = \"32 MiB\"\n";
 
 fn own_bytes(node: &Node) -> u64 {
     node.json(&["--json", "status"])["store"]["own-bytes"].as_u64().unwrap()
@@ -46,7 +46,7 @@ fn chunks_of_deleted_and_overwritten_files_are_given_up_and_the_tree_stays_whole
     let new = a.stored(a.mount());
     assert_ne!(old, new);
     until("own chunks are fewer", || (own_bytes(&a) < full - (32 << 20)).then_some(()));
-    until("the cache holds its limit", || (cached_bytes(&a) <= 16 << 20).then_some(()));
+    until("the cache holds its limit", || (cached_bytes(&a) <= 32 << 20).then_some(()));
     tree::assert_same(&a.path("dir"), &b.reference(&new).join("dir"));
     assert!(fs::read(b.reference(&published)).unwrap() == noise(3, 5 << 20), "what was published on demand");
     assert!(fs::read(b.reference(&small)).unwrap() == noise(7, 5000), "a packed file by its own reference");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tornet::base::peer::Contact;
 use tornet::base::random::Random;
+use tornet::config::CACHE_MIN;
 use tornet::content::reference::{Kind, RootRef};
 use tornet::engine::{Counter, Engine, Settings, TreeNode};
 
@@ -201,6 +202,82 @@ async fn every_byte_reads_back_without_publisher_and_four_hosts() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+/// Three times a file several times as large as the cache.
+async fn read_thrice(engine: &Engine, reference: &RootRef, plain: &[u8]) {
+    for round in 0..3 {
+        assert!(read_all(engine, reference).await == plain, "round {round}");
+    }
+    let store = engine.status(None).await.store;
+    assert!(store.cached_bytes <= store.limit_bytes, "{store:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smallest_cache_reads_and_pins_what_is_larger_than_it() {
+    let (a, b) = (place(), place());
+    let publisher = node(&a, &[]).await;
+    let small = Settings { cache_bytes: CACHE_MIN.0, host_bytes_max: 0, ..settings(&b, &[&publisher]) };
+    let reader = Engine::start(small).await.unwrap();
+    let plain = bytes(6, (150 << 20) + 12_345);
+    let path = a.path.join("file");
+    std::fs::write(&path, &plain).unwrap();
+    let reference = publisher.writer().publish(&path).await.unwrap().reference;
+    read_thrice(&reader, &reference, &plain).await;
+    let kept = reader.pin(&reference, PATIENCE, &Counter::default()).await.unwrap();
+    assert_eq!(kept.bytes, plain.len() as u64);
+    let pinned = reader.status(None).await.store.pinned_bytes;
+    assert!(pinned >= kept.bytes, "{pinned} bytes are pinned");
+    publisher.stop().await;
+    assert!(read_all(&reader, &reference).await == plain, "with everybody else gone");
+    reader.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smallest_cache_reads_what_must_be_rebuilt() {
+    let places: Vec<Place> = (0..13).map(|_| place()).collect();
+    let mut nodes = vec![node(&places[0], &[]).await];
+    for place in &places[1..] {
+        let next = node(place, &[&nodes[0]]).await;
+        nodes.push(next);
+    }
+    let plain = bytes(7, (64 << 20) + 77);
+    let path = places[0].path.join("file");
+    std::fs::write(&path, &plain).unwrap();
+    let published = nodes[0].writer().publish(&path).await.unwrap();
+    wait_for("hosting", async || {
+        let progress = *published.progress.borrow();
+        progress.wanted > 0 && progress.hosted >= progress.wanted
+    })
+    .await;
+    for gone in nodes.drain(..5) {
+        gone.stop().await;
+    }
+    let late = place();
+    let small = Settings { cache_bytes: CACHE_MIN.0, host_bytes_max: 0, ..settings(&late, &[&nodes[0]]) };
+    let reader = Engine::start(small).await.unwrap();
+    read_thrice(&reader, &published.reference, &plain).await;
+    reader.stop().await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pin_that_fails_leaves_nothing_pinned() {
+    let (a, b) = (place(), place());
+    let publisher = node(&a, &[]).await;
+    let reader = node(&b, &[&publisher]).await;
+    let path = a.path.join("file");
+    std::fs::write(&path, bytes(8, 3 << 20)).unwrap();
+    let reference = publisher.writer().publish(&path).await.unwrap().reference;
+    // The manifest is here, the content is not.
+    reader.reader().resolve(&reference, PATIENCE).await.unwrap();
+    publisher.stop().await;
+    reader.pin(&reference, Duration::from_secs(2), &Counter::default()).await.unwrap_err();
+    wait_for("the end of the pin", async || reader.status(None).await.store.pinned_bytes == 0).await;
+    assert!(!reader.unpin(&reference).await.unwrap());
+    reader.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

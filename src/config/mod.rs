@@ -30,6 +30,8 @@ pub const PATIENCE_DEFAULT: Span = Span(Duration::from_secs(86_400));
 pub const RATE_DEFAULT: Rate = Rate(8_000_000);
 /// The cache's limit when none is set.
 pub const CACHE_DEFAULT: Size = Size(20 << 30);
+/// The smallest with which files can be read: a stripe of 8+4 MiB several times, and what waits to be written.
+pub const CACHE_MIN: Size = Size(32 << 20);
 /// What is kept for others when none is set.
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
@@ -292,6 +294,13 @@ impl Settings {
 
         let cache =
             layers.pick("storage.cache", "TORNET_STORAGE_CACHE", raw.cache.as_ref(), CACHE_DEFAULT, typed::<Size>)?;
+        if cache.value < CACHE_MIN {
+            let message = format!(
+                "{} is less than {CACHE_MIN}, the smallest cache with which files can be read: who reads needs several whole stripes at once",
+                cache.value
+            );
+            return Err(ConfigError::Value { place: cache.source, key: "storage.cache", message });
+        }
         // It is a part of the cache: whoever sets a small cache need not think of it, whoever sets both must agree with himself.
         let share = HOSTING_DEFAULT.min(cache.value);
         let hosting = layers.pick("storage.hosting", "TORNET_STORAGE_HOSTING", raw.hosting.as_ref(), share, typed)?;
@@ -608,6 +617,16 @@ mod tests {
             error,
             "environment variable TORNET_STORAGE_CACHE: storage.cache: \"much\" does not begin with a number: write a size as in \"20 GiB\""
         );
+    }
+
+    #[test]
+    fn cache_too_small_to_read_with_is_refused() {
+        assert!(
+            refused("[storage]\ncache = \"31 MiB\"\n")
+                .starts_with("FILE:2:9: storage.cache: 31 MiB is less than 32 MiB")
+        );
+        let settings = load("[storage]\ncache = \"32 MiB\"\n", &[], Flags::default()).unwrap();
+        assert_eq!((settings.cache.value, settings.hosting.value), (CACHE_MIN, CACHE_MIN));
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Notes a read of `offset .. end` in a file of `size` bytes; answers what to fetch ahead now, if anything.
-    pub(super) fn read(&mut self, offset: u64, end: u64, size: u64) -> Option<Range<u64>> {
+    /// Notes a read of `offset .. end` in a file of `size` bytes; answers what to fetch ahead now, if anything, at most `most` bytes.
+    pub(super) fn read(&mut self, offset: u64, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
         let near = offset <= self.end.saturating_add(DISORDER) && offset.saturating_add(DISORDER) >= self.end;
         if near && (self.run > 0 || offset == 0) {
             self.run = self.run.saturating_add(1);
@@ -34,7 +34,7 @@ impl Ahead {
             self.run = self.run.max(1);
             return None;
         }
-        self.window = self.window.max(START);
+        self.window = self.window.max(START).min(most);
         self.asked = self.asked.max(self.end);
         let ahead = self.asked - self.end;
         if ahead > self.window / 2 {
@@ -42,7 +42,7 @@ impl Ahead {
         }
         let from = self.asked;
         let to = self.end.saturating_add(self.window).min(size);
-        self.window = (self.window * 2).min(MAX);
+        self.window = (self.window * 2).min(MAX).min(most);
         if to <= from {
             return None;
         }
@@ -63,7 +63,7 @@ mod tests {
         let mut offset = 0;
         let mut largest = 0;
         while offset < size {
-            if let Some(range) = ahead.read(offset, offset + step, size) {
+            if let Some(range) = ahead.read(offset, offset + step, size, u64::MAX) {
                 assert!(range.start >= covered, "{range:?} asked for twice");
                 covered = range.end;
                 largest = largest.max(range.end - range.start);
@@ -75,11 +75,25 @@ mod tests {
     }
 
     #[test]
+    fn window_stays_within_what_it_may_take() {
+        let mut ahead = Ahead::default();
+        let (size, step, most) = (64 << 20, 128 << 10, 4 << 20);
+        let mut furthest = 0;
+        for offset in (0..size).step_by(step as usize) {
+            if let Some(range) = ahead.read(offset, offset + step, size, most) {
+                assert!(range.end <= offset + step + most, "{range:?} at {offset}");
+                furthest = range.end;
+            }
+        }
+        assert_eq!(furthest, size);
+    }
+
+    #[test]
     fn random_reads_fetch_nothing_ahead() {
         let mut ahead = Ahead::default();
         for place in [9u64, 400, 3, 77, 250, 30] {
             let offset = place << 22;
-            assert_eq!(ahead.read(offset, offset + 4096, 1 << 40), None);
+            assert_eq!(ahead.read(offset, offset + 4096, 1 << 40, u64::MAX), None);
         }
     }
 }

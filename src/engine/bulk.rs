@@ -1,25 +1,22 @@
-//! Reading for whole trees: files in units of one chunk, and the groups of chunks that a tree consists of.
+//! Reading for whole trees: files in units of one chunk, and the groups of chunks that a tree consists of without opening them.
 
 use super::error::ReadError;
-use super::node_cache::CachedNode;
-use super::reader::{Body, DirectoryHandle, FileHandle, Reader};
+use super::reader::{Body, FileHandle, Reader, Tree};
 use super::survey::Counter;
 use crate::base::digest::ChunkId;
-use crate::base::limit::MANIFEST_DEPTH_MAX;
 use crate::content::cipher::{self, ChunkRef};
-use crate::content::directory::EntryBody;
 use crate::content::manifest::{FileBody, FileNode};
-use crate::content::section::Stripe;
-use crate::node::input::Urgency;
+use crate::content::section::VerifyStripe;
+use crate::node::input::{Group, Urgency};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-/// Units fetched at once when a tree is kept.
+/// Chunks fetched at once when a tree is kept.
 const UNITS: usize = 16;
 /// Bytes of a unit that lies in no chunk of its own.
 const LOOSE: u64 = 1 << 20;
@@ -42,12 +39,6 @@ impl Unit {
         cipher::open(&chunk.key, 0, &mut plain);
         ChunkId::of(&plain) == chunk.id
     }
-}
-
-type AddGroup<'a> = dyn Fn(Vec<ChunkId>, usize) + Sync + 'a;
-
-fn stripe_group(stripe: &Stripe) -> (Vec<ChunkId>, usize) {
-    (stripe.ids().collect(), stripe.data.len())
 }
 
 impl Reader {
@@ -91,96 +82,32 @@ impl Reader {
         part.map(Bytes::copy_from_slice).ok_or_else(|| ReadError::manifest("an inline file shorter than its size"))
     }
 
-    /// Fetches all of a file without reading it.
-    pub(super) async fn hold(
-        &self,
-        file: &Arc<FileHandle>,
-        deadline: Duration,
-        progress: &Counter,
-    ) -> Result<(), ReadError> {
-        let mut set: JoinSet<Result<u64, ReadError>> = JoinSet::new();
-        let mut at = 0;
-        while at < file.size() || !set.is_empty() {
-            if at < file.size() && set.len() < UNITS {
-                let unit = self.unit_at(file, at, Instant::now() + deadline).await?;
-                at += unit.len;
-                let (reader, file) = (self.clone(), file.clone());
+    /// Fetches the data chunks of these groups, whole.
+    pub(super) async fn hold(&self, groups: &[Group], deadline: Duration, progress: &Counter) -> Result<(), ReadError> {
+        let tree = Arc::new(Tree::default());
+        let units = self.fetcher.at_once(UNITS);
+        let mut set: JoinSet<Result<u32, ReadError>> = JoinSet::new();
+        let one = |done: Option<Result<Result<u32, ReadError>, JoinError>>| {
+            let len = done.map_or(Ok(Ok(0)), |done| done).map_err(|_| ReadError::stopped())??;
+            progress.done.fetch_add(u64::from(len), Ordering::Relaxed);
+            Ok::<(), ReadError>(())
+        };
+        for group in groups {
+            let chunk_len = group.chunks.first().map_or(0, |(_, len)| *len);
+            let ids = group.chunks.iter().map(|(id, _)| *id).collect();
+            let stripe = Arc::new(VerifyStripe { chunk_len, data: group.data, ids });
+            for index in 0..group.data {
+                let (fetcher, tree, stripe) = (self.fetcher.clone(), tree.clone(), stripe.clone());
                 set.spawn(async move {
-                    let until = Instant::now() + deadline;
-                    let range = unit.offset..unit.offset + unit.len;
-                    reader.read_range(&file, range, until, Urgency::Bulk).await.map(|bytes| bytes.len() as u64)
+                    fetcher.whole(&tree, &stripe, index, Instant::now() + deadline).await.map(|()| chunk_len)
                 });
-            } else if let Some(done) = set.join_next().await {
-                progress.done.fetch_add(done.map_err(|_| ReadError::stopped())??, Ordering::Relaxed);
+                while set.len() >= units {
+                    one(set.join_next().await)?;
+                }
             }
         }
-        Ok(())
-    }
-
-    /// All groups of a directory itself: its nodes, the packs of its leaves, the root nodes of its files.
-    pub(super) async fn directory_groups(
-        &self,
-        directory: &DirectoryHandle,
-        deadline: Duration,
-        add: &AddGroup<'_>,
-    ) -> Result<(), ReadError> {
-        let mut stack = vec![(directory.node, directory.claim.clone(), 0)];
-        while let Some((node, claim, depth)) = stack.pop() {
-            if depth >= MANIFEST_DEPTH_MAX {
-                return Err(ReadError::manifest("a directory deeper than the limit"));
-            }
-            add(vec![node.id], 1);
-            match self.claimed_node(&directory.tree, &node, &claim, Instant::now() + deadline).await? {
-                CachedNode::Leaf { leaf, pack } => {
-                    for entry in &leaf.entries {
-                        if let EntryBody::File(node) = &entry.body {
-                            add(vec![node.id], 1);
-                        }
-                    }
-                    if let Some(pack) = pack {
-                        let (ids, needed) = stripe_group(&pack);
-                        add(ids, needed);
-                    }
-                }
-                CachedNode::Inner(inner) => stack.extend(
-                    (inner.children.iter().enumerate())
-                        .map(|(place, child)| (child.node, claim.of_child(&inner, place), depth + 1)),
-                ),
-                CachedNode::File(_) => return Err(ReadError::manifest("a file stands where a directory should")),
-            }
-        }
-        Ok(())
-    }
-
-    /// All groups of a file's body.
-    pub(super) async fn file_groups(
-        &self,
-        file: &FileHandle,
-        deadline: Duration,
-        add: &AddGroup<'_>,
-    ) -> Result<(), ReadError> {
-        let Body::Node(root) = &file.body else { return Ok(()) };
-        let mut stack = vec![(root.clone(), 0)];
-        while let Some((node, depth)) = stack.pop() {
-            if depth >= MANIFEST_DEPTH_MAX {
-                return Err(ReadError::manifest("a manifest deeper than the limit"));
-            }
-            match &node.body {
-                FileBody::Inline(_) => {}
-                FileBody::Stripes(stripes) => {
-                    for stripe in stripes {
-                        let (ids, needed) = stripe_group(stripe);
-                        add(ids, needed);
-                    }
-                }
-                FileBody::Inner { children, .. } => {
-                    for child in children {
-                        add(vec![child.node.id], 1);
-                        let node = self.file_node(&file.tree, &child.node, Instant::now() + deadline).await?;
-                        stack.push((node, depth + 1));
-                    }
-                }
-            }
+        while !set.is_empty() {
+            one(set.join_next().await)?;
         }
         Ok(())
     }

@@ -58,6 +58,7 @@ impl Engine {
     ) -> Result<(), ReadError> {
         let small = Mutex::new(JoinSet::new());
         let directories = Mutex::new(Vec::new());
+        let files = self.reader().fetcher.at_once(FILES);
         // Unfinished files that were there before, until they turn out to belong to this tree.
         let stale = Mutex::new(BTreeSet::new());
         let walked = self.walk(reference, deadline, async |path, visit| {
@@ -89,7 +90,7 @@ impl Engine {
                     let mut set = std::mem::take(&mut *lock(&small));
                     set.spawn(async move { engine.copy_file(file, child, target, deadline, progress).await });
                     let mut result = Ok(());
-                    while result.is_ok() && set.len() >= FILES {
+                    while result.is_ok() && set.len() >= files {
                         result = joined(set.join_next().await);
                     }
                     *lock(&small) = set;
@@ -185,6 +186,7 @@ impl Engine {
         set: &mut JoinSet<Result<(), ReadError>>,
     ) -> Result<(), ReadError> {
         let reader = self.reader().clone();
+        let units = reader.fetcher.at_once(UNITS);
         let mut at = 0;
         while at < file.size() {
             let until = Instant::now() + deadline;
@@ -208,7 +210,7 @@ impl Engine {
                 progress.done.fetch_add(len, Ordering::Relaxed);
                 Ok(())
             });
-            while set.len() >= UNITS {
+            while set.len() >= units {
                 joined(set.join_next().await)?;
             }
         }

@@ -4,11 +4,11 @@ use super::error::{ReadError, ReadErrorKind};
 use super::reader::Tree;
 use super::swarm::{Swarm, WantSlices};
 use crate::base::digest::ChunkId;
-use crate::base::limit::SLICE_BYTES;
+use crate::base::limit::{CHUNK_BYTES_MAX, SLICE_BYTES};
 use crate::base::range::{SliceRange, runs};
 use crate::content::cipher;
 use crate::content::reference::NodeRef;
-use crate::content::section::Stripe;
+use crate::content::section::{Stripe, VerifyStripe};
 use crate::node::effect::WantOk;
 use crate::node::input::Urgency;
 use crate::store::Store;
@@ -23,6 +23,8 @@ const TRIES: usize = 5;
 /// Reads up to this long that need no disk are answered where they are asked: to hash and open as much takes some
 /// 100 us (by the codecs' bench), about what it costs to have another thread do it.
 const READY_BYTES: usize = 256 * 1024;
+/// Parts of the cache, each enough for what one reader has under way.
+const READERS: u64 = 8;
 
 pub(super) struct Fetcher {
     pub(super) store: Arc<Store>,
@@ -77,7 +79,7 @@ impl Fetcher {
         for _ in 0..TRIES {
             let needs = self.missing(stripe, &parts);
             if !needs.is_empty() {
-                self.fetch(tree, stripe, needs, until, urgency).await?;
+                self.fetch(tree, &stripe.verify(), needs, until, urgency).await?;
             }
             let total = (range.end - range.start) as usize;
             if total <= READY_BYTES
@@ -106,10 +108,40 @@ impl Fetcher {
             if !needs.is_empty() {
                 let (fetcher, tree, stripe) = (self.clone(), tree.clone(), stripe.clone());
                 tokio::spawn(async move {
-                    let _ = fetcher.fetch(&tree, &stripe, needs, until, Urgency::Ahead).await;
+                    let _ = fetcher.fetch(&tree, &stripe.verify(), needs, until, Urgency::Ahead).await;
                 });
             }
         }
+    }
+
+    /// Brings a data chunk of a stripe here, or a lone chunk, all of it.
+    pub(super) async fn whole(
+        &self,
+        tree: &Arc<Tree>,
+        stripe: &VerifyStripe,
+        index: u8,
+        until: Instant,
+    ) -> Result<(), ReadError> {
+        let Some(id) = stripe.ids.get(usize::from(index)) else { return Ok(()) };
+        let all = SliceRange::whole(stripe.chunk_len);
+        for _ in 0..TRIES {
+            if self.held(id) == all.mask() {
+                return Ok(());
+            }
+            self.fetch(tree, stripe, vec![(index, all)], until, Urgency::Bulk).await?;
+        }
+        Err(ReadError::store("a chunk vanishes as fast as it is fetched"))
+    }
+
+    /// Bytes that one reader has fetched for it before it reads them: a part of the cache, so that several readers, and what it takes to
+    /// rebuild what they want, have room beside each other.
+    pub(super) fn ahead_bytes(&self) -> u64 {
+        self.store.cache_bytes() / READERS
+    }
+
+    /// How many fetches of a chunk each go on at once, of at most `most`.
+    pub(super) fn at_once(&self, most: usize) -> usize {
+        usize::try_from(self.ahead_bytes() / CHUNK_BYTES_MAX as u64).unwrap_or(most).clamp(1, most)
     }
 
     /// All bytes of a chunk that belongs to no stripe.
@@ -205,7 +237,7 @@ impl Fetcher {
     async fn fetch(
         &self,
         tree: &Arc<Tree>,
-        stripe: &Arc<Stripe>,
+        stripe: &VerifyStripe,
         needs: Vec<(u8, SliceRange)>,
         until: Instant,
         urgency: Urgency,
@@ -214,7 +246,7 @@ impl Fetcher {
         let lost: Vec<u8> = needs
             .iter()
             .filter(|(index, slices)| {
-                let held = stripe.data.get(usize::from(*index)).map_or(0, |chunk| self.held(&chunk.id));
+                let held = stripe.ids.get(usize::from(*index)).map_or(0, |id| self.held(id));
                 held & slices.mask() != slices.mask()
             })
             .map(|(index, _)| *index)
@@ -225,11 +257,17 @@ impl Fetcher {
         self.rebuild(tree, stripe, lost, until, urgency).await
     }
 
-    fn want_of(&self, tree: &Tree, stripe: &Stripe, needs: Vec<(u8, SliceRange)>, urgency: Urgency) -> WantSlices {
-        let chunks: Vec<ChunkId> = stripe.ids().collect();
+    fn want_of(
+        &self,
+        tree: &Tree,
+        stripe: &VerifyStripe,
+        needs: Vec<(u8, SliceRange)>,
+        urgency: Urgency,
+    ) -> WantSlices {
+        let chunks = stripe.ids.clone();
         let have =
             (0u8..).zip(&chunks).flat_map(|(index, id)| runs(self.held(id)).map(move |run| (index, run))).collect();
-        let (data, chunk_len) = (stripe.data.len() as u8, stripe.chunk_len);
+        let (data, chunk_len) = (stripe.data, stripe.chunk_len);
         WantSlices { chunks, data, chunk_len, needs, have, urgency, likely: tree.likely() }
     }
 
@@ -238,7 +276,7 @@ impl Fetcher {
     async fn rebuild(
         &self,
         tree: &Arc<Tree>,
-        stripe: &Arc<Stripe>,
+        stripe: &VerifyStripe,
         lost: Vec<u8>,
         until: Instant,
         urgency: Urgency,
@@ -249,7 +287,7 @@ impl Fetcher {
         // Readers of neighbouring bytes miss the same chunk at the same time: it is made once.
         let _turn = self.rebuilding.lock().await;
         let (store, of) = (self.store.clone(), stripe.clone());
-        let work = move || super::rebuild::rebuild(&store, &of.verify(), &lost);
+        let work = move || super::rebuild::rebuild(&store, &of, &lost);
         tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::stopped())?
     }
 }

@@ -286,7 +286,7 @@ impl Reader {
         if offset >= end {
             return Ok(Bytes::new());
         }
-        let ahead = lock(&file.ahead).read(offset, end, file.size);
+        let ahead = lock(&file.ahead).read(offset, end, file.size, self.fetcher.ahead_bytes());
         if let Some(range) = ahead {
             self.read_ahead(file.clone(), range);
         }

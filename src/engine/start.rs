@@ -122,7 +122,7 @@ impl Engine {
             Convergence::Public => ConvergenceSecret::PUBLIC,
         };
         let peer = identity.peer();
-        let store_config = StoreConfig { cache_bytes: settings.cache_bytes, ..StoreConfig::default() };
+        let store_config = StoreConfig::sized(settings.cache_bytes);
         let store_dir = settings.data_dir.join("store");
         let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, store_config))
             .await

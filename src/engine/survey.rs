@@ -14,6 +14,7 @@ use crate::content::reference::{NodeRef, RootRef, VerifyRef};
 use crate::content::section::VerifySection;
 use crate::content::walk::VerifyWalk;
 use crate::node::input::{Group, Urgency};
+use crate::store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ const PAGE: usize = 1024;
 const HOLDERS_ASKED: usize = 16;
 /// Groups whose holders are asked for proofs at once.
 const TENDED: usize = 128;
+/// What is pinned does not vanish but by damage: then it is fetched again.
+const PIN_TRIES: usize = 3;
 
 /// What a walk comes to.
 pub(super) enum Visit<'a> {
@@ -176,71 +179,76 @@ impl Engine {
             let bytes = self.reader().fetcher.lone(&tree, &chunk, Urgency::Reader, until).await?;
             let section = VerifySection::open(&node.key, &bytes).map_err(ReadError::manifest)?;
             for group in walk.opened(&node, &section).map_err(ReadError::manifest)? {
-                if let Some(first) = group.ids.first() {
-                    groups.insert(*first, keep::group(group));
-                }
+                // Two stripes may share some chunks and not others.
+                groups.insert(group.ids.clone(), keep::group(group));
             }
         }
         Ok(groups.into_values().collect())
     }
 
-    /// All groups of a tree: the chunks of each stripe with k, and lone chunks with 1.
-    async fn groups(&self, reference: &RootRef, deadline: Duration) -> Result<Vec<(Vec<ChunkId>, usize)>, ReadError> {
-        let groups = Mutex::new(BTreeMap::new());
-        let reader = self.reader();
-        let add = |ids: Vec<ChunkId>, needed: usize| {
-            if let Some(first) = ids.first().copied() {
-                lock(&groups).insert(first, (ids, needed));
-            }
-        };
-        add(vec![reference.node.id], 1);
-        self.walk(reference, deadline, async |_, visit| match visit {
-            Visit::Directory(handle, _) => reader.directory_groups(handle, deadline, &add).await,
-            Visit::File(file, _) => reader.file_groups(&file, deadline, &add).await,
-            Visit::Symlink(..) => Ok(()),
-        })
-        .await?;
-        let groups = std::mem::take(&mut *lock(&groups));
-        Ok(groups.into_values().collect())
-    }
-
-    /// Fetches a whole tree and keeps it: eviction spares it until it is unpinned.
+    /// Fetches a whole tree and keeps it: eviction spares it until it is unpinned. Where that fails or is given up, all is as before.
     pub async fn pin(&self, reference: &RootRef, deadline: Duration, progress: &Counter) -> Result<Kept, SurveyError> {
-        let reader = self.reader().clone();
-        let total = Mutex::new(0u64);
-        let files = Mutex::new(Vec::new());
+        let groups = Arc::new(self.groups_named(&reference.verify(), deadline).await?);
+        let data = groups.iter().map(|group| group.chunks.iter().take(usize::from(group.data)));
+        let data: Vec<(ChunkId, u32)> = data.flatten().copied().collect();
+        progress.total.store(data.iter().map(|(_, len)| u64::from(*len)).sum(), Ordering::Relaxed);
+        let label = reference.node.id;
+        let before = self.with_store(move |store| store.is_pinned(&label)).await?;
+        let mut undo = Unpin { store: self.store().clone(), label, armed: !before };
+        // Before they come: a tree may be larger than the cache, in which what is pinned does not count.
+        self.mark_pinned(label, &groups).await?;
+        let total = Mutex::new(0);
         self.walk(reference, deadline, async |_, visit| {
             if let Visit::File(file, _) = visit {
                 *lock(&total) += file.size();
-                progress.total.fetch_add(file.size(), Ordering::Relaxed);
-                lock(&files).push(file);
             }
             Ok(())
         })
         .await?;
-        let files = std::mem::take(&mut *lock(&files));
-        for file in files {
-            reader.hold(&file, deadline, progress).await?;
+        let ids: Arc<Vec<ChunkId>> = Arc::new(data.iter().map(|(id, _)| *id).collect());
+        let mut tries = PIN_TRIES;
+        loop {
+            progress.done.store(0, Ordering::Relaxed);
+            self.reader().hold(&groups, deadline, progress).await?;
+            // Kept, and shown as kept, once this returns. Somebody may have unpinned it meanwhile.
+            self.mark_pinned(label, &groups).await?;
+            let all = ids.clone();
+            let held = self.with_store(move |store| store.holds_each(&all)).await?;
+            let missing = held.iter().filter(|held| !**held).count();
+            if missing == 0 {
+                break;
+            }
+            tries -= 1;
+            if tries == 0 {
+                let detail = format!("{missing} chunks of the tree vanished after they were fetched");
+                return Err(ReadError::store(detail).into());
+            }
         }
-        let chunks: Vec<ChunkId> = {
-            let groups = self.groups(reference, deadline).await?;
-            groups.into_iter().flat_map(|(ids, _)| ids).collect()
-        };
-        let kept = Kept { chunks: chunks.len() as u64, bytes: *lock(&total) };
-        let (store, label) = (self.store().clone(), reference.node.id);
-        // Kept, and shown as kept, once this returns.
-        tokio::task::spawn_blocking(move || store.pin(&label, &chunks).and_then(|()| store.flush()))
-            .await
-            .map_err(|_| ReadError::stopped())?
-            .map_err(ReadError::store)?;
         // From now on it is looked after here, too.
-        let groups = self.groups_named(&reference.verify(), deadline).await?;
         let keeping = self.keeping().clone();
-        tokio::task::spawn_blocking(move || keeping.enrol(&label, &groups))
-            .await
-            .map_err(|_| ReadError::stopped())?
-            .map_err(ReadError::store)?;
-        Ok(kept)
+        self.with_store(move |_| keeping.enrol(&label, &groups)).await?;
+        undo.armed = false;
+        Ok(Kept { chunks: ids.len() as u64, bytes: *lock(&total) })
+    }
+
+    /// Keeps all chunks of these groups, here or to come.
+    async fn mark_pinned(&self, label: ChunkId, groups: &Arc<Vec<Group>>) -> Result<(), ReadError> {
+        let groups = groups.clone();
+        self.with_store(move |store| {
+            let ids: Vec<ChunkId> = groups.iter().flat_map(|group| group.chunks.iter().map(|(id, _)| *id)).collect();
+            store.pin(&label, &ids).and_then(|()| store.flush())
+        })
+        .await
+    }
+
+    /// Work that waits for the disk.
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let store = self.store().clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.map_err(|_| ReadError::stopped())?.map_err(ReadError::store)
     }
 
     /// Lets a pinned tree be evicted again; whether it was pinned.
@@ -273,10 +281,32 @@ pub struct Counter {
     pub total: AtomicU64,
 }
 
+/// Takes the marks of a pin back that did not come to its end.
+struct Unpin {
+    store: Arc<Store>,
+    label: ChunkId,
+    armed: bool,
+}
+
+impl Drop for Unpin {
+    fn drop(&mut self) {
+        let (store, label) = (self.store.clone(), self.label);
+        if self.armed
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || {
+                if let Err(error) = store.unpin(&label) {
+                    tracing::warn!(%error, "a tree that could not be fetched stays pinned");
+                }
+            });
+        }
+    }
+}
+
 /// A tree that was pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
-    /// Its chunks, parity included.
+    /// Its chunks: what it takes to read it.
     pub chunks: u64,
     /// Bytes of its files.
     pub bytes: u64,

@@ -43,6 +43,10 @@ pub(super) struct Entry {
     pub(super) queued: bool,
     /// Read since the clock's hand last passed.
     pub(super) used: bool,
+    /// When slices last came, in the store's milliseconds; 0: not since it was loaded.
+    came: u64,
+    /// When it was last read, likewise.
+    read: u64,
     /// Counts up when content is given up, so that who works on it without the lock notices.
     pub(super) generation: u64,
     /// Counts changes of `row`.
@@ -54,6 +58,27 @@ pub(super) struct Entry {
 impl Entry {
     fn loaded(row: Row) -> Entry {
         Entry { row, saved: row, ..Entry::default() }
+    }
+
+    /// Slices came.
+    pub(super) fn note_came(&mut self, now: u64) {
+        self.came = now;
+    }
+
+    /// Slices were read.
+    pub(super) fn note_read(&mut self, now: u64) {
+        (self.used, self.read) = (true, now);
+    }
+
+    /// Whether it came within `time`, and nothing of it was read since: somebody fetched it and is about to.
+    pub(super) fn is_awaited(&self, now: u64, time: u64) -> bool {
+        self.came > self.read && now.saturating_sub(self.came) < time
+    }
+
+    /// Whether it came or was read within `time`.
+    pub(super) fn is_in_use(&self, now: u64, time: u64) -> bool {
+        let last = self.came.max(self.read);
+        last > 0 && now.saturating_sub(last) < time
     }
 
     /// Slices that are here, on disk or in memory.

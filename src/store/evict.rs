@@ -4,7 +4,7 @@ use super::commit::Carry;
 use super::error::StoreError;
 use super::schema::{Class, Totals};
 use super::segment::Place;
-use super::{Inner, lock};
+use super::{Entry, Inner, lock};
 use crate::base::digest::ChunkId;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -16,6 +16,34 @@ const PAGE: usize = 1024;
 const COOLING: u64 = 4;
 /// This part of the cache is never promised to hosted chunks: who reads needs it.
 const CACHED_SHARE: u64 = 8;
+/// For so long, in milliseconds, what was fetched waits for its reader before it is a chunk like any other.
+const AWAITED: u64 = 60_000;
+/// Whoever reads a part of a chunk reads the next within this time, in milliseconds, if at all.
+const IN_USE: u64 = 2_000;
+
+/// What a pass of eviction leaves alone. The next takes more, for when the one before did not find enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spare {
+    /// What was read lately, and what came for a reader who was not there yet.
+    Used,
+    /// What is being read now, and what came for a reader who was not there yet.
+    InUse,
+    /// What came for a reader who was not there yet: of what was read, the oldest goes.
+    Awaited,
+    /// Nothing.
+    Nothing,
+}
+
+impl Spare {
+    fn spares(self, entry: &Entry, now: u64) -> bool {
+        match self {
+            Spare::Used => entry.used || entry.is_awaited(now, AWAITED),
+            Spare::InUse => entry.is_in_use(now, IN_USE) || entry.is_awaited(now, AWAITED),
+            Spare::Awaited => entry.is_awaited(now, AWAITED),
+            Spare::Nothing => false,
+        }
+    }
+}
 
 impl Inner {
     /// Done after each commit.
@@ -96,22 +124,28 @@ impl Inner {
     }
 
     /// Gives up at least `wanted` bytes of cached chunks, if there are as many: in the coldest segments first, and in these
-    /// the chunks that nobody read lately.
+    /// the chunks that nobody read lately. What was fetched a moment ago and not read yet goes last: who fetched it would fetch it again.
     pub(super) fn evict(&self, wanted: u64) -> Result<u64, StoreError> {
         let mut candidates = Vec::new();
+        let now = self.now();
         for (number, segment) in self.segments.all() {
             let row = *segment.row.lock().unwrap_or_else(PoisonError::into_inner);
             // Reads for each byte held, in sixteenths: about equally cold segments go by age.
             let heat = segment.heat.load(Ordering::Relaxed).saturating_mul(16);
-            candidates.extend(heat.checked_div(row.evictable).map(|heat| (heat, number)));
+            let written = segment.written.load(Ordering::Relaxed);
+            // Nobody had the time to read what was just written: it is not cold. Of such segments the oldest goes first.
+            let recent = written > 0 && now.saturating_sub(written) < AWAITED;
+            let order = |heat| (recent, if recent { written } else { heat }, number);
+            candidates.extend(heat.checked_div(row.evictable).map(order));
         }
         candidates.sort_unstable();
         let mut freed = 0;
         // Without holes in files only a whole segment gives space back, so nothing in it is spared.
-        let passes = if self.segments.punches() { &[true, false][..] } else { &[false] };
-        for sparing in passes {
-            for (_, number) in &candidates {
-                freed += self.evict_from(*number, wanted.saturating_sub(freed), *sparing)?;
+        let passes = [Spare::Used, Spare::InUse, Spare::Awaited, Spare::Nothing];
+        let passes = if self.segments.punches() { &passes[..] } else { &[Spare::Nothing] };
+        for spare in passes {
+            for (_, _, number) in &candidates {
+                freed += self.evict_from(*number, wanted.saturating_sub(freed), *spare)?;
                 if freed >= wanted {
                     break;
                 }
@@ -124,8 +158,9 @@ impl Inner {
         Ok(freed)
     }
 
-    fn evict_from(&self, segment: u32, wanted: u64, sparing: bool) -> Result<u64, StoreError> {
+    fn evict_from(&self, segment: u32, wanted: u64, spare: Spare) -> Result<u64, StoreError> {
         let mut freed = 0;
+        let now = self.now();
         let mut from = Place { segment, block: 0 };
         while freed < wanted || !self.segments.punches() {
             let page = self.index.in_segment(from, PAGE)?;
@@ -137,7 +172,7 @@ impl Inner {
                     entry.row.place == Some(*place)
                         && entry.row.is_evictable()
                         && entry.pieces.is_empty()
-                        && !(sparing && entry.used)
+                        && !spare.spares(entry, now)
                 })?;
                 if bytes > 0 {
                     self.note_dropped(id);

@@ -41,11 +41,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Pins taken at once before they are committed.
 const PINS_MAX: usize = 16 * 1024;
 /// Bytes that may wait in memory, however small the cache.
 const PENDING_BYTES_MIN: u64 = 1 << 20;
+/// Segments that fill a small cache, and how small they are at the smallest.
+const SEGMENTS: u64 = 16;
+const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 /// Dropped chunks remembered until asked for.
 const DROPPED_MAX: usize = 64 * 1024;
 
@@ -73,6 +77,15 @@ impl Default for StoreConfig {
             segment_bytes: 256 << 20,
             index_cache_bytes: 12 << 20,
         }
+    }
+}
+
+impl StoreConfig {
+    /// For a cache of so many bytes: the smaller it is, the smaller its segments, as these are what is warm or cold.
+    pub fn sized(cache_bytes: u64) -> StoreConfig {
+        let usual = StoreConfig::default();
+        let segment_bytes = (cache_bytes / SEGMENTS).clamp(SEGMENT_BYTES_MIN, usual.segment_bytes);
+        StoreConfig { cache_bytes, segment_bytes, ..usual }
     }
 }
 
@@ -137,6 +150,7 @@ pub struct Usage {
 /// What the threads and callers share.
 struct Inner {
     config: StoreConfig,
+    started: Instant,
     folder: Arc<Folder>,
     segments: Segments,
     index: Index,
@@ -200,6 +214,7 @@ impl Store {
         let inner = Arc::new(Inner {
             budget: Budget::new(config.pending_bytes.min(config.cache_bytes / 8).max(PENDING_BYTES_MIN)),
             config,
+            started: Instant::now(),
             folder,
             segments,
             index,
@@ -373,6 +388,12 @@ impl Store {
         Ok(())
     }
 
+    /// Whether any chunk is kept for `root`.
+    pub fn is_pinned(&self, root: &ChunkId) -> Result<bool, StoreError> {
+        self.flush()?;
+        Ok(!self.inner.index.pinned(root, None, 1)?.is_empty())
+    }
+
     /// Ends what `pin` began; whether it had. Chunks that no other pin covers may be evicted again.
     pub fn unpin(&self, root: &ChunkId) -> Result<bool, StoreError> {
         let _one = lock(&self.inner.pinning);
@@ -442,6 +463,11 @@ impl Store {
         self.inner.usage()
     }
 
+    /// Bytes that cached and hosted chunks may take.
+    pub fn cache_bytes(&self) -> u64 {
+        self.inner.config.cache_bytes
+    }
+
     /// The small tables.
     pub fn state(&self) -> &State {
         &self.inner.state
@@ -466,6 +492,11 @@ impl Drop for Store {
 }
 
 impl Inner {
+    /// Milliseconds since the start; never 0.
+    fn now(&self) -> u64 {
+        (self.started.elapsed().as_millis() as u64).saturating_add(1)
+    }
+
     fn put(&self, id: &ChunkId, outline: &Outline, piece: Piece, class: Class) -> Result<(), StoreError> {
         if let Some(why) = &*lock(&self.failed) {
             return Err(StoreError::ReadOnly(why.clone()));
@@ -502,6 +533,7 @@ impl Inner {
                 None => entry.outline = Some(Arc::new(outline.clone())),
             }
             entry.change(|row| row.class = row.class.stronger(class));
+            entry.note_came(self.now());
             entry.pieces.push(piece);
             if !entry.queued {
                 entry.queued = true;

@@ -51,12 +51,12 @@ pub(super) fn from_memory(entry: &Entry, wanted: SliceRange) -> Option<Bytes> {
     Some(Bytes::from(out))
 }
 
-fn view(entry: &mut Entry, wanted: SliceRange) -> View {
+fn view(entry: &mut Entry, wanted: SliceRange, now: u64) -> View {
     let slices = cut(wanted, entry.row.len);
     if slices.count == 0 || slices.mask() & !entry.mask() != 0 {
         return View::Missing;
     }
-    entry.used = true;
+    entry.note_read(now);
     if let Some(bytes) = from_memory(entry, wanted) {
         return View::Memory(bytes);
     }
@@ -69,7 +69,7 @@ impl Inner {
     /// See `Store::read`.
     pub(super) fn read(&self, id: &ChunkId, wanted: SliceRange) -> Result<Option<Bytes>, StoreError> {
         for _ in 0..TRIES {
-            let view = self.entries.look(&self.index, id, |entry| view(entry, wanted))?;
+            let view = self.entries.look(&self.index, id, |entry| view(entry, wanted, self.now()))?;
             let (place, len, slices, pending, outline) = match view {
                 None | Some(View::Missing) => return Ok(None),
                 Some(View::Memory(bytes)) => return Ok(Some(bytes)),
@@ -112,7 +112,7 @@ impl Inner {
     /// See `Store::read_ready`.
     pub(super) fn read_ready(&self, id: &ChunkId, wanted: SliceRange) -> Option<Bytes> {
         let (place, len, slices, outline) =
-            match self.entries.look(&self.index, id, |entry| view(entry, wanted)).ok()?? {
+            match self.entries.look(&self.index, id, |entry| view(entry, wanted, self.now())).ok()?? {
                 View::Missing => return None,
                 View::Memory(bytes) => return Some(bytes),
                 // A mixture is rare: the other way has the code for it.

@@ -43,6 +43,8 @@ pub(super) struct Segment {
     pub(super) row: Mutex<SegmentRow>,
     /// Bytes read from it, halved now and then.
     pub(super) heat: AtomicU64,
+    /// When it was last written to, in the store's milliseconds; 0: not since the start.
+    pub(super) written: AtomicU64,
     /// Nothing is appended to it any more.
     pub(super) sealed: AtomicBool,
     /// Where the next record goes, in bytes; only the writer moves it.
@@ -104,6 +106,7 @@ impl Segments {
             }
             let segment = Segment {
                 heat: AtomicU64::new(row.heat),
+                written: AtomicU64::new(0),
                 sealed: AtomicBool::new(sealed),
                 end: AtomicU64::new(row.end),
                 row: Mutex::new(row),

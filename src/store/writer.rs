@@ -102,10 +102,11 @@ fn write(inner: &Inner, lanes: &mut Lanes, id: &ChunkId) -> Result<u64, StoreErr
         return write(inner, lanes, id);
     }
     written?;
-    if fresh.is_some()
-        && let Some(segment) = inner.segments.get(place.segment)
-    {
-        segment.end.store(place.offset() + record_bytes(job.len), Ordering::Release);
+    if let Some(segment) = inner.segments.get(place.segment) {
+        segment.written.store(inner.now(), Ordering::Relaxed);
+        if fresh.is_some() {
+            segment.end.store(place.offset() + record_bytes(job.len), Ordering::Release);
+        }
     }
     let mask = job.pieces.iter().fold(0, |mask, piece| mask | piece.slices.mask());
     let after = inner.entries.look(&inner.index, id, |entry| {

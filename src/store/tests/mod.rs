@@ -162,3 +162,49 @@ fn what_is_own_is_stored_where_others_find_no_room() {
     assert_eq!(store.read(&id, whole(1 << 20)).unwrap().unwrap(), bytes);
     assert!(store.holds(&own.0).unwrap() && !store.holds(&host.0).unwrap());
 }
+
+#[test]
+fn what_was_read_makes_room_before_what_came_and_was_not_read_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    // Segments of four chunks each.
+    let store = Store::open(dir.path(), StoreConfig { segment_bytes: 4 << 20, ..roomy() }).unwrap();
+    let len = 1 << 20;
+    let chunks: Vec<_> = (0..12).map(|seed| chunk(seed, len)).collect();
+    for (id, outline, bytes) in &chunks {
+        store.put(id, outline, bytes.clone(), Class::Cached).unwrap();
+    }
+    store.flush().unwrap();
+    // A reader came as far as the middle of chunk 6; the rest was fetched ahead for him.
+    for (place, (id, _, bytes)) in chunks.iter().enumerate().take(7) {
+        let part = if place == 6 { SliceRange { first: 0, count: 8 } } else { whole(bytes.len()) };
+        store.read(id, part).unwrap().unwrap();
+    }
+    let held = || -> Vec<bool> { chunks.iter().map(|(id, _, _)| store.holds(id).unwrap()).collect() };
+    store.inner.evict(5 * len as u64).unwrap();
+    let left: Vec<bool> = (0..12).map(|place| place >= 5).collect();
+    assert_eq!(held(), left, "the oldest of what was read goes");
+    store.inner.evict(2 * len as u64).unwrap();
+    let left: Vec<bool> = (0..12).map(|place| place >= 7).collect();
+    assert_eq!(held(), left, "then the rest of it");
+    store.inner.evict(3 * len as u64).unwrap();
+    let left: Vec<bool> = (0..12).map(|place| place >= 10).collect();
+    assert_eq!(held(), left, "the limit holds even so");
+}
+
+#[test]
+fn what_is_pinned_before_it_comes_is_never_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig { disk_free_min: 0.0, ..StoreConfig::sized(16 << 20) }).unwrap();
+    let chunks: Vec<_> = (0..48).map(|seed| chunk(seed, 1 << 20)).collect();
+    let (root, ids) = (chunk(99, 9).0, chunks.iter().map(|(id, _, _)| *id).collect::<Vec<_>>());
+    assert!(!store.is_pinned(&root).unwrap());
+    store.pin(&root, &ids).unwrap();
+    assert!(store.is_pinned(&root).unwrap());
+    for (id, outline, bytes) in &chunks {
+        store.put(id, outline, bytes.clone(), Class::Cached).unwrap();
+    }
+    store.flush().unwrap();
+    assert!(store.holds_each(&ids).unwrap().iter().all(|held| *held));
+    let usage = store.usage();
+    assert!(usage.pinned_bytes >= 48 << 20 && usage.cached_bytes == 0, "{usage:?}");
+}
