@@ -243,7 +243,7 @@ fn full_disk_is_reported_to_the_writer_and_survived() {
 #[test]
 fn unknown_settings_and_addresses_are_refused_with_their_place() {
     let lab = Lab::new();
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 7] = [
         ("[storage]\ncache = \"1 GiB\"\nhosting = \"2 GiB\"\n", &["config.toml:3:11", "1 GiB", "2 GiB"]),
         ("[storage]\ncahce = \"1 GiB\"\n", &["config.toml:2:1", "cahce"]),
         ("[storage]\ncache = \"8 MiB\"\n", &["config.toml:2:9", "8 MiB is less than 32 MiB"]),
