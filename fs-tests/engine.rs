@@ -219,7 +219,7 @@ async fn smallest_cache_reads_and_pins_what_is_larger_than_it() {
     let publisher = node(&a, &[]).await;
     let small = Settings { cache_bytes: CACHE_MIN.0, host_bytes_max: 0, ..settings(&b, &[&publisher]) };
     let reader = Engine::start(small).await.unwrap();
-    let plain = bytes(6, (150 << 20) + 12_345);
+    let plain = bytes(6, (96 << 20) + 12_345);
     let path = a.path.join("file");
     std::fs::write(&path, &plain).unwrap();
     let reference = publisher.writer().publish(&path).await.unwrap().reference;
@@ -241,7 +241,7 @@ async fn smallest_cache_reads_what_must_be_rebuilt() {
         let next = node(place, &[&nodes[0]]).await;
         nodes.push(next);
     }
-    let plain = bytes(7, (64 << 20) + 77);
+    let plain = bytes(7, (48 << 20) + 77);
     let path = places[0].path.join("file");
     std::fs::write(&path, &plain).unwrap();
     let published = nodes[0].writer().publish(&path).await.unwrap();

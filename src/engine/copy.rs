@@ -65,7 +65,7 @@ impl Engine {
             let target = if path.as_os_str().is_empty() { dest.to_path_buf() } else { dest.join(path) };
             lock(&stale).remove(&target);
             match visit {
-                Visit::Directory(_, child) => {
+                Visit::Directory(child) => {
                     let new = make_dir(&target)?;
                     if new {
                         lock(&made.0).push(target.clone());

@@ -3,7 +3,7 @@
 use super::client;
 use super::error::{ReadError, ReadErrorKind};
 use super::keep;
-use super::reader::{Child, DirectoryHandle, FileHandle, Tree, TreeNode};
+use super::reader::{Child, FileHandle, Tree, TreeNode};
 use super::start::Engine;
 use super::swarm::lock;
 use crate::base::digest::ChunkId;
@@ -36,7 +36,7 @@ const PIN_TRIES: usize = 3;
 /// What a walk comes to.
 pub(super) enum Visit<'a> {
     /// A directory, before what is in it.
-    Directory(&'a Arc<DirectoryHandle>, Option<&'a Child>),
+    Directory(Option<&'a Child>),
     /// A file.
     File(Arc<FileHandle>, Option<&'a Child>),
     /// A symbolic link and its target.
@@ -57,7 +57,7 @@ impl Engine {
         };
         // Before anything is made of it: that it can be opened, and is a directory.
         reader.list(&root, None, PAGE, deadline).await?;
-        visit(std::path::Path::new(""), Visit::Directory(&root, None)).await?;
+        visit(std::path::Path::new(""), Visit::Directory(None)).await?;
         let mut stack = vec![(PathBuf::new(), root, None::<Vec<u8>>)];
         while let Some((path, directory, after)) = stack.pop() {
             let page = reader.list(&directory, after.as_deref(), PAGE, deadline).await?;
@@ -67,7 +67,7 @@ impl Engine {
                 let below = path.join(os_name(&child.name));
                 match reader.open(&directory, child, deadline).await? {
                     TreeNode::Directory(handle) => {
-                        visit(&below, Visit::Directory(&handle, Some(child))).await?;
+                        visit(&below, Visit::Directory(Some(child))).await?;
                         inside.push((below, handle, None));
                     }
                     TreeNode::File(file) => visit(&below, Visit::File(file, Some(child))).await?,

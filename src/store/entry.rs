@@ -43,7 +43,7 @@ pub(super) struct Entry {
     pub(super) queued: bool,
     /// Read since the clock's hand last passed.
     pub(super) used: bool,
-    /// When slices last came, in the store's milliseconds; 0: not since it was loaded.
+    /// When slices last came, by the store's clock; 0: not since it was loaded.
     came: u64,
     /// When it was last read, likewise.
     read: u64,
@@ -70,15 +70,14 @@ impl Entry {
         (self.used, self.read) = (true, now);
     }
 
-    /// Whether it came within `time`, and nothing of it was read since: somebody fetched it and is about to.
-    pub(super) fn is_awaited(&self, now: u64, time: u64) -> bool {
-        self.came > self.read && now.saturating_sub(self.came) < time
+    /// Whether it came after `since`, and nothing of it was read from then on: somebody fetched it and is about to.
+    pub(super) fn is_awaited(&self, since: u64) -> bool {
+        self.came > self.read && self.came > since
     }
 
-    /// Whether it came or was read within `time`.
-    pub(super) fn is_in_use(&self, now: u64, time: u64) -> bool {
-        let last = self.came.max(self.read);
-        last > 0 && now.saturating_sub(last) < time
+    /// Whether it came or was read after `since`.
+    pub(super) fn is_in_use(&self, since: u64) -> bool {
+        self.came.max(self.read) > since
     }
 
     /// Slices that are here, on disk or in memory.

@@ -16,10 +16,10 @@ const PAGE: usize = 1024;
 const COOLING: u64 = 4;
 /// This part of the cache is never promised to hosted chunks: who reads needs it.
 const CACHED_SHARE: u64 = 8;
-/// For so long, in milliseconds, what was fetched waits for its reader before it is a chunk like any other.
-const AWAITED: u64 = 60_000;
-/// Whoever reads a part of a chunk reads the next within this time, in milliseconds, if at all.
-const IN_USE: u64 = 2_000;
+/// Of what came last and was not read yet, this part of the cache waits for its reader; all before is like any other chunk.
+const AWAITED_SHARE: u64 = 2;
+/// More than that no readers have under way.
+const AWAITED_MAX: u64 = 256 << 20;
 
 /// What a pass of eviction leaves alone. The next takes more, for when the one before did not find enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +35,12 @@ enum Spare {
 }
 
 impl Spare {
-    fn spares(self, entry: &Entry, now: u64) -> bool {
+    /// Of the chunks that came or were read since `since`.
+    fn spares(self, entry: &Entry, since: u64) -> bool {
         match self {
-            Spare::Used => entry.used || entry.is_awaited(now, AWAITED),
-            Spare::InUse => entry.is_in_use(now, IN_USE) || entry.is_awaited(now, AWAITED),
-            Spare::Awaited => entry.is_awaited(now, AWAITED),
+            Spare::Used => entry.used || entry.is_awaited(since),
+            Spare::InUse => entry.is_in_use(since),
+            Spare::Awaited => entry.is_awaited(since),
             Spare::Nothing => false,
         }
     }
@@ -96,6 +97,11 @@ impl Inner {
         self.config.cache_bytes.saturating_sub(headroom)
     }
 
+    /// What came after this moment, in bytes that came before it, may be awaited.
+    fn recently(&self) -> u64 {
+        self.now().saturating_sub((self.quota() / AWAITED_SHARE).min(AWAITED_MAX))
+    }
+
     /// Bytes of the disk that stay free of cached and hosted chunks.
     fn floor(&self, size: u64) -> u64 {
         let floor = (size as f64 * self.config.disk_free_min.clamp(0.0, 1.0)) as u64;
@@ -127,14 +133,14 @@ impl Inner {
     /// the chunks that nobody read lately. What was fetched a moment ago and not read yet goes last: who fetched it would fetch it again.
     pub(super) fn evict(&self, wanted: u64) -> Result<u64, StoreError> {
         let mut candidates = Vec::new();
-        let now = self.now();
+        let since = self.recently();
         for (number, segment) in self.segments.all() {
             let row = *segment.row.lock().unwrap_or_else(PoisonError::into_inner);
             // Reads for each byte held, in sixteenths: about equally cold segments go by age.
             let heat = segment.heat.load(Ordering::Relaxed).saturating_mul(16);
             let written = segment.written.load(Ordering::Relaxed);
             // Nobody had the time to read what was just written: it is not cold. Of such segments the oldest goes first.
-            let recent = written > 0 && now.saturating_sub(written) < AWAITED;
+            let recent = written > since;
             let order = |heat| (recent, if recent { written } else { heat }, number);
             candidates.extend(heat.checked_div(row.evictable).map(order));
         }
@@ -160,7 +166,7 @@ impl Inner {
 
     fn evict_from(&self, segment: u32, wanted: u64, spare: Spare) -> Result<u64, StoreError> {
         let mut freed = 0;
-        let now = self.now();
+        let since = self.recently();
         let mut from = Place { segment, block: 0 };
         while freed < wanted || !self.segments.punches() {
             let page = self.index.in_segment(from, PAGE)?;
@@ -172,7 +178,7 @@ impl Inner {
                     entry.row.place == Some(*place)
                         && entry.row.is_evictable()
                         && entry.pieces.is_empty()
-                        && !spare.spares(entry, now)
+                        && !spare.spares(entry, since)
                 })?;
                 if bytes > 0 {
                     self.note_dropped(id);

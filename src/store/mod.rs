@@ -41,7 +41,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 /// Pins taken at once before they are committed.
 const PINS_MAX: usize = 16 * 1024;
@@ -150,7 +149,8 @@ pub struct Usage {
 /// What the threads and callers share.
 struct Inner {
     config: StoreConfig,
-    started: Instant,
+    /// See `now`.
+    came: AtomicU64,
     folder: Arc<Folder>,
     segments: Segments,
     index: Index,
@@ -214,7 +214,7 @@ impl Store {
         let inner = Arc::new(Inner {
             budget: Budget::new(config.pending_bytes.min(config.cache_bytes / 8).max(PENDING_BYTES_MIN)),
             config,
-            started: Instant::now(),
+            came: AtomicU64::new(0),
             folder,
             segments,
             index,
@@ -492,9 +492,9 @@ impl Drop for Store {
 }
 
 impl Inner {
-    /// Milliseconds since the start; never 0.
+    /// The clock of eviction: bytes that came since the start. Nothing ages while nothing comes.
     fn now(&self) -> u64 {
-        (self.started.elapsed().as_millis() as u64).saturating_add(1)
+        self.came.load(Ordering::Relaxed)
     }
 
     fn put(&self, id: &ChunkId, outline: &Outline, piece: Piece, class: Class) -> Result<(), StoreError> {
@@ -533,7 +533,7 @@ impl Inner {
                 None => entry.outline = Some(Arc::new(outline.clone())),
             }
             entry.change(|row| row.class = row.class.stronger(class));
-            entry.note_came(self.now());
+            entry.note_came(self.came.fetch_add(bytes, Ordering::Relaxed) + bytes);
             entry.pieces.push(piece);
             if !entry.queued {
                 entry.queued = true;

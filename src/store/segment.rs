@@ -43,7 +43,7 @@ pub(super) struct Segment {
     pub(super) row: Mutex<SegmentRow>,
     /// Bytes read from it, halved now and then.
     pub(super) heat: AtomicU64,
-    /// When it was last written to, in the store's milliseconds; 0: not since the start.
+    /// When it was last written to, by the store's clock; 0: not since the start.
     pub(super) written: AtomicU64,
     /// Nothing is appended to it any more.
     pub(super) sealed: AtomicBool,
