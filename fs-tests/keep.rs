@@ -59,6 +59,32 @@ fn hosts_that_are_gone_are_replaced_and_the_state_is_what_hosts_proved() {
 }
 
 #[test]
+fn hosting_goes_on_to_as_many_hosts_as_wanted_also_after_the_node_was_killed() {
+    let lab = Lab::new();
+    let (mut publisher, mut hosts) = swarm(&lab, 1, NO_CARE);
+    let dir = publisher.path("dir");
+    fs::create_dir(&dir).unwrap();
+    let film = dir.join("film");
+    fs::write(&film, noise(54, 2 << 20)).unwrap();
+    let one = |path: &std::path::Path, node: &Node| node.state(path) == "hosted 1/6";
+    until("the only peer has what it is given", || one(&film, &publisher).then_some(()));
+    let kept = status(&publisher)["kept"].clone();
+    assert_eq!((kept["hosts"].as_u64(), kept["wanted"].as_u64()), (Some(1), Some(6)), "{kept}");
+    publisher.kill();
+    let publisher = Plan::new("publisher").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
+    // The same bytes once more are kept already, and that is their state, too.
+    fs::copy(&film, dir.join("copy")).unwrap();
+    publisher.stored(&dir.join("copy"));
+    until("its state is known", || one(&dir.join("copy"), &publisher).then_some(()));
+    let host = |place: usize| Plan::new(&format!("h{place}")).config(NO_CARE).knows(&hosts[0]).start(&lab);
+    let more: Vec<Node> = (1..8).map(host).collect();
+    hosts.extend(more);
+    for path in [&film, &dir.join("copy"), &dir, &publisher.mount().to_path_buf()] {
+        until("it is on six of them", || is_hosted(&publisher.state(path)).then_some(()));
+    }
+}
+
+#[test]
 fn what_is_lost_is_made_of_the_rest_by_who_cannot_read_it() {
     let lab = Lab::new();
     let (mut publisher, mut hosts) = swarm(&lab, 10, NO_CARE);

@@ -76,11 +76,19 @@ fn screen(status: &Status) -> String {
         row("credit", format!("peers owe {theirs}, we owe {ours}; rank {}", status.rank));
     }
     row("spending", "off (this version has no payments)".to_string());
-    row(
-        "safe to shut down",
-        if status.safe_to_shut_down { "yes" } else { "no: others do not hold all of it yet" }.into(),
-    );
+    row("safe to shut down", safe(status));
     text
+}
+
+/// All on one other node is held by others, too, but not for long perhaps.
+fn safe(status: &Status) -> String {
+    match status.kept {
+        _ if !status.safe_to_shut_down => "no: others do not hold all of it yet".to_string(),
+        Some(kept) if kept.hosts < kept.wanted => {
+            format!("yes, though parts of it lie on no more than {} of {} wanted nodes", kept.hosts, kept.wanted)
+        }
+        _ => "yes".to_string(),
+    }
 }
 
 /// How well hosts keep what is published and pinned here.
@@ -267,6 +275,7 @@ fn apparent(path: &Path) -> anyhow::Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::control::message::Work;
+    use crate::engine::KeptStatus;
 
     #[test]
     fn a_balance_says_who_owes_whom() {
@@ -287,6 +296,8 @@ mod tests {
         let mut status = Status { safe_to_shut_down: true, ..Status::default() };
         assert!(screen(&status).contains("safe to shut down yes\n"));
         assert!(screen(&status).contains("publishing        nothing to do\n"));
+        status.kept = Some(KeptStatus { groups: 2, whole: 2, hosts: 1, wanted: 12, ..KeptStatus::default() });
+        assert!(screen(&status).contains("yes, though parts of it lie on no more than 1 of 12 wanted nodes"));
         status.safe_to_shut_down = false;
         status.hosting = Work { done: 3, total: 12 };
         status.mountpoint = Some(PathText("/a\u{1b}b".into()));

@@ -6,6 +6,7 @@ use super::swarm::{Swarm, WantSlices};
 use crate::base::digest::ChunkId;
 use crate::base::limit::{CHUNK_BYTES_MAX, SLICE_BYTES};
 use crate::base::range::{SliceRange, runs};
+use crate::base::units::Size;
 use crate::content::cipher;
 use crate::content::reference::NodeRef;
 use crate::content::section::{Stripe, VerifyStripe};
@@ -98,7 +99,7 @@ impl Fetcher {
             }
             debug!("slices vanished between fetching and reading");
         }
-        Err(ReadError::store("slices vanish as fast as they are fetched: the cache is too small for this read"))
+        Err(self.vanishing())
     }
 
     /// Fetches ahead in the background, chunk by chunk; failures are left to the reader.
@@ -130,7 +131,7 @@ impl Fetcher {
             }
             self.fetch(tree, stripe, vec![(index, all)], until, Urgency::Bulk).await?;
         }
-        Err(ReadError::store("a chunk vanishes as fast as it is fetched"))
+        Err(self.vanishing())
     }
 
     /// Bytes that one reader has fetched for it before it reads them: a part of the cache, so that several readers, and what it takes to
@@ -158,7 +159,7 @@ impl Fetcher {
             }
             self.want_lone(tree, node.id, node.len, urgency, until).await?;
         }
-        Err(ReadError::store("a chunk vanishes as fast as it is fetched: the cache is too small"))
+        Err(self.vanishing())
     }
 
     /// A whole chunk, if it is here.
@@ -210,6 +211,14 @@ impl Fetcher {
             Some(Err(failure)) => Err(failure.into()),
             None => Err(ReadError::stopped()),
         }
+    }
+
+    fn vanishing(&self) -> ReadError {
+        let usage = self.store.usage();
+        let (most, free) = (Size(usage.cache_bytes_max), Size(usage.disk_free));
+        ReadError::store(format!(
+            "what is fetched vanishes before it is read: too little space for it (the cache may take {most}, {free} of its disk are free)"
+        ))
     }
 
     /// The slices of a chunk that are here. What the index cannot say counts as missing.

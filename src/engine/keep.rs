@@ -35,6 +35,8 @@ pub(super) struct Totals {
     pub(super) whole: u64,
     /// Those that could not be read from the peers alone.
     pub(super) lost: u64,
+    /// Distinct hosts of the worst-off of all, and how many it should have.
+    pub(super) worst: (u16, u16),
     /// Unix time of the oldest last proof of all; 0: something was never proved.
     pub(super) oldest: u64,
 }
@@ -313,6 +315,7 @@ impl Keeping {
         if totals.groups == 0 {
             totals.oldest = 0;
         }
+        totals.worst = jobs.values().copied().min_by_key(|hosts| share(*hosts)).unwrap_or_default();
         let mut counted = lock(&self.counted);
         (counted.totals, counted.jobs) = (totals, jobs);
         (counted.at, counted.took) = (Some(started), started.elapsed());
@@ -348,7 +351,7 @@ pub(super) fn fresh(group: &Group) -> Kept {
 }
 
 /// Worse ones first; of equally good ones that which wants most hosts.
-fn share((hosts, wanted): (u16, u16)) -> (u32, std::cmp::Reverse<u16>) {
+pub(super) fn share((hosts, wanted): (u16, u16)) -> (u32, std::cmp::Reverse<u16>) {
     (u32::from(hosts) * 1000 / u32::from(wanted.max(1)), std::cmp::Reverse(wanted))
 }
 

@@ -28,8 +28,10 @@ pub(super) const HOSTS: Table = Table("hosts.1");
 pub(super) const KEPT: Table = Table("kept.1");
 /// See `KEPT`.
 pub(super) const ADOPTED: &[u8] = b"adopted";
-/// First chunks of all groups that were ever handed to a job: nothing.
+/// First chunks of all groups that were ever handed to a job: which one (`job_to_bytes`; nothing where an older version did it).
 pub(super) const PLACED: Table = Table("placed.1");
+/// Job: the jobs of earlier passes that have groups of what it sealed, one `job_to_bytes` after another.
+pub(super) const EARLIER: Table = Table("earlier.1");
 /// Job: `JobRecord`.
 pub(super) const JOBS: Table = Table("jobs.1");
 /// What is kept: the own tree (`TREE`) and what was published on demand (`published_key`). The reference as text and its job.
@@ -316,6 +318,16 @@ pub(super) fn pending_key(job: u64, group: &Group) -> Vec<u8> {
         key.extend_from_slice(&id.0);
     }
     key
+}
+
+/// A job as it stands in values, and before the groups of `PENDING` and `HOSTS`.
+pub(super) fn job_to_bytes(job: u64) -> [u8; 8] {
+    job.to_be_bytes()
+}
+
+/// Reads jobs one after another.
+pub(super) fn jobs_from_bytes(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks_exact(8).filter_map(pending_job)
 }
 
 /// The job in the key of a pending group.

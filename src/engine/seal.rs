@@ -119,6 +119,8 @@ pub(super) struct Pass {
 #[derive(Default)]
 struct Sink {
     groups: Vec<Group>,
+    /// Jobs of earlier passes that other groups of what is sealed here were handed to.
+    earlier: BTreeSet<u64>,
     unstable: Vec<PathBuf>,
     young: Vec<PathBuf>,
     unreadable: Vec<SealError>,
@@ -301,13 +303,17 @@ impl Run<'_> {
             })
             .collect();
         sink.written = sink.groups.len();
+        let earlier: Vec<u8> = sink.earlier.iter().flat_map(|job| record::job_to_bytes(*job)).collect();
         drop(sink);
         store.flush()?;
         store.state().write(true, |tx| {
             for (key, value, kept) in &fresh {
                 tx.put(record::PENDING, key, value)?;
                 tx.put(record::HOSTS, key, kept)?;
-                tx.put(record::PLACED, key.get(8..).unwrap_or_default(), &[])?;
+                tx.put(record::PLACED, key.get(8..).unwrap_or_default(), &record::job_to_bytes(self.job))?;
+            }
+            if !earlier.is_empty() {
+                tx.put(record::EARLIER, &record::job_to_bytes(self.job), &earlier)?;
             }
             for (table, key, value) in &records {
                 tx.put(*table, key, value)?;
@@ -328,7 +334,8 @@ impl Run<'_> {
     /// Chunks that must lie on distinct peers, unless an earlier pass saw to them.
     fn group(&self, chunks: Vec<(ChunkId, u32)>, data: u8) -> Result<(), SealError> {
         let Some((first, _)) = chunks.first() else { return Ok(()) };
-        if self.sealer.store.state().value(record::PLACED, &first.0)?.is_some() {
+        if let Some(placed) = self.sealer.store.state().value(record::PLACED, &first.0)? {
+            lock(&self.sink).earlier.extend(record::jobs_from_bytes(&placed).filter(|job| *job != self.job));
             return Ok(());
         }
         let copies = if chunks.len() == 1 { self.sealer.scheme.m.saturating_add(1) } else { 1 };

@@ -292,6 +292,8 @@ impl Engine {
                 groups: kept.groups,
                 whole: kept.whole,
                 lost: kept.lost,
+                hosts: kept.worst.0,
+                wanted: kept.worst.1,
                 proved: (kept.oldest > 0).then_some(kept.oldest),
             }),
             safe_to_shut_down: staged == 0

@@ -110,6 +110,10 @@ pub struct KeptStatus {
     pub whole: u64,
     /// Those that could not be read from the hosts alone.
     pub lost: u64,
+    /// Distinct hosts of the worst-off of them, and how many it should have.
+    pub hosts: u16,
+    /// See `hosts`.
+    pub wanted: u16,
     /// Unix time of the oldest of the last proofs; nothing when some chunk was never proved.
     pub proved: Option<u64>,
 }

@@ -4,7 +4,7 @@ mod forget;
 
 use super::change::Changes;
 use super::gate::Gate;
-use super::keep::{Keeping, Totals};
+use super::keep::{self, Keeping, Totals};
 use super::reactor::unix_now;
 use super::record::{self, DirectoryRecord, FileRecord, JobRecord, SingleRecord, Stamp};
 use super::seal::{self, Extent, MayBeMapped, Pass, SealError, Sealer};
@@ -350,7 +350,9 @@ impl Writer {
             let mut written = JobRecord::default();
             while changes.changed().await.is_ok() {
                 let progress = *changes.borrow_and_update();
-                let done = progress.wanted > 0 && progress.hosted >= progress.wanted;
+                // On one peer is not on as many as wanted: it goes on spreading over those who come.
+                let spread = progress.hosts_min >= progress.hosts_wanted;
+                let done = progress.wanted > 0 && progress.hosted >= progress.wanted && spread;
                 let now = JobRecord { hosts: progress.hosts_min, wanted: progress.hosts_wanted, done };
                 if now != written {
                     written = now;
@@ -435,22 +437,36 @@ impl Writer {
         job.map_or(PublishState::Staged, |job| self.job_state(job))
     }
 
+    /// The state of what a pass sealed: of its own groups and of those that earlier passes had handed to their jobs.
     fn job_state(&self, job: u64) -> PublishState {
-        let live = lock(&self.inner.jobs).get(&job).map(|progress| *progress.borrow());
-        let (hosts, wanted) = match live {
-            Some(progress) => (progress.hosts_min, progress.hosts_wanted),
-            None => self.inner.keeping.job(job).unwrap_or_else(|| {
-                let known = lock(&self.inner.known).get(&job).copied();
-                let record = known.or_else(|| {
-                    let bytes = self.inner.store.state().value(record::JOBS, &job.to_be_bytes()).ok()??;
-                    let found = JobRecord::from_bytes(&bytes).ok()?;
-                    lock(&self.inner.known).insert(job, found);
-                    Some(found)
-                });
-                record.map_or((0, 0), |record| (record.hosts, record.wanted))
-            }),
+        let earlier = self.inner.store.state().value(record::EARLIER, &record::job_to_bytes(job)).ok().flatten();
+        let earlier = earlier.unwrap_or_default();
+        let jobs = std::iter::once(job).chain(record::jobs_from_bytes(&earlier));
+        match jobs.filter_map(|job| self.hosts(job)).min_by_key(|hosts| keep::share(*hosts)) {
+            None | Some((0, _)) => PublishState::Stored,
+            Some((hosts, wanted)) => PublishState::Hosted { hosts, wanted },
+        }
+    }
+
+    /// Distinct hosts of a job's worst group and how many it should have; `None` when the job has no groups.
+    fn hosts(&self, job: u64) -> Option<(u16, u16)> {
+        if let Some(progress) = lock(&self.inner.jobs).get(&job).map(|progress| *progress.borrow()) {
+            return Some((progress.hosts_min, progress.hosts_wanted));
+        }
+        if let Some(kept) = self.inner.keeping.job(job) {
+            return Some(kept);
+        }
+        let known = lock(&self.inner.known).get(&job).copied();
+        let record = match known {
+            Some(record) => record,
+            None => {
+                let bytes = self.inner.store.state().value(record::JOBS, &record::job_to_bytes(job)).ok()??;
+                let found = JobRecord::from_bytes(&bytes).ok()?;
+                lock(&self.inner.known).insert(job, found);
+                found
+            }
         };
-        if hosts == 0 { PublishState::Stored } else { PublishState::Hosted { hosts, wanted } }
+        Some((record.hosts, record.wanted))
     }
 
     fn file_record(&self, key: &[u8]) -> Option<FileRecord> {
