@@ -334,13 +334,19 @@ impl Run<'_> {
     /// Chunks that must lie on distinct peers, unless an earlier pass saw to them.
     fn group(&self, chunks: Vec<(ChunkId, u32)>, data: u8) -> Result<(), SealError> {
         let Some((first, _)) = chunks.first() else { return Ok(()) };
-        if let Some(placed) = self.sealer.store.state().value(record::PLACED, &first.0)? {
-            lock(&self.sink).earlier.extend(record::jobs_from_bytes(&placed).filter(|job| *job != self.job));
+        if self.placed(first)? {
             return Ok(());
         }
         let copies = if chunks.len() == 1 { self.sealer.scheme.m.saturating_add(1) } else { 1 };
         lock(&self.sink).groups.push(Group { chunks, data, copies });
         Ok(())
+    }
+
+    /// Whether an earlier pass saw to the group that begins so; how that got on counts for this one, too.
+    fn placed(&self, first: &ChunkId) -> Result<bool, SealError> {
+        let Some(jobs) = self.sealer.store.state().value(record::PLACED, &first.0)? else { return Ok(false) };
+        lock(&self.sink).earlier.extend(record::jobs_from_bytes(&jobs).filter(|job| *job != self.job));
+        Ok(true)
     }
 
     /// Stores nodes: each is kept whole by several peers.

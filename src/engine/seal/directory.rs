@@ -134,6 +134,7 @@ impl Run<'_> {
             && let Ok(known) = LeafRecord::from_bytes(&bytes)
             && self.sealer.knows_short(items)?
         {
+            self.placed(&known.node.id)?;
             let first = items.first().map(|item| item.name.clone()).unwrap_or_default();
             return Ok(DirectoryChild { first, entries: known.entries, bytes: known.bytes, node: known.node });
         }

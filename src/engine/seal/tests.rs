@@ -44,6 +44,27 @@ fn file_that_grew_since_its_directory_was_read_waits_for_the_next_pass() {
 }
 
 #[test]
+fn pass_that_finds_its_groups_with_an_earlier_job_remembers_that_job() {
+    let bench = bench();
+    fs::create_dir(bench.tree.join("dir")).unwrap();
+    fs::write(bench.tree.join("dir/small"), b"text").unwrap();
+    fs::write(bench.tree.join("large"), vec![1; 100_000]).unwrap();
+    assert!(!bench.pass(&Extent::All, 1).groups.is_empty());
+    let earlier = |job| {
+        let found = bench.sealer.store.state().value(record::EARLIER, &record::job_to_bytes(job)).unwrap();
+        record::jobs_from_bytes(&found.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(earlier(1), [0; 0]);
+    // The directories are on record, leaf by leaf.
+    assert!(bench.pass(&Extent::All, 2).groups.is_empty());
+    assert_eq!(earlier(2), [1]);
+    // The bytes of a file are there under another name; its directory is new.
+    fs::copy(bench.tree.join("large"), bench.tree.join("copy")).unwrap();
+    assert!(!bench.pass(&Extent::All, 3).groups.is_empty());
+    assert_eq!(earlier(3), [1]);
+}
+
+#[test]
 fn file_that_is_renamed_away_while_it_is_looked_at_ends_no_pass() {
     let bench = bench();
     let path = bench.tree.join("temporary");
