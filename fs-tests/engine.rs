@@ -175,29 +175,35 @@ async fn small_files_come_together_once_a_second_is_read() {
     reader.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_byte_reads_back_without_publisher_and_four_hosts() {
+/// A file on eight of the twelve nodes that hosted it: its publisher and the others are gone.
+async fn orphaned(seed: u64, len: usize) -> (Vec<Place>, Vec<Engine>, RootRef, Vec<u8>) {
     let places: Vec<Place> = (0..13).map(|_| place()).collect();
     let mut nodes = vec![node(&places[0], &[]).await];
     for place in &places[1..] {
         let next = node(place, &[&nodes[0]]).await;
         nodes.push(next);
     }
-    let plain = bytes(5, (18 << 20) + 77);
+    let plain = bytes(seed, len);
     let path = places[0].path.join("file");
     std::fs::write(&path, &plain).unwrap();
     let published = nodes[0].writer().publish(&path).await.unwrap();
     wait_for("hosting", async || {
         let progress = *published.progress.borrow();
-        progress.wanted > 0 && progress.hosted >= progress.wanted
+        progress.wanted > 0 && progress.hosted >= progress.wanted && progress.hosts_min >= progress.hosts_wanted
     })
     .await;
     for gone in nodes.drain(..5) {
         gone.stop().await;
     }
+    (places, nodes, published.reference, plain)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_byte_reads_back_without_publisher_and_four_hosts() {
+    let (_places, nodes, reference, plain) = orphaned(5, (18 << 20) + 77).await;
     let late = place();
     let reader = node(&late, &[&nodes[0]]).await;
-    assert!(read_all(&reader, &published.reference).await == plain);
+    assert!(read_all(&reader, &reference).await == plain);
     reader.stop().await;
     for node in nodes {
         node.stop().await;
@@ -235,28 +241,11 @@ async fn smallest_cache_reads_and_pins_what_is_larger_than_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn smallest_cache_reads_what_must_be_rebuilt() {
-    let places: Vec<Place> = (0..13).map(|_| place()).collect();
-    let mut nodes = vec![node(&places[0], &[]).await];
-    for place in &places[1..] {
-        let next = node(place, &[&nodes[0]]).await;
-        nodes.push(next);
-    }
-    let plain = bytes(7, (48 << 20) + 77);
-    let path = places[0].path.join("file");
-    std::fs::write(&path, &plain).unwrap();
-    let published = nodes[0].writer().publish(&path).await.unwrap();
-    wait_for("hosting", async || {
-        let progress = *published.progress.borrow();
-        progress.wanted > 0 && progress.hosted >= progress.wanted
-    })
-    .await;
-    for gone in nodes.drain(..5) {
-        gone.stop().await;
-    }
+    let (_places, nodes, reference, plain) = orphaned(7, (48 << 20) + 77).await;
     let late = place();
     let small = Settings { cache_bytes: CACHE_MIN.0, host_bytes_max: 0, ..settings(&late, &[&nodes[0]]) };
     let reader = Engine::start(small).await.unwrap();
-    read_thrice(&reader, &published.reference, &plain).await;
+    read_thrice(&reader, &reference, &plain).await;
     reader.stop().await;
     for node in nodes {
         node.stop().await;

@@ -14,8 +14,17 @@ use harness::{Lab, PATIENCE};
 use std::process::Command;
 use std::time::Duration;
 use tornet::chain::{
-    ADDRESSES_OPEN_MAX, Backend, ChainError, Event, FeeRate, IntentState, Seed, Start, folder, seed_file,
+    ADDRESSES_OPEN_MAX, Backend, Chain, ChainError, Event, FeeRate, IntentState, Seed, Start, folder, seed_file,
 };
+
+/// A full node and a wallet that follows it and has a coin.
+async fn with_coin(backend: impl Fn(&Bitcoin) -> Backend) -> (Lab, Bitcoin, Place, Chain) {
+    let lab = Lab::new();
+    let node = Bitcoin::start(&lab, "bitcoin");
+    let place = Place::new(&lab, "wallet", backend(&node));
+    let chain = place.open_with_coin(&node).await;
+    (lab, node, place, chain)
+}
 
 async fn receive_and_pay(backend: impl Fn(&Bitcoin) -> Backend) {
     let lab = Lab::new();
@@ -167,10 +176,7 @@ fn payment_that_dies_between_any_two_steps_is_made_once() {
 }
 
 async fn reorganised(backend: impl Fn(&Bitcoin) -> Backend) {
-    let lab = Lab::new();
-    let node = Bitcoin::start(&lab, "bitcoin");
-    let place = Place::new(&lab, "wallet", backend(&node));
-    let chain = place.open_with_coin(&node).await;
+    let (_lab, node, _, chain) = with_coin(backend).await;
     let to = node.fresh();
     let intent = chain.prepare(id(1), &[(to.clone(), PAID)], rate(2), FEE_MAX).await.unwrap();
     chain.broadcast(id(1)).await.unwrap();
@@ -220,10 +226,7 @@ fn longer_branch_takes_confirmations_back_over_the_rpc_of_a_full_node() {
 #[test]
 fn stuck_payment_is_replaced_by_one_that_pays_more() {
     run(async {
-        let lab = Lab::new();
-        let mut node = Bitcoin::start(&lab, "bitcoin");
-        let place = Place::new(&lab, "wallet", p2p(&node));
-        let chain = place.open_with_coin(&node).await;
+        let (_lab, mut node, place, chain) = with_coin(p2p).await;
         let to = node.fresh();
         let first = chain.prepare(id(1), &[(to.clone(), PAID)], rate(1), FEE_MAX).await.unwrap();
         // No node takes it at that rate, and the node that was told of it has forgotten it.
@@ -255,10 +258,7 @@ fn stuck_payment_is_replaced_by_one_that_pays_more() {
 #[test]
 fn payment_is_taken_back_before_and_after_it_was_sent() {
     run(async {
-        let lab = Lab::new();
-        let node = Bitcoin::start(&lab, "bitcoin");
-        let place = Place::new(&lab, "wallet", bitcoind(&node));
-        let chain = place.open_with_coin(&node).await;
+        let (_lab, node, place, chain) = with_coin(bitcoind).await;
         let to = node.fresh();
         let outputs = [(to.clone(), PAID)];
         chain.prepare(id(1), &outputs, rate(2), FEE_MAX).await.unwrap();
@@ -295,10 +295,7 @@ fn payment_is_taken_back_before_and_after_it_was_sent() {
 fn signed_payment_keeps_its_coin_and_is_sent_by_the_next_start() {
     // Trap 1: open payments are sent before anything is asked, their coins taken in the commit that signs.
     run(async {
-        let lab = Lab::new();
-        let node = Bitcoin::start(&lab, "bitcoin");
-        let place = Place::new(&lab, "wallet", bitcoind(&node));
-        let chain = place.open_with_coin(&node).await;
+        let (_lab, node, place, chain) = with_coin(bitcoind).await;
         let to = node.fresh();
         let intent = chain.prepare(id(1), &[(to.clone(), PAID)], rate(2), FEE_MAX).await.unwrap();
         assert!(node.waiting().is_empty());
@@ -394,10 +391,7 @@ fn block_that_is_only_said_to_be_invalid_changes_nothing_until_a_longer_branch_c
 #[test]
 fn words_bring_the_coins_back() {
     run(async {
-        let lab = Lab::new();
-        let node = Bitcoin::start(&lab, "bitcoin");
-        let place = Place::new(&lab, "wallet", p2p(&node));
-        let chain = place.open_with_coin(&node).await;
+        let (lab, node, place, chain) = with_coin(p2p).await;
         let outputs = [(node.fresh(), PAID)];
         let intent = chain.prepare(id(1), &outputs, rate(2), FEE_MAX).await.unwrap();
         chain.broadcast(id(1)).await.unwrap();
