@@ -1,6 +1,6 @@
 //! The whole system through real processes and mounts, beside its peers where they are installed.
 //!
-//! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little and once,
+//! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little,
 //! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, start). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
@@ -32,18 +32,18 @@ const MB: f64 = 1e6;
 /// Most resident memory that a node may need, MiB.
 const MEMORY_MAX: f64 = 200.0;
 
-/// The short form refuses what is slower than this many times the local disk in the same run: not set from measurements
-/// yet, and not run in CI yet.
+/// The short form refuses what is slower than this many times the local file system in the same run: a quarter of the lesser of two
+/// runs of it on 2 quiet cores (2026-11-27), so that only gross losses show.
 const FLOORS: [(&str, f64); 9] = [
-    ("publish file", 0.05),
-    ("publish file by cp to the mount", 0.05),
-    ("publish tree of 10 KiB files", 0.05),
-    ("publish tree by cp to the mount", 0.05),
-    ("fetch file from 1", 0.05),
-    ("sequential read, cold", 0.05),
-    ("sequential read, warm", 0.05),
-    ("ls -lR of the tree, cold", 0.05),
-    ("tar of the tree, cold", 0.05),
+    ("publish file", 0.07),
+    ("publish file by cp to the mount", 0.012),
+    ("publish tree of 10 KiB files", 0.15),
+    ("publish tree by cp to the mount", 0.005),
+    ("fetch file from 1", 0.04),
+    ("sequential read, cold", 0.005),
+    ("sequential read, warm", 0.2),
+    ("ls -lR of the tree, cold", 0.085),
+    ("tar of the tree, cold", 0.009),
 ];
 
 /// A part of the bench by its name.
