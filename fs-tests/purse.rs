@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 const PASSPHRASE: &str = "correct horse battery";
 
@@ -75,6 +76,38 @@ fn has(node: &Node, sat: u64) {
 
 fn synced(node: &Node) {
     until("the end of the chain", || (balance(node)["synced"] == true).then_some(()));
+}
+
+/// Threads of a process by this name, and the processor time of the whole process in ticks.
+fn threads(pid: u32, name: &str) -> (usize, u64) {
+    let names = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let names = names.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    (
+        names.filter(|comm| comm.trim() == name).count(),
+        fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum(),
+    )
+}
+
+#[test]
+fn light_client_that_was_begun_anew_leaves_nothing_that_turns_round() {
+    // Trap: in the library a connection outlives its client, and takes a whole core.
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let (config, _) = settings(&lab, "a", &filters(&bitcoin));
+    let a = Plan::new("a").config(&config).start(&lab);
+    works(&a, &["setup", "--unconfirmed"], "");
+    synced(&a);
+    // A new wallet's client is begun anew after its first look: the second one sees this.
+    bitcoin.pay(&works(&a, &["address"], ""), 200_000);
+    bitcoin.mine(1);
+    has(&a, 200_000);
+    until("one client", || (threads(a.pid(), "light-client").0 == 1).then_some(()));
+    let before = threads(a.pid(), "light-client").1;
+    std::thread::sleep(Duration::from_secs(2));
+    let ticks = threads(a.pid(), "light-client").1 - before;
+    assert!(ticks < 100, "{ticks} hundredths of a second of work in two seconds of rest");
 }
 
 #[test]

@@ -7,13 +7,14 @@ use super::backend::{Ask, Source};
 use super::follow::{Following, Shared};
 use super::network::Network;
 use super::wallet::{LOOKAHEAD, Start, Wallet};
-use bdk_kyoto::bip157::{Builder, HashCheckpoint, Info, Requester, TrustedPeer, Warning};
-use bdk_kyoto::{BuilderExt, LoggingSubscribers, SyncConfig, Update, UpdateSubscriber, wallets};
+use bdk_kyoto::bip157::{HashCheckpoint, Info, Requester, TrustedPeer, Warning};
+use bdk_kyoto::{BuilderExt, LoggingSubscribers, SyncConfig, Update, UpdateSubscriber, bip157, wallets};
 use bdk_wallet::bitcoin::{BlockHash, FeeRate, Transaction};
 use bdk_wallet::chain::{BlockId, CheckPoint};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::debug;
@@ -24,6 +25,9 @@ const SEND_MAX: Duration = Duration::from_secs(10);
 const FEE_MAX: Duration = Duration::from_secs(10);
 /// Nodes to be connected with when none are named: filters of several are held against each other.
 const PEERS: u8 = 3;
+
+/// Name of the client's thread.
+const THREAD: &str = "light-client";
 
 /// What keeps the client from working.
 const AWAY: &str = "no node of the bitcoin network can be reached";
@@ -39,8 +43,8 @@ impl P2p {
         P2p { network, peers }
     }
 
-    fn builder(&self) -> Builder {
-        let builder = Builder::new(self.network.into()).fetch_witness_data();
+    fn builder(&self) -> bip157::Builder {
+        let builder = bip157::Builder::new(self.network.into()).fetch_witness_data();
         if self.peers.is_empty() {
             return builder.required_peers(PEERS);
         }
@@ -52,7 +56,7 @@ impl P2p {
     fn client(
         &self,
         wallet: &Wallet,
-    ) -> Result<(Requester, LoggingSubscribers, UpdateSubscriber<wallets::Single>), String> {
+    ) -> Result<(Client, LoggingSubscribers, UpdateSubscriber<wallets::Single>), String> {
         let builder = self.builder();
         let built = match (wallet.is_blank(), wallet.start()) {
             (false, _) => {
@@ -70,17 +74,30 @@ impl P2p {
             }
         };
         let (client, logging, updates) = built.map_err(|error| error.to_string())?.subscribe();
-        Ok((client.start().requester(), logging, updates))
+        let workers = Builder::new_multi_thread().worker_threads(1).thread_name(THREAD).enable_all().build();
+        let workers = workers.map_err(|error| error.to_string())?;
+        let requester = {
+            let _inside = workers.enter();
+            client.start().requester()
+        };
+        Ok((Client { requester, workers: Some(workers) }, logging, updates))
     }
 }
 
-/// Ends the client's own task with us.
-struct Ending(Requester);
+/// A client at work. Its tasks run on a thread of their own and end with it: in bip157 0.7 a connection whose client has ended turns round and round, at the cost of
+/// a whole core, until its peer closes it.
+struct Client {
+    requester: Requester,
+    workers: Option<Runtime>,
+}
 
-impl Drop for Ending {
+impl Drop for Client {
     fn drop(&mut self) {
         // One that ended already needs no word.
-        let _ = self.0.shutdown();
+        let _ = self.requester.shutdown();
+        if let Some(workers) = self.workers.take() {
+            workers.shutdown_background();
+        }
     }
 }
 
@@ -90,8 +107,8 @@ impl Source for P2p {
             let wallet = shared.wallet();
             (wallet.is_blank(), wallet.revealed(), self.client(&wallet)?)
         };
-        let (requester, logging, updates) = client;
-        let ending = Ending(requester.clone());
+        let (client, logging, updates) = client;
+        let requester = &client.requester;
         let mut tasks = JoinSet::new();
         for (id, tx) in shared.open_transactions().await? {
             debug!(intent = %id, "sent again");
@@ -130,7 +147,6 @@ impl Source for P2p {
                     Some(Ask::Renew) => {
                         let now = shared.wallet().revealed();
                         if now.map_or(0, |now| now + 1) > revealed.map_or(0, |then| then + 1) + LOOKAHEAD / 2 {
-                            drop(ending);
                             return Ok(());
                         }
                     }
