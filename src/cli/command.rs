@@ -57,6 +57,7 @@ pub struct MountProgram {
     #[arg(
         short,
         value_name = "OPTS",
+        value_hint = ValueHint::Other,
         long_help = "\
 Mount options, separated by commas: ro, noexec, noatime, nonempty (the mount point may hold files, which are hidden), allow_other (other users may \
 enter; the kernel checks permissions), writeback (the kernel gathers small writes), threads=N, nopassthrough (the kernel does \

@@ -1,7 +1,7 @@
 //! `tornet umount`: waits for writers, names who holds the mount, and returns when the node has ended.
 
 use super::holder::{self, Mount};
-use super::output;
+use super::output::{self, Remedied};
 use super::waiting::Waiting;
 use crate::control::client::{Client, ClientError};
 use crate::control::message::{Answer, Request};
@@ -33,10 +33,12 @@ pub(super) fn umount(data_dir: &Path, point: Option<PathBuf>, wait: Duration) ->
         (None, Some(point)) => point.clone(),
         // Never a guess: another mount on this machine may be another node's.
         (None, None) if node.is_some() => {
-            bail!("the node of {} has no mount: `tornet stop` ends it", data_dir.display())
+            let error = format!("the node of {} has no mount", data_dir.display());
+            return Err(Remedied { error, remedy: "`tornet stop` ends it".into() }.into());
         }
         (None, None) => {
-            bail!("no node is running with the data directory {}: name the mount point", data_dir.display())
+            let error = format!("no node is running with the data directory {}", data_dir.display());
+            return Err(Remedied { error, remedy: "name the mount point".into() }.into());
         }
     };
     let mounts = holder::mounts()?;
@@ -143,7 +145,6 @@ fn absolute(point: &Path) -> anyhow::Result<PathBuf> {
 
 fn unmount(mount: &Mount, wait: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + wait;
-    let mut told = false;
     let waiting = Waiting::begin(format!(
         "the kernel says that {} is in use, and nobody is seen to use it; Ctrl-C gives up, `fuser -vm {0}` as root may tell more",
         mount.point.display()
@@ -166,10 +167,6 @@ fn unmount(mount: &Mount, wait: Duration) -> anyhow::Result<()> {
         }
         if writers {
             waiting.change(format!("{}; Ctrl-C gives up", list()));
-            if !told {
-                output::note(format_args!("waiting: {}", list()));
-                told = true;
-            }
         }
         std::thread::sleep(PAUSE);
     }
