@@ -304,6 +304,48 @@ mod tests {
         assert!(!idle(&tolerant), "now it has enough to send");
     }
 
+    /// What BBR says when it measured so much (bits a second) and sends at `gain` times that.
+    fn says(estimate: u64, gain: f64) -> ControllerMetrics {
+        let mut metrics = Heard::default().metrics();
+        metrics.bandwidth_estimate = Some(estimate);
+        metrics.pacing_rate = Some((estimate as f64 / 8.0 * gain * PACED) as u64);
+        metrics
+    }
+
+    #[test]
+    fn pace_is_that_of_the_largest_bandwidth_of_two_cycles() {
+        let mut bandwidth = Bandwidth::default();
+        let mut pace = |estimate: u64, gain: f64| {
+            let metrics = says(estimate, gain);
+            bandwidth.update(&metrics);
+            bandwidth.pace(metrics.pacing_rate.unwrap(), estimate)
+        };
+        assert_eq!(pace(100_000_000, 1.25), 15_468_750, "a probe for more is what BBR says");
+        // It forgets, and sinks by a hundredth each round.
+        let mut estimate = 100_000_000;
+        for _ in 0..40 {
+            estimate = estimate / 100 * 99;
+            assert!((12_374_000..12_376_000).contains(&pace(estimate, 1.0)));
+        }
+        assert!(estimate < 70_000_000);
+        // One more probe that finds less: so much less is there for the last cycle's sake yet, and no longer.
+        assert!((15_467_000..15_470_000).contains(&pace(estimate, 1.25)));
+        // 99 Mbit/s were left when this cycle began.
+        assert!((12_250_000..12_252_000).contains(&pace(80_000_000, 1.0)));
+        pace(80_000_000, 1.25);
+        pace(80_000_000, 1.0);
+        assert_eq!(pace(79_000_000, 1.0), 9_900_000);
+    }
+
+    #[test]
+    fn full_queue_ends_what_was_remembered() {
+        let mut tolerant = Tolerant::new(Box::new(Heard::default()), 1200);
+        tolerant.bandwidth.update(&says(100_000_000, 1.0));
+        tolerant.allowance = 0.0;
+        tolerant.on_packet_lost(1200, 1, Instant::now());
+        assert_eq!(tolerant.bandwidth.pace(1000, 8000), 1000);
+    }
+
     #[test]
     fn nothing_is_undone_that_was_not_done() {
         let heard = Heard::default();
