@@ -16,8 +16,10 @@ pub const WINDOW_BYTES_MAX: u64 = 16 << 20;
 const RTT_UNKNOWN: u64 = 80_000;
 /// A busy period is judged when it is at least this long (microseconds)...
 const SAMPLE_US: u64 = 20_000;
-/// ...or brought this many bytes.
+/// ...or brought this many bytes in at least a round trip; in either case, when all that was owed at its beginning has come...
 const SAMPLE_BYTES: u64 = 1 << 20;
+/// ...or it lasted this long. Answers come side by side, so many end at once: over less than all of them one measures bursts.
+const SAMPLE_US_MAX: u64 = 300_000;
 /// Fewer bytes than these tell of delay, not of rate.
 const SAMPLE_BYTES_MIN: u64 = 64 << 10;
 /// A turn of the shells that carry requests and answers: no peer is faster than this (microseconds).
@@ -42,9 +44,11 @@ pub(super) struct Peer {
     pub(super) in_flight: u64,
     /// Calls whose end was not reported yet, given up ones among them.
     pub(super) calls: BTreeSet<CallId>,
-    /// Since when bytes flow without a break, and how many came after the first; asked for when, and how many in all.
+    /// Since when bytes flow without a break, how many came after the first, and how many were owed then; asked for when, and how many
+    /// in all.
     sample_since: Option<Instant>,
     sample_bytes: u64,
+    sample_owed: u64,
     busy_since: Instant,
     busy_bytes: u64,
     /// Calls on a guess that nothing came of yet.
@@ -82,6 +86,7 @@ impl Peer {
             calls: BTreeSet::new(),
             sample_since: None,
             sample_bytes: 0,
+            sample_owed: 0,
             busy_since: now,
             busy_bytes: 0,
             guesses: 0,
@@ -226,20 +231,20 @@ impl Peer {
         self.busy_bytes += bytes;
         // The first bytes tell of delay; those after them of rate.
         let Some(since) = self.sample_since else {
-            self.sample_since = Some(now);
+            (self.sample_since, self.sample_owed) = (Some(now), self.in_flight.saturating_sub(bytes));
             return;
         };
         self.sample_bytes += bytes;
         let took = now.since(since).as_micros() as u64;
-        if (took >= SAMPLE_US && self.sample_bytes >= SAMPLE_BYTES_MIN) || self.sample_bytes >= SAMPLE_BYTES {
+        let round = self.rtt.map_or(0, |(mean, _)| mean);
+        let long = took >= round.max(SAMPLE_US) || took >= round && self.sample_bytes >= SAMPLE_BYTES;
+        // A first guess is wanted at once.
+        let whole = long && (self.sample_bytes >= self.sample_owed || self.rate.is_none()) || took >= SAMPLE_US_MAX;
+        if whole && self.sample_bytes >= SAMPLE_BYTES_MIN {
             let rate = self.sample_bytes.saturating_mul(1_000_000) / took.max(500);
-            self.rate = Some(match self.rate {
-                None => rate,
-                // Up quickly, down slowly: a short wait for loss recovery or for the disk says little.
-                Some(old) if rate > old => old + (rate - old) / 2,
-                Some(old) => old - (old - rate) / 4,
-            });
+            self.rate = Some(self.rate.map_or(rate, |old| old.midpoint(rate)));
             (self.sample_since, self.sample_bytes) = (Some(now), 0);
+            self.sample_owed = self.in_flight.saturating_sub(bytes);
         }
     }
 
@@ -319,6 +324,25 @@ mod tests {
         let rate = peer.rate().unwrap();
         assert!((11_000_000..14_000_000).contains(&rate), "{rate}");
         assert_eq!(peer.window(), WINDOW_BYTES_MIN.max(rate * 110_000 / 1_000_000));
+    }
+
+    #[test]
+    fn bursts_do_not_pass_for_a_rate() {
+        let mut peer = peer();
+        peer.linked = true;
+        peer.hint_rtt(Duration::from_millis(50));
+        peer.wake(Instant(0));
+        peer.in_flight = 2 << 20;
+        let mut rates = Vec::new();
+        // 12.5 MB/s, of which every 2 MiB end together, as answers do that come side by side.
+        for burst in 1..=30u64 {
+            for part in 0..32u64 {
+                peer.brought(Instant(burst * 167_772 + part * 100), 64 << 10);
+                rates.extend(peer.rate());
+            }
+        }
+        let (least, most) = (rates.iter().min().unwrap(), rates.iter().max().unwrap());
+        assert!((10_000_000..15_000_000).contains(least) && (10_000_000..15_000_000).contains(most), "{least} {most}");
     }
 
     #[test]
