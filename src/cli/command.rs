@@ -173,6 +173,37 @@ pub enum Command {
     ///
     /// Both sides of a row agree on it by signed receipts, within a second after the last transfer.
     Balances,
+    /// Pay a peer what is owed to it, or more in advance
+    ///
+    /// Asks the peer for an invoice and pays it within the limits of the configuration file; prints the name of the payment. Needs payments.enabled and an open wallet.
+    Pay {
+        /// The first digits of its name, as `tornet balances` shows it
+        peer: String,
+        /// How much, with its unit: "5000 sat" [default: what is owed]
+        #[arg(value_parser = clap::value_parser!(crate::base::amount::Msat))]
+        amount: Option<crate::base::amount::Msat>,
+    },
+    /// Allow payments beyond the limits, once
+    ///
+    /// For what cannot be read because a limit of [payments] keeps the peers that hold it from being paid: `tornet why` names the limit and the amount. What is allowed is used up by the payments that need it, and forgotten when the node ends.
+    Allow {
+        /// What is to be read: a reference
+        reference: String,
+        /// How much, fees included, with its unit: "5000 sat"
+        #[arg(value_parser = clap::value_parser!(crate::base::amount::Msat))]
+        amount: crate::base::amount::Msat,
+        /// Says that it holds once; there is no other way
+        #[arg(long, required = true)]
+        once: bool,
+    },
+    /// List this node's payments to its peers, the newest first
+    Payments,
+    /// Print the audit log: everything that happened to money, the oldest first
+    Audit {
+        /// As comma-separated values with a line of headings
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
+    },
     /// Explain why a path could not be read, or is not published yet
     Why {
         /// In the mount

@@ -5,6 +5,7 @@ mod get;
 mod helper;
 mod holder;
 pub mod manual;
+mod money;
 mod mount;
 mod node;
 mod output;
@@ -12,6 +13,7 @@ mod process;
 mod prompt;
 mod publish;
 mod regtest;
+mod reload;
 mod show;
 mod swarm;
 mod umount;
@@ -101,6 +103,13 @@ fn run(program: Program) -> anyhow::Result<()> {
         Command::Status { watch } => show::status(&mut client()?, json, watch),
         Command::Peers => show::peers(&mut client()?, json),
         Command::Balances => show::balances(&mut client()?, json),
+        Command::Pay { peer, amount } => money::pay(&mut client()?, peer, amount, json),
+        Command::Allow { reference, amount, .. } => {
+            let reference = get::reference::<RootRef>(&reference)?;
+            money::allow(&mut client()?, reference, amount, json)
+        }
+        Command::Payments => money::payments(&mut client()?, json),
+        Command::Audit { csv } => money::audit(&mut client()?, csv, json),
         Command::Why { path } => show::why(&mut client()?, &path, json),
         Command::Node { meet } => node::node(&place, &meet),
         Command::Umount { mountpoint, wait } => umount::umount(&data_dir(&place)?, mountpoint, wait.0),

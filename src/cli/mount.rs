@@ -184,7 +184,9 @@ fn tell(report: &Report) -> std::io::Result<()> {
     };
     output::line(format_args!("peers      {peers}"))?;
     output::line("reachable  not known: this version does not test it from outside")?;
-    output::line("spending   off: this version has no payments")?;
+    let spending =
+        if report.spending { "on, within the limits of [payments]" } else { "off; payments.enabled turns it on" };
+    output::line(format_args!("spending   {spending}"))?;
     if let Some(point) = &report.mountpoint {
         output::line(format_args!("mounted    {}", point.0.display()))?;
     }

@@ -1,7 +1,7 @@
 //! A node in this process: started, served, and ended by a signal, a command or an unmount.
 
 use super::output::{self, Usage};
-use super::{holder, process};
+use super::{holder, process, reload};
 use crate::cli::command::Meet;
 use crate::config::{ConfigError, Convergence, Listen, Settings, Source};
 use crate::control::client::Client;
@@ -9,10 +9,8 @@ use crate::control::message::{Answer, PathText, Request, Setting};
 use crate::control::server::Server;
 use crate::control::service::{Mounted, Node};
 use crate::engine::{self, Engine, StartError};
-use crate::ledger::CreditConfig;
 use crate::publish::KeeperConfig;
 use crate::store::StoreError;
-use crate::wire::message::Price;
 use crate::{config, fuse, telemetry};
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
@@ -46,6 +44,7 @@ pub(super) struct Report {
     pub(super) mountpoint: Option<PathText>,
     pub(super) peers: usize,
     pub(super) mdns: bool,
+    pub(super) spending: bool,
 }
 
 /// What to mount, if anything.
@@ -60,9 +59,21 @@ pub(super) struct Running {
     engine: Engine,
     mount: Option<fuse::Mount>,
     server: Server,
+    service: Arc<Node>,
+    settings: Settings,
+    meet: Meet,
     stop: Arc<Notify>,
     ending: process::Ending,
     pub(super) report: Report,
+}
+
+fn flags(place: &super::command::Place, meet: &Meet) -> config::Flags {
+    config::Flags {
+        data_dir: place.data_dir.clone(),
+        config: place.config.clone(),
+        listen: meet.listen,
+        bootstrap: meet.bootstrap.clone(),
+    }
 }
 
 /// Reads the settings with this command's flags. A flag that makes no sense is wrong usage; anything else fails.
@@ -74,12 +85,7 @@ pub(super) fn settings(place: &super::command::Place, meet: &Meet) -> anyhow::Re
             config::VARIABLES.join(", ")
         ));
     }
-    let flags = config::Flags {
-        data_dir: place.data_dir.clone(),
-        config: place.config.clone(),
-        listen: meet.listen,
-        bootstrap: meet.bootstrap.clone(),
-    };
+    let flags = flags(place, meet);
     Settings::load(&flags, &environment).map_err(|error| match error {
         ConfigError::Value { place: Source::Flag(_), .. } => Usage::because(error),
         other => other.into(),
@@ -147,13 +153,8 @@ impl Running {
                 Convergence::Public => engine::Convergence::Public,
             },
             mdns: settings.mdns.value,
-            credit: CreditConfig {
-                price: Price { per_gib: settings.price.value.0, per_request: settings.request_price.value },
-                line_bytes: settings.credit_line.value.0,
-                newcomer_bytes: settings.newcomers.value.0,
-                price_max: Price { per_gib: settings.max_price.value.0, per_request: settings.max_request_price.value },
-                ..CreditConfig::default()
-            },
+            credit: reload::credit(settings),
+            payments: reload::payments(settings, settings.wallet.network.value),
             keeper: KeeperConfig {
                 // Never so often that nothing else is done.
                 period: settings.check.value.0.max(Duration::from_secs(1)),
@@ -178,10 +179,10 @@ impl Running {
                 refusals: mount.filesystem().refusals().clone(),
             });
             let service = Arc::new(Node::new(engine.clone(), mounted, in_force(settings), stop.clone()));
-            let server = Server::open(&data_dir, service)?;
-            anyhow::Ok((mount, server))
+            let server = Server::open(&data_dir, service.clone())?;
+            anyhow::Ok((mount, server, service))
         });
-        let (mount, server) = match begun {
+        let (mount, server, service) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 runtime.block_on(engine.stop());
@@ -199,8 +200,10 @@ impl Running {
             mountpoint: mount.as_ref().map(|mount| PathText::from(mount.mountpoint())),
             peers: 0,
             mdns: settings.mdns.value,
+            spending: settings.terms.enabled.value,
         };
-        Ok(Running { runtime, engine, mount, server, stop, ending, report })
+        let (settings, meet) = (settings.clone(), meet.clone());
+        Ok(Running { runtime, engine, mount, server, service, settings, meet, stop, ending, report })
     }
 
     /// Counts the peers that answer, for as long as a user would not notice.
@@ -221,6 +224,11 @@ impl Running {
     pub(super) fn serve(mut self) -> anyhow::Result<()> {
         let mount = &self.mount;
         let ending = &mut self.ending;
+        let place = super::command::Place {
+            data_dir: Some(self.settings.data_dir.value.clone()),
+            config: Some(self.settings.file.value.clone()).filter(|file| file.exists()),
+        };
+        let flags = flags(&place, &self.meet);
         self.runtime.block_on(async {
             let unmounted = async {
                 match mount {
@@ -232,6 +240,7 @@ impl Running {
                 why = ending.wait() => tracing::info!("{why}"),
                 () = self.stop.notified() => tracing::info!("asked to end by a command"),
                 () = unmounted => tracing::info!("unmounted"),
+                () = reload::follow(&self.settings, &flags, &self.engine, &self.service) => {}
             }
         });
         self.end()

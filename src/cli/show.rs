@@ -75,7 +75,9 @@ fn screen(status: &Status) -> String {
     if theirs.max(ours) > Msat::ZERO || status.rank > 0 {
         row("credit", format!("peers owe {theirs}, we owe {ours}; rank {}", status.rank));
     }
-    row("spending", "off (this version has no payments)".to_string());
+    let spending =
+        if status.spending { "on, within the limits of [payments]" } else { "off (payments.enabled turns it on)" };
+    row("spending", spending.to_string());
     row("safe to shut down", safe(status));
     text
 }

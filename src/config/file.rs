@@ -87,6 +87,8 @@ pub struct RawFile {
     pub rank_cpu: Option<Placed>,
     /// `[payments]`, as far as the wallet is meant.
     pub wallet: RawWallet,
+    /// `[payments]`, as far as its terms are meant.
+    pub terms: RawTerms,
 }
 
 /// The wallet's values, not yet validated.
@@ -106,6 +108,31 @@ pub struct RawWallet {
     pub passphrase_file: Option<Placed>,
 }
 
+/// The terms of payment, not yet validated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RawTerms {
+    /// `[payments] enabled`.
+    pub enabled: Option<Placed>,
+    /// `[payments] max_price`.
+    pub max_price: Option<Placed>,
+    /// `[payments] per_payment`.
+    pub per_payment: Option<Placed>,
+    /// `[payments] per_day`.
+    pub per_day: Option<Placed>,
+    /// `[payments] per_peer_day`.
+    pub per_peer_day: Option<Placed>,
+    /// `[payments] fee_rate_max`.
+    pub fee_rate_max: Option<Placed>,
+    /// `[payments] fee_share_max`.
+    pub fee_share_max: Option<Placed>,
+    /// `[payments] min_topup`.
+    pub min_topup: Option<Placed>,
+    /// `[payments] prepay`.
+    pub prepay: Option<Placed>,
+    /// `[payments] confirmations`.
+    pub confirmations: Option<Placed>,
+}
+
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Keys that do something, by section.
@@ -114,16 +141,16 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("repair", &["check", "patience", "rate"]),
     ("network", &["port", "bootstrap", "mdns"]),
     ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
-    ("payments", &["network", "backend", "peers", "bitcoind", "cookie", "passphrase_file"]),
-];
-
-/// Keys of versions to come. To accept one silently would promise what does not happen.
-const LATER: &[(&str, &[&str])] = &[
-    ("network", &["upload", "download", "schedule", "mode"]),
     (
         "payments",
         &[
             "enabled",
+            "network",
+            "backend",
+            "peers",
+            "bitcoind",
+            "cookie",
+            "passphrase_file",
             "max_price",
             "per_payment",
             "per_day",
@@ -132,10 +159,14 @@ const LATER: &[(&str, &[&str])] = &[
             "fee_share_max",
             "min_topup",
             "prepay",
-            "deny_programs",
+            "confirmations",
         ],
     ),
 ];
+
+/// Keys of versions to come. To accept one silently would promise what does not happen.
+const LATER: &[(&str, &[&str])] =
+    &[("network", &["upload", "download", "schedule", "mode"]), ("payments", &["deny_programs"])];
 
 enum Shape {
     Text,
@@ -146,8 +177,8 @@ enum Shape {
 
 fn shape(section: &str, key: &str) -> Shape {
     match (section, key) {
-        ("network", "port") => Shape::Number,
-        ("network", "mdns") => Shape::Switch,
+        ("network", "port") | ("payments", "confirmations") => Shape::Number,
+        ("network", "mdns") | ("payments", "enabled") => Shape::Switch,
         ("network", "bootstrap") | ("payments", "peers") => Shape::List,
         _ => Shape::Text,
     }
@@ -240,11 +271,21 @@ impl RawFile {
             "port" => &mut self.port,
             "price" => &mut self.price,
             "request_price" => &mut self.request_price,
+            "max_price" if section == "payments" => &mut self.terms.max_price,
             "max_price" => &mut self.max_price,
             "max_request_price" => &mut self.max_request_price,
             "credit_line" => &mut self.credit_line,
             "newcomers" => &mut self.newcomers,
             "rank_cpu" => &mut self.rank_cpu,
+            "enabled" => &mut self.terms.enabled,
+            "per_payment" => &mut self.terms.per_payment,
+            "per_day" => &mut self.terms.per_day,
+            "per_peer_day" => &mut self.terms.per_peer_day,
+            "fee_rate_max" => &mut self.terms.fee_rate_max,
+            "fee_share_max" => &mut self.terms.fee_share_max,
+            "min_topup" => &mut self.terms.min_topup,
+            "prepay" => &mut self.terms.prepay,
+            "confirmations" => &mut self.terms.confirmations,
             "network" => &mut self.wallet.network,
             "backend" => &mut self.wallet.backend,
             "bitcoind" => &mut self.wallet.bitcoind,

@@ -5,8 +5,10 @@
 pub mod file;
 mod payments;
 pub mod place;
+mod terms;
 
 pub use payments::{BackendKind, WalletSettings};
+pub use terms::TermSettings;
 
 use crate::base::amount::Msat;
 use crate::base::peer::Contact;
@@ -36,7 +38,7 @@ pub const CACHE_MIN: Size = Size(32 << 20);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 26] = [
+pub const VARIABLES: [&str; 36] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -52,10 +54,20 @@ pub const VARIABLES: [&str; 26] = [
     "TORNET_NETWORK_PORT",
     "TORNET_PAYMENTS_BACKEND",
     "TORNET_PAYMENTS_BITCOIND",
+    "TORNET_PAYMENTS_CONFIRMATIONS",
     "TORNET_PAYMENTS_COOKIE",
+    "TORNET_PAYMENTS_ENABLED",
+    "TORNET_PAYMENTS_FEE_RATE_MAX",
+    "TORNET_PAYMENTS_FEE_SHARE_MAX",
+    "TORNET_PAYMENTS_MAX_PRICE",
+    "TORNET_PAYMENTS_MIN_TOPUP",
     "TORNET_PAYMENTS_NETWORK",
     "TORNET_PAYMENTS_PASSPHRASE_FILE",
     "TORNET_PAYMENTS_PEERS",
+    "TORNET_PAYMENTS_PER_DAY",
+    "TORNET_PAYMENTS_PER_PAYMENT",
+    "TORNET_PAYMENTS_PER_PEER_DAY",
+    "TORNET_PAYMENTS_PREPAY",
     "TORNET_REPAIR_CHECK",
     "TORNET_REPAIR_PATIENCE",
     "TORNET_REPAIR_RATE",
@@ -206,6 +218,8 @@ pub struct Settings {
     pub rank_cpu: Setting<Percent>,
     /// The wallet.
     pub wallet: WalletSettings,
+    /// On which terms peers are paid, and pay.
+    pub terms: TermSettings,
 }
 
 /// Why the settings are refused.
@@ -376,6 +390,7 @@ impl Settings {
         let rank_cpu =
             layers.pick("credit.rank_cpu", "TORNET_CREDIT_RANK_CPU", raw.rank_cpu.as_ref(), RANK_CPU_DEFAULT, typed)?;
         let wallet = WalletSettings::load(&layers, &raw.wallet)?;
+        let terms = TermSettings::load(&layers, &raw.terms)?;
         Ok(Settings {
             data_dir,
             file,
@@ -398,6 +413,7 @@ impl Settings {
             newcomers,
             rank_cpu,
             wallet,
+            terms,
         })
     }
 
@@ -439,8 +455,14 @@ impl Settings {
             row("credit.rank_cpu", &self.rank_cpu),
         ];
         rows.extend(self.wallet.list());
+        rows.extend(self.terms.list());
         rows
     }
+}
+
+/// Whether a change of this setting takes effect while a node runs.
+pub fn is_live(key: &str) -> bool {
+    terms::KEYS.contains(&key) || (key.starts_with("credit.") && key != "credit.rank_cpu")
 }
 
 /// Variables of the environment that are named like ours and mean nothing.
@@ -524,6 +546,9 @@ impl fmt::Display for Redundancy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::bitcoin::{BitcoinNetwork, Sat};
+    use crate::base::units::FeeRate;
+    use crate::wallet::PayConfig;
     use std::collections::BTreeMap;
 
     fn load(text: &str, env: &[(&str, &str)], flags: Flags) -> Result<Settings, String> {
@@ -549,7 +574,7 @@ mod tests {
         assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
         assert_eq!(settings.convergence.value, Convergence::Private);
         assert!(settings.mdns.value && settings.listen.value.flexible);
-        assert_eq!(settings.list().len(), 25);
+        assert_eq!(settings.list().len(), 35);
         assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
     }
 
@@ -586,8 +611,8 @@ mod tests {
             "FILE:2:9: credit.price: \"10\" has no unit: write a price as in \"10 sat/GiB\" (units: msat/GiB, sat/GiB, msat/MiB, sat/MiB)"
         );
         assert_eq!(
-            refused("\n[payments]\nenabled = false\n"),
-            "FILE:3:1: `enabled` in [payments] is not in this version yet"
+            refused("\n[payments]\ndeny_programs = []\n"),
+            "FILE:3:1: `deny_programs` in [payments] is not in this version yet"
         );
         assert_eq!(
             refused("[storage]\ncache = \"20\"\n"),
@@ -608,6 +633,29 @@ mod tests {
         );
         assert!(refused("[storage\n").starts_with("FILE:1:9: "), "{}", refused("[storage\n"));
         assert!(refused("cache = 1\n").starts_with("FILE:1:1: `cache` stands outside a section"));
+    }
+
+    #[test]
+    fn payments_are_off_until_turned_on_and_their_limits_carry_units() {
+        let settings = load("", &[], Flags::default()).unwrap();
+        let terms = settings.terms.terms(BitcoinNetwork::Signet);
+        assert_eq!(terms, PayConfig::default());
+        assert!(!terms.enabled);
+        let file = "[credit]\nmax_price = \"1 sat/GiB\"\n[payments]\nenabled = true\nmax_price = \"7 sat/GiB\"\nper_day = \"9000.5 sat\"\nconfirmations = 3\n";
+        let settings = load(file, &[("TORNET_PAYMENTS_FEE_RATE_MAX", "2.5 sat/vB")], Flags::default()).unwrap();
+        let terms = settings.terms.terms(BitcoinNetwork::Regtest);
+        assert_eq!((terms.enabled, terms.price_max, terms.day_max), (true, Msat(7_000), Sat(9_000)));
+        assert_eq!((terms.confirmations, terms.fee_rate_max), (3, FeeRate(2_500)));
+        assert_eq!(settings.max_price.value, GibPrice(Msat(1_000)));
+        for (text, told) in [
+            ("per_day = \"9000\"", "payments.per_day: \"9000\" has no unit"),
+            ("confirmations = 0", "payments.confirmations: \"0\" is no number of blocks"),
+            ("min_topup = \"545 sat\"", "payments.min_topup: 545 sat is less than what the network carries"),
+            ("enabled = \"yes\"", "`enabled` in [payments] must be true or false"),
+        ] {
+            let error = refused(&format!("[payments]\n{text}\n"));
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::wallet::{WalletAnswer, WalletRequest};
 use serde::{Deserialize, Serialize};
 
 pub use crate::base::path::PathText;
-pub use crate::engine::{BalanceStatus, PeerStatus, Status, StoreStatus, Work};
+pub use crate::engine::{AuditEntry, BalanceStatus, PaymentStatus, PeerStatus, Status, StoreStatus, Work};
 
 /// What a command asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,27 @@ pub enum Request {
     Why {
         /// Absolute path.
         path: PathText,
+    },
+    /// Pay a peer. Answer: `Paid`.
+    Pay {
+        /// Whom: its name, or the first digits of it.
+        peer: String,
+        /// How much; left out, what is owed.
+        amount_sat: Option<u64>,
+    },
+    /// Allow payments beyond the limits, once, to the peers that refused a tree. Answer: `Allowed`.
+    Allow {
+        /// Text form.
+        reference: String,
+        /// How much, fees included.
+        amount_sat: u64,
+    },
+    /// Payments of this node. Answer: `Payments`.
+    Payments,
+    /// The audit log from an entry on. Answer: `Audit`, empty at its end.
+    Audit {
+        /// Number of the first entry.
+        from: u64,
     },
     /// Something of the wallet. Answer: `Wallet`.
     Wallet(WalletRequest),
@@ -120,6 +141,14 @@ pub enum Answer {
     Verified(Verified),
     /// To `Why`.
     Why(Why),
+    /// To `Pay`.
+    Paid(Paid),
+    /// To `Allow`.
+    Allowed(Allowed),
+    /// To `Payments`.
+    Payments(Vec<PaymentStatus>),
+    /// To `Audit`.
+    Audit(Vec<AuditEntry>),
     /// To `Wallet`.
     Wallet(WalletAnswer),
     /// To `Settings`.
@@ -206,6 +235,24 @@ pub struct Verified {
     pub peers: u64,
     /// Chunks that a repair gave to new hosts.
     pub repaired: u64,
+}
+
+/// A payment that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Paid {
+    /// Its name.
+    pub payment: String,
+}
+
+/// What was allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Allowed {
+    /// To so many peers together.
+    pub peers: usize,
+    /// So much.
+    pub amount_sat: u64,
 }
 
 /// An explanation.

@@ -1,10 +1,12 @@
 //! What a running node answers to commands.
 
 use super::message::{
-    Answer, Fetched, PathText, Pinned, Progress, Published, Reference, Request, Setting, Status, Unpinned, Verified,
-    Why,
+    Allowed, Answer, Fetched, Paid, PathText, Pinned, Progress, Published, Reference, Request, Setting, Status,
+    Unpinned, Verified, Why,
 };
 use super::server::{Replies, Service};
+use crate::base::bitcoin::Sat;
+use crate::base::peer::PeerId;
 use crate::base::text::{TextError, canonical, escape};
 use crate::base::units::Span;
 use crate::content::directory::EntryBody;
@@ -17,13 +19,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+/// How a refusal for want of credit begins.
+const CREDIT_LIMIT: &str = "credit limit reached";
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 /// How long a reference of a file that is being written may be waited for.
@@ -45,7 +49,7 @@ pub struct Mounted {
 pub struct Node {
     engine: Engine,
     mounted: Option<Mounted>,
-    settings: Vec<Setting>,
+    settings: Mutex<Vec<Setting>>,
     stop: Arc<Notify>,
 }
 
@@ -62,7 +66,67 @@ enum Place {
 impl Node {
     /// Serves commands for `engine`, which was started with these settings; `stop` is notified when one of them asks the node to end.
     pub fn new(engine: Engine, mounted: Option<Mounted>, settings: Vec<Setting>, stop: Arc<Notify>) -> Node {
-        Node { engine, mounted, settings, stop }
+        Node { engine, mounted, settings: Mutex::new(settings), stop }
+    }
+
+    /// Some of these settings took effect: those that `live` names.
+    pub fn set_settings(&self, settings: Vec<Setting>, live: impl Fn(&str) -> bool) {
+        let mut known = lock(&self.settings);
+        for setting in settings.into_iter().filter(|setting| live(&setting.key)) {
+            if let Some(old) = known.iter_mut().find(|old| old.key == setting.key) {
+                *old = setting;
+            }
+        }
+    }
+
+    /// The peer of this name, or whose name begins so, among those with a balance or a link.
+    async fn peer(&self, name: &str) -> Result<PeerId, String> {
+        let name = name.trim().to_ascii_lowercase();
+        let mut known: Vec<String> = self.engine.balances().await.into_iter().map(|balance| balance.peer).collect();
+        known.extend(self.engine.peers().into_iter().map(|peer| peer.peer));
+        known.sort();
+        known.dedup();
+        let mut found = known.iter().filter(|peer| peer.starts_with(&name));
+        let shown = escape(name.as_bytes());
+        match (found.next(), found.next()) {
+            (Some(peer), None) => peer_id(peer).ok_or_else(|| format!("{shown} is no name of a peer")),
+            (Some(_), Some(_)) => Err(format!("more than one peer begins with {shown}: give more of its digits")),
+            (None, _) => Err(format!("no peer {shown} is known: `tornet balances` and `tornet peers` list them")),
+        }
+    }
+
+    async fn pay(&self, peer: &str, amount: Option<u64>) -> Result<Paid, String> {
+        let peer = self.peer(peer).await?;
+        let id = self.engine.pay(peer, amount.map(Sat)).await.map_err(|why| format!("not paid: {why}"))?;
+        Ok(Paid { payment: id.to_string() })
+    }
+
+    async fn allow(&self, reference: &RootRef, amount: u64) -> Result<Allowed, String> {
+        // What it takes to read it, as far as that is known, shows whose refusal is in the way.
+        let _ = self.engine.reader().resolve(reference, self.deadline()).await;
+        let peers = self.engine.allow(Sat(amount)).await;
+        if peers == 0 {
+            let why = self.engine.held_up().await.map(|held_up| held_up.why);
+            let why = why.unwrap_or_else(|| "no limit keeps a peer from being paid".to_string());
+            return Err(format!("there is nothing to allow: {why}"));
+        }
+        Ok(Allowed { peers, amount_sat: amount })
+    }
+
+    /// Of a refusal for want of credit: also why it is not paid for, and what would.
+    async fn explained(&self, detail: String, reference: Option<&str>) -> String {
+        if !detail.contains(CREDIT_LIMIT) {
+            return detail;
+        }
+        let Some(held_up) = self.engine.held_up().await else { return detail };
+        let mut commands = held_up.pay;
+        if held_up.allow > Sat(0) {
+            let reference = reference.unwrap_or("REF");
+            commands.insert(0, format!("tornet allow {reference} \"{}\" --once", held_up.allow));
+        }
+        let hint =
+            if commands.is_empty() { String::new() } else { format!("; to pay it once: {}", commands.join("; ")) };
+        format!("{detail}. It is not paid for: {}{hint}", held_up.why)
     }
 
     fn deadline(&self) -> Duration {
@@ -300,6 +364,11 @@ impl Node {
         let place = self.place(path);
         if let Some((at, reason, age)) = place.as_ref().and_then(|place| self.refused(place, path)) {
             let ago = Span(Duration::from_secs(age.as_secs().max(1)));
+            let reference = match &place {
+                Some(Place::Ref(name, _)) => Some(name.as_str()),
+                _ => None,
+            };
+            let reason = self.explained(reason, reference).await;
             let detail = format!("{}: {reason} ({ago} ago)", escape(at.as_os_str().as_bytes()));
             return Ok(Why { state: "refused".into(), detail });
         }
@@ -313,7 +382,7 @@ impl Node {
                 let found = self.reach(&root, &rest).await;
                 Ok(match found {
                     Ok(()) => Why { state: "readable".into(), detail: "nothing of it was refused lately".into() },
-                    Err(detail) => Why { state: "refused".into(), detail },
+                    Err(detail) => Why { state: "refused".into(), detail: self.explained(detail, Some(&name)).await },
                 })
             }
             Some(Place::Other) => {
@@ -409,6 +478,19 @@ where
     result.unwrap_or_else(|_| Err("the node is stopping".to_string()))
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The peer of 64 hexadecimal digits.
+fn peer_id(text: &str) -> Option<PeerId> {
+    let mut bytes = [0; 32];
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok()?;
+    }
+    Some(PeerId(bytes))
+}
+
 fn no_such(path: &Path) -> String {
     format!("{}: no such file or directory in that tree", escape(path.as_os_str().as_bytes()))
 }
@@ -443,7 +525,13 @@ impl Service for Node {
             Request::Repair { reference } => Answer::Verified(self.verify(&parse(&reference)?, true, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),
             Request::Wallet(request) => Answer::Wallet(super::wallet::serve(self.engine.purse(), request).await?),
-            Request::Settings => Answer::Settings(self.settings.clone()),
+            Request::Settings => Answer::Settings(lock(&self.settings).clone()),
+            Request::Pay { peer, amount_sat } => Answer::Paid(self.pay(&peer, amount_sat).await?),
+            Request::Allow { reference, amount_sat } => {
+                Answer::Allowed(self.allow(&parse(&reference)?, amount_sat).await?)
+            }
+            Request::Payments => Answer::Payments(self.engine.payments().await),
+            Request::Audit { from } => Answer::Audit(self.engine.audit(from).await.map_err(|e| e.to_string())?),
             Request::Stop => {
                 self.stop.notify_one();
                 Answer::Nothing

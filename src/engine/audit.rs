@@ -36,7 +36,7 @@ pub struct AuditEntry {
     pub outpoint: Option<String>,
 }
 
-fn word(state: State) -> &'static str {
+pub(super) fn word(state: State) -> &'static str {
     match state {
         State::Reserved => "reserved",
         State::Signed => "signed",

@@ -68,7 +68,7 @@ impl From<WantFailure> for ReadError {
             WantFailureKind::Damaged => "only false data was delivered".to_string(),
             WantFailureKind::Price(Refusal::CreditLimit { owed, line }) => format!(
                 "credit limit reached: this node owes {owed} to a peer that lends it at most {line}; it is served again once it has \
-                 served that peer (what it holds of interest to others earns credit), or by a higher rank (credit.rank_cpu)"
+                 paid or served that peer (what it holds of interest to others earns credit), or by a higher rank (credit.rank_cpu)"
             ),
             WantFailureKind::Price(_) => {
                 "it costs more than you allow: raise credit.max_price in the configuration file".to_string()

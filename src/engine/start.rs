@@ -15,7 +15,7 @@ use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
-use super::status::{BalanceStatus, KeptStatus, PeerStatus, Status, StoreStatus};
+use super::status::{KeptStatus, PeerStatus, Status, StoreStatus};
 use super::swarm::{Swarm, lock};
 use super::writer::Writer;
 use crate::base::digest::ChunkId;
@@ -156,12 +156,14 @@ impl Engine {
         let rank_nonce = node_config.rank_nonce;
         let keeping = Keeping::new(store.clone(), settings.lease);
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
+        let purse = Purse::new(&settings.data_dir, settings.purse.clone());
+        let payer = Payer::new(store.clone(), events.clone(), purse.opened());
         let shell = Shell {
             clock,
             identity: signer,
             links: links.clone(),
             store: store.clone(),
-            payer: Payer::new(store.clone(), events.clone()),
+            payer: payer.clone(),
             events,
             waiting: swarm.waiting.clone(),
             keeping: keeping.clone(),
@@ -182,8 +184,8 @@ impl Engine {
         tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
-        let purse = Purse::new(&settings.data_dir, settings.purse.clone());
         tasks.push(tokio::spawn(purse.clone().open_at_start()));
+        tasks.push(tokio::spawn(payer.run()));
         rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
         if settings.mdns {
             tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr.port())));
@@ -309,6 +311,7 @@ impl Engine {
             owed_to_us_msat: stats.credit.owed_to_us.0,
             owed_by_us_msat: stats.credit.owed_by_us.0,
             rank,
+            spending: inner.swarm.inspect(|node| node.pays()).await.unwrap_or_default(),
         }
     }
 
@@ -326,14 +329,6 @@ impl Engine {
             }
         });
         status.collect()
-    }
-
-    /// What this node and its peers owe each other, the largest sums first.
-    pub async fn balances(&self) -> Vec<BalanceStatus> {
-        let balances = self.inner.swarm.inspect(|node| node.balances()).await.unwrap_or_default();
-        let mut status: Vec<BalanceStatus> = balances.iter().map(BalanceStatus::from).collect();
-        status.sort_by_key(|balance| std::cmp::Reverse(balance.owed_msat.unsigned_abs()));
-        status
     }
 
     /// Other terms of credit and payment from now on; peers are told.

@@ -2,6 +2,7 @@
 
 use crate::base::path::PathText;
 use crate::ledger::Balance;
+use crate::wallet::{Payment, State};
 use serde::{Deserialize, Serialize};
 
 /// One screen of health.
@@ -52,6 +53,8 @@ pub struct Status {
     pub owed_by_us_msat: u64,
     /// What proof of work our identity stands on.
     pub rank: u8,
+    /// Whether peers are paid, and pay.
+    pub spending: bool,
 }
 
 /// How things stand with one peer, in millisatoshi.
@@ -74,6 +77,16 @@ pub struct BalanceStatus {
     pub line_msat: u64,
     /// Its rank.
     pub rank: u8,
+    /// What it paid us, as far as that counts.
+    pub credited_msat: u64,
+    /// What we paid it, as far as that counts.
+    pub paid_msat: u64,
+    /// What is on its way to it.
+    pub in_flight_msat: u64,
+    /// What we owe beyond that.
+    pub due_msat: u64,
+    /// Why that is not paid.
+    pub held_up: Option<String>,
 }
 
 impl From<&Balance> for BalanceStatus {
@@ -87,6 +100,59 @@ impl From<&Balance> for BalanceStatus {
             disputed_msat: balance.disputed.0,
             line_msat: balance.line.0,
             rank: balance.rank,
+            credited_msat: balance.payments.credited.0,
+            paid_msat: balance.payments.paid.0,
+            in_flight_msat: balance.payments.pending.0,
+            due_msat: balance.owed().min(0).unsigned_abs().saturating_sub(balance.payments.pending.0),
+            held_up: None,
+        }
+    }
+}
+
+/// A payment of this node.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct PaymentStatus {
+    /// Its name.
+    pub payment: String,
+    /// When it was reserved, in seconds since 1970.
+    pub time: u64,
+    /// `reserved`, `signed`, `sent`, `confirmed`, `cancelling` or `cancelled`.
+    pub state: String,
+    /// Blocks that hold it.
+    pub blocks: u32,
+    /// What its creditors get.
+    pub amount_sat: u64,
+    /// What miners get.
+    pub fee_sat: u64,
+    /// What miners may get at most.
+    pub fee_max_sat: u64,
+    /// Its creditors, as hexadecimal digits.
+    pub peers: Vec<String>,
+    /// Its transaction, once there is one.
+    pub txid: Option<String>,
+}
+
+impl PaymentStatus {
+    /// Whether it is not settled yet.
+    pub fn is_open(&self) -> bool {
+        self.blocks == 0 && self.state != super::audit::word(State::Cancelled(0))
+    }
+}
+
+impl From<&Payment> for PaymentStatus {
+    fn from(payment: &Payment) -> PaymentStatus {
+        let outpoint = payment.outputs.first().and_then(|output| output.outpoint);
+        PaymentStatus {
+            payment: payment.id.to_string(),
+            time: payment.at,
+            state: super::audit::word(payment.state).to_string(),
+            blocks: if let State::Confirmed(blocks) = payment.state { blocks } else { 0 },
+            amount_sat: payment.outputs.iter().map(|output| output.value.0).sum(),
+            fee_sat: payment.fee.0,
+            fee_max_sat: payment.fee_cap.0,
+            peers: payment.outputs.iter().map(|output| output.peer.to_string()).collect(),
+            txid: outpoint.map(|outpoint| outpoint.txid.to_string()),
         }
     }
 }

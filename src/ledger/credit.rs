@@ -6,7 +6,7 @@ use crate::wire::message::Price;
 use std::time::Duration;
 
 /// On which terms this node serves and is served.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CreditConfig {
     /// What it charges. With a price of zero nothing is booked.
     pub price: Price,

@@ -15,6 +15,7 @@ pub use crate::publish::{ErrandId, TendId};
 pub use crate::wallet::{PayConfig, WalletEvent};
 pub use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// One event.
@@ -151,8 +152,8 @@ pub enum Command {
     /// So much may be paid to these peers beyond the limits, once.
     Allow {
         /// Whom.
-        peers: Vec<PeerId>,
-        /// How much to each at most.
+        peers: BTreeSet<PeerId>,
+        /// How much to all of them together, fees included.
         amount: Sat,
     },
     /// Other terms of credit and payment from now on.

@@ -245,7 +245,7 @@ impl Node {
             Command::Publish(publish) => self.publish(now, &publish),
             Command::Rank(nonce) => self.rank_found(now, nonce),
             Command::Pay { peer, amount } => self.wallet.order(now, peer, amount),
-            Command::Allow { peers, amount } => peers.into_iter().for_each(|peer| self.wallet.allow(now, peer, amount)),
+            Command::Allow { peers, amount } => self.wallet.allow(now, peers, amount),
             Command::Terms { credit, payments } => self.terms(now, credit, payments),
             Command::Unpublish(job) => self.publisher.unpublish(job),
             Command::Tend { errand, groups, repair } => {

@@ -98,6 +98,11 @@ impl Node {
         self.wallet.ordered(peer)
     }
 
+    /// Whether peers are paid, and pay.
+    pub fn pays(&self) -> bool {
+        self.wallet.pays()
+    }
+
     /// What keeps debts from being paid.
     pub fn blocked(&self) -> Vec<Blocked> {
         self.wallet.blocked()

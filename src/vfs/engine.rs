@@ -276,7 +276,7 @@ impl Swarm for EngineSwarm {
     }
 
     fn control_names(&self) -> &'static [&'static str] {
-        &["status", "peers", "balances", "publishing"]
+        &["status", "peers", "balances", "payments", "publishing"]
     }
 
     fn control(&self, name: &str) -> Waiting<Vec<u8>> {
@@ -285,6 +285,9 @@ impl Swarm for EngineSwarm {
             let engine = &this.engine;
             if name == "peers" {
                 return Ok(text(&engine.peers()));
+            }
+            if name == "payments" {
+                return Ok(text(&engine.payments().await));
             }
             if name == "balances" {
                 return Ok(text(&engine.balances().await));

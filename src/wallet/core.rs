@@ -204,8 +204,8 @@ pub struct Wallet {
     pub(super) wishes: BTreeMap<PeerId, Wish>,
     /// Creditors that refused us, and when.
     pub(super) refused: BTreeMap<PeerId, Instant>,
-    /// What the user allowed beyond the limits, by creditor.
-    pub(super) allowed: BTreeMap<PeerId, Sat>,
+    /// To whom the user allowed payments beyond the limits, and how much is left of that.
+    pub(super) allowed: (BTreeSet<PeerId>, Sat),
     pub(super) blocked: BTreeMap<PeerId, Blocked>,
     pub(super) trouble: Option<String>,
     pub(super) bills: BTreeMap<String, Bill>,
@@ -249,7 +249,7 @@ impl Wallet {
             asked: BTreeMap::new(),
             wishes: BTreeMap::new(),
             refused: BTreeMap::new(),
-            allowed: BTreeMap::new(),
+            allowed: (BTreeSet::new(), Sat(0)),
             blocked: BTreeMap::new(),
             trouble: None,
             bills: BTreeMap::new(),
@@ -390,6 +390,11 @@ impl Wallet {
         self.wishes.get(peer).map(|wish| &wish.outcome)
     }
 
+    /// Whether peers are paid, and pay.
+    pub fn pays(&self) -> bool {
+        self.config.enabled
+    }
+
     /// What keeps debts from being paid.
     pub fn blocked(&self) -> Vec<Blocked> {
         self.blocked.values().copied().collect()
@@ -412,9 +417,10 @@ impl Wallet {
         }
     }
 
-    /// The user allows so much to be paid to a peer beyond the limits, once; it replaces what was allowed before.
-    pub fn allow(&mut self, now: Instant, peer: PeerId, amount: Sat) {
-        self.allowed.insert(peer, amount);
+    /// The user allows so much to be paid to these peers beyond the limits, fees included, once: all of them together. It replaces
+    /// what was allowed before, and is forgotten with a restart.
+    pub fn allow(&mut self, now: Instant, peers: BTreeSet<PeerId>, amount: Sat) {
+        self.allowed = (peers, amount);
         self.plan_at = Some(now);
     }
 

@@ -53,7 +53,7 @@ impl Wallet {
                 return Some(action);
             }
         }
-        if self.look_at.is_some_and(|at| at <= now) && !self.looking {
+        if self.look_at.is_some_and(|at| at <= now) && !self.looking && self.fee_rate.is_some() {
             return self.look(now);
         }
         self.actions.pop_front()
@@ -98,7 +98,7 @@ impl Wallet {
                 continue;
             }
             let ordered = wish.map(|wish| wish.amount.unwrap_or(Sat::covering(owed)));
-            let allowed = self.allowed.get(peer).copied().unwrap_or_default();
+            let allowed = self.allowed.0.contains(peer);
             // In advance only whom we asked for service: whoever likes could ask for money.
             let prepay = if self.refused.contains_key(peer) { self.config.prepay } else { Sat(0) };
             if ordered.is_some() || owed > Msat::ZERO || prepay > Sat(0) {
@@ -106,9 +106,8 @@ impl Wallet {
                 dues.push(Due { peer, owed, prepay, price, invoice, ordered, allowed });
             }
         }
-        let asked: BTreeSet<PeerId> = dues.iter().map(|due| due.peer).collect();
-        let (plan, blocked) = plan(&self.config, &self.caps, civil, fee_rate, dues);
-        self.blocked.retain(|peer, _| !asked.contains(peer));
+        let (plan, blocked) = plan(&self.config, &self.caps, civil, fee_rate, dues, self.allowed.1);
+        self.blocked.clear();
         for this in blocked {
             self.blocked.insert(this.peer, this);
             if let Some(wish) = self.wishes.get_mut(&this.peer).filter(|wish| wish.outcome == Order::Waiting) {
@@ -122,11 +121,7 @@ impl Wallet {
             self.changed.insert(output.peer);
             let fee = share(output.allowed, self.config.fee_share_max);
             let spent = output.allowed.0.saturating_add(fee.0);
-            let left = self.allowed.get(&output.peer).map_or(0, |allowed| allowed.0.saturating_sub(spent));
-            match left {
-                0 => _ = self.allowed.remove(&output.peer),
-                left => _ = self.allowed.insert(output.peer, Sat(left)),
-            }
+            self.allowed.1 = Sat(self.allowed.1.0.saturating_sub(spent));
             if let Some(wish) = self.wishes.get_mut(&output.peer) {
                 wish.outcome = Order::Paying(id);
             }
@@ -199,7 +194,9 @@ impl Wallet {
         }
     }
 
+    /// A step that is due. While the chain cannot be used none can be taken.
     fn next_step(&mut self) -> Option<PaymentId> {
+        self.fee_rate?;
         let ready = |id: &&PaymentId| self.is_clean(&RowKey::Payment(**id)) && !self.doing.contains_key(id);
         let id = self.steps.iter().find(ready).copied()?;
         self.steps.remove(&id);
@@ -281,7 +278,6 @@ impl Wallet {
     fn look(&mut self, now: Instant) -> Option<WalletAction> {
         self.look_at = Some(now.after(LOOK_PERIOD));
         let civil = self.civil(now)?;
-        self.fee_rate?;
         if let Some(bump) = self.bump(civil) {
             return Some(bump);
         }

@@ -19,4 +19,4 @@ pub use bill::{Bill, Came};
 pub use cap::{Caps, Limit, PayConfig};
 pub use core::{Order, Refused, Row, Service, Sums, Wallet, WalletAction, WalletEvent};
 pub use payment::{Output, Payment, PaymentId, Report, State};
-pub use policy::{Blocked, Due};
+pub use policy::{Blocked, Due, Remedy};

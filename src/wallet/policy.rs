@@ -7,6 +7,7 @@ use crate::base::bitcoin::Sat;
 use crate::base::peer::PeerId;
 use crate::base::units::FeeRate;
 use crate::wire::payment::Invoice;
+use std::fmt;
 
 /// Creditors paid in one transaction.
 pub(super) const OUTPUTS_MAX: usize = 32;
@@ -29,8 +30,8 @@ pub struct Due {
     pub invoice: Invoice,
     /// The user asked for a payment of so much.
     pub ordered: Option<Sat>,
-    /// May be paid beyond the limits, fee included.
-    pub allowed: Sat,
+    /// May be paid beyond the limits, out of what the user allowed.
+    pub allowed: bool,
 }
 
 impl Due {
@@ -51,6 +52,33 @@ pub struct Blocked {
     pub wanted: u64,
     /// What the limit leaves, in the same unit.
     pub left: u64,
+    /// What would pay the debt once.
+    pub remedy: Remedy,
+}
+
+/// What the user can do once about a debt that a limit keeps from being paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Allow so much beyond the limits, fee included.
+    Allow(Sat),
+    /// Pay so much: in advance what is more than is owed.
+    Pay(Sat),
+    /// Wait, or raise the limit.
+    Wait,
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Blocked { limit, wanted, left, .. } = *self;
+        let (due, rest) = (Sat(wanted), Sat(left));
+        match limit {
+            Limit::Payment | Limit::Day | Limit::PeerDay => write!(f, "{due} are due, {limit} leaves {rest}"),
+            Limit::TopUp => write!(f, "{due} are due, {limit} is {rest}: smaller payments would go to fees"),
+            Limit::FeeShare => write!(f, "the fee would be {due}, {limit} allows {rest}"),
+            Limit::FeeRate => write!(f, "miners want {}, {limit} is {}", FeeRate(wanted), FeeRate(left)),
+            Limit::Price => write!(f, "it charges {} a GiB, {limit} is {}", Msat(wanted), Msat(left)),
+        }
+    }
 }
 
 /// A transaction to be.
@@ -75,6 +103,13 @@ fn before_fee(room: Sat, percent: u8) -> Sat {
     Sat(part.min(u128::from(u64::MAX)) as u64)
 }
 
+/// What leaves when so much is paid, with the highest fee: of this `before_fee` gives no less again.
+fn with_fee(amount: Sat, percent: u8) -> Sat {
+    let whole = 100u128.saturating_add(u128::from(percent));
+    let sum = u128::from(amount.0).saturating_mul(whole).div_ceil(100);
+    Sat(sum.min(u128::from(u64::MAX)) as u64)
+}
+
 fn left(limit: Sat, used: Sat) -> Sat {
     Sat(limit.0.saturating_sub(used.0))
 }
@@ -86,12 +121,13 @@ pub(super) fn plan(
     civil: u64,
     fee_rate: FeeRate,
     mut dues: Vec<Due>,
+    mut pool: Sat,
 ) -> (Option<Plan>, Vec<Blocked>) {
     let mut blocked = Vec::new();
     dues.sort_by_key(|due| (due.ordered.is_none(), std::cmp::Reverse(due.owed), due.peer));
     if fee_rate > config.fee_rate_max {
-        let (wanted, left) = (fee_rate.0, config.fee_rate_max.0);
-        blocked.extend(dues.iter().map(|due| Blocked { peer: due.peer, limit: Limit::FeeRate, wanted, left }));
+        let (wanted, left, remedy) = (fee_rate.0, config.fee_rate_max.0, Remedy::Wait);
+        blocked.extend(dues.iter().map(|due| Blocked { peer: due.peer, limit: Limit::FeeRate, wanted, left, remedy }));
         return (None, blocked);
     }
     let percent = config.fee_share_max;
@@ -101,29 +137,39 @@ pub(super) fn plan(
     let (mut total, mut charged) = (Sat(0), Sat(0));
     for due in dues {
         let wanted = due.wanted();
-        let stop = |limit, left: Sat| Blocked { peer: due.peer, limit, wanted: wanted.0, left: left.0 };
+        let stop = |limit, room: Sat| {
+            let remedy = Remedy::Allow(with_fee(left(wanted, room), percent));
+            Blocked { peer: due.peer, limit, wanted: wanted.0, left: room.0, remedy }
+        };
         let least = config.least();
-        if let Some(price) = due.price.filter(|price| *price > config.price_max) {
-            blocked.push(Blocked { wanted: price.0, ..stop(Limit::Price, Sat(config.price_max.0)) });
-            continue;
-        }
         if wanted < least {
-            blocked.push(stop(Limit::TopUp, least));
+            blocked.push(Blocked { remedy: Remedy::Pay(least), ..stop(Limit::TopUp, least) });
             continue;
         }
         let peer = left(config.peer_day_max, caps.peer_day(civil, &due.peer));
-        let rooms =
-            [(Limit::PeerDay, peer), (Limit::Day, left(day, charged)), (Limit::Payment, left(payment, charged))];
+        let dear = due.price.filter(|price| *price > config.price_max);
+        let rooms = [
+            (Limit::Price, if dear.is_some() { Sat(0) } else { wanted }),
+            (Limit::PeerDay, peer),
+            (Limit::Day, left(day, charged)),
+            (Limit::Payment, left(payment, charged)),
+        ];
         let narrowest = rooms.into_iter().min_by_key(|(_, room)| *room).unwrap_or((Limit::Day, Sat(0)));
         let within = wanted.min(narrowest.1);
-        let allowed = left(wanted, within).min(before_fee(due.allowed, percent));
+        let pool_left = if due.allowed { before_fee(pool, percent) } else { Sat(0) };
+        let allowed = left(wanted, within).min(pool_left);
         let value = Sat(within.0.saturating_add(allowed.0));
         if value < wanted {
-            blocked.push(stop(narrowest.0, narrowest.1));
+            let stop = stop(narrowest.0, narrowest.1);
+            blocked.push(match dear {
+                Some(price) => Blocked { limit: Limit::Price, wanted: price.0, left: config.price_max.0, ..stop },
+                None => stop,
+            });
         }
         if value < least || outputs.len() >= OUTPUTS_MAX {
             continue;
         }
+        pool = left(pool, Sat(allowed.0.saturating_add(share(allowed, percent).0)));
         (total, charged) = (Sat(total.0.saturating_add(value.0)), Sat(charged.0.saturating_add(within.0)));
         outputs.push(Output { peer: due.peer, value, allowed, invoice: due.invoice, outpoint: None });
     }
@@ -134,9 +180,13 @@ pub(super) fn plan(
     let vbytes = VBYTES_BASE.saturating_add(VBYTES_OUTPUT.saturating_mul(outputs.len() as u64));
     let fee = fee_rate.of(vbytes);
     if fee > fee_cap {
-        let stop =
-            |output: &Output| Blocked { peer: output.peer, limit: Limit::FeeShare, wanted: fee.0, left: fee_cap.0 };
-        blocked.extend(outputs.iter().map(stop));
+        // The fee is a smaller part of a larger payment.
+        let remedy = match fee.0.saturating_mul(100).div_ceil(u64::from(percent.max(1))) {
+            _ if percent == 0 || outputs.len() > 1 => Remedy::Wait,
+            large => Remedy::Pay(Sat(large)),
+        };
+        let (limit, wanted, left) = (Limit::FeeShare, fee.0, fee_cap.0);
+        blocked.extend(outputs.iter().map(|output| Blocked { peer: output.peer, limit, wanted, left, remedy }));
         return (None, blocked);
     }
     let fee_charged = share(charged, percent);
@@ -163,13 +213,13 @@ mod tests {
             signature: [0; 64],
         };
         let (owed, price) = (Msat(sat * 1000), Some(Msat(10_000)));
-        Due { peer: PeerId([name; 32]), owed, prepay: Sat(0), price, invoice, ordered: None, allowed: Sat(0) }
+        Due { peer: PeerId([name; 32]), owed, prepay: Sat(0), price, invoice, ordered: None, allowed: false }
     }
 
     type Planned = (Vec<(u8, u64)>, Vec<(u8, Limit)>);
 
     fn planned(config: &PayConfig, caps: &Caps, dues: Vec<Due>) -> Planned {
-        let (plan, blocked) = plan(config, caps, NOW, FeeRate(1_000), dues);
+        let (plan, blocked) = plan(config, caps, NOW, FeeRate(1_000), dues, Sat(0));
         let outputs = plan.map(|plan| plan.outputs).unwrap_or_default();
         let outputs = outputs.into_iter().map(|output| (output.peer.0[0], output.value.0)).collect();
         (outputs, blocked.into_iter().map(|blocked| (blocked.peer.0[0], blocked.limit)).collect())
@@ -201,9 +251,10 @@ mod tests {
         assert_eq!(with(config, vec![dear]), (vec![], vec![(1, Limit::Price)]));
         let share = PayConfig { fee_share_max: 2, ..config };
         assert_eq!(with(share, vec![due(1, 5_000)]), (vec![], vec![(1, Limit::FeeShare)]));
-        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(20_001), vec![due(1, 5_000)]);
+        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(20_001), vec![due(1, 5_000)], Sat(0));
         assert!(plan.is_none());
-        assert_eq!(blocked, [Blocked { peer: PeerId([1; 32]), limit: Limit::FeeRate, wanted: 20_001, left: 20_000 }]);
+        let (peer, limit) = (PeerId([1; 32]), Limit::FeeRate);
+        assert_eq!(blocked, [Blocked { peer, limit, wanted: 20_001, left: 20_000, remedy: Remedy::Wait }]);
     }
 
     #[test]
@@ -218,11 +269,36 @@ mod tests {
     #[test]
     fn what_is_allowed_goes_beyond_every_limit_but_counts_towards_none() {
         let config = PayConfig { peer_day_max: Sat(4_000), ..PayConfig::default() };
-        let due = Due { allowed: Sat(2_100), ..due(1, 7_000) };
-        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(1_000), vec![due]);
+        let due = Due { allowed: true, ..due(1, 7_000) };
+        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(1_000), vec![due], Sat(2_100));
         let plan = plan.unwrap();
         assert_eq!((plan.outputs[0].value, plan.outputs[0].allowed), (Sat(6_000), Sat(2_000)));
         assert_eq!((plan.fee_cap, plan.fee_charged), (Sat(300), Sat(200)));
         assert_eq!(blocked[0].limit, Limit::PeerDay);
+    }
+
+    #[test]
+    fn what_is_named_as_a_remedy_pays_all_of_it() {
+        let usual = PayConfig { topup_min: Sat(1_000), ..PayConfig::default() };
+        let cases = [
+            (PayConfig { payment_max: Sat(4_321), ..usual }, Limit::Payment),
+            (PayConfig { day_max: Sat(0), ..usual }, Limit::Day),
+            (PayConfig { peer_day_max: Sat(4_999), fee_share_max: 7, ..usual }, Limit::PeerDay),
+            (PayConfig { price_max: Msat(9_999), ..usual }, Limit::Price),
+            (PayConfig { topup_min: Sat(6_001), ..usual }, Limit::TopUp),
+            (PayConfig { fee_share_max: 3, ..usual }, Limit::FeeShare),
+        ];
+        for (config, limit) in cases {
+            let due = Due { allowed: true, ..due(1, 5_000) };
+            let planned = |due: Due, pool: Sat| plan(&config, &Caps::default(), NOW, FeeRate(1_000), vec![due], pool);
+            let (_, blocked) = planned(due.clone(), Sat(0));
+            assert_eq!(blocked.iter().map(|blocked| blocked.limit).collect::<Vec<_>>(), [limit]);
+            let (again, blocked) = match blocked[0].remedy {
+                Remedy::Allow(sat) => planned(due, sat),
+                Remedy::Pay(sat) => planned(Due { ordered: Some(sat), ..due }, Sat(0)),
+                Remedy::Wait => panic!("{limit} can be met"),
+            };
+            assert!(again.unwrap().outputs[0].value >= Sat(5_000) && blocked.is_empty(), "{limit}: {blocked:?}");
+        }
     }
 }

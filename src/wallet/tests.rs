@@ -122,6 +122,31 @@ fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advanc
 }
 
 #[test]
+fn what_was_reserved_before_a_restart_waits_for_the_chain_and_is_then_signed() {
+    let output =
+        Output { peer: PeerId([7; 32]), value: Sat(5_000), allowed: Sat(0), invoice: invoice(1), outpoint: None };
+    let payment = Payment {
+        id: PaymentId([1; 16]),
+        at: CIVIL,
+        outputs: vec![output],
+        fee_rate: FeeRate(1_000),
+        fee_cap: Sat(250),
+        fee_charged: Sat(250),
+        fee: Sat(0),
+        state: State::Reserved,
+        closed: None,
+    };
+    let mut wallet = Wallet::new(config(), 1, vec![Row::Payment(payment.clone())]);
+    let mut polled = |at: u64, fee_rate: Option<FeeRate>| {
+        wallet.handle(Instant(at), WalletEvent::Clock { civil: CIVIL, fee_rate });
+        let actions = std::iter::from_fn(|| wallet.poll(Instant(at), |_| Service::default()));
+        actions.filter(|action| matches!(action, WalletAction::Prepare(_))).collect::<Vec<_>>()
+    };
+    assert_eq!(polled(1, None), []);
+    assert_eq!(polled(2, Some(FeeRate(1_000))), [WalletAction::Prepare(payment)]);
+}
+
+#[test]
 fn addresses_are_bounded_whoever_asks_and_false_notices_make_no_more() {
     let mut wallet = Wallet::new(config(), 1, Vec::new());
     wallet.handle(Instant(1), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });

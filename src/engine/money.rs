@@ -1,0 +1,132 @@
+//! Payments as commands see them: wishes of the user, what is due and in flight, and what holds it up.
+
+use super::pay::PAY_WAIT;
+use super::purse::PurseState;
+use super::start::Engine;
+use super::status::{BalanceStatus, PaymentStatus};
+use crate::base::bitcoin::Sat;
+use crate::base::peer::PeerId;
+use crate::node::input::Command;
+use crate::wallet::{Blocked, Order, PaymentId, Remedy};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How often it is looked whether a wish was seen to.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What keeps debts from being paid, all of them together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeldUp {
+    /// In sentences.
+    pub why: String,
+    /// So much, allowed beyond the limits, would pay those that a limit keeps from being paid.
+    pub allow: Sat,
+    /// Commands that would pay those that are too small.
+    pub pay: Vec<String>,
+}
+
+impl Engine {
+    /// Pays a peer what is owed, or this much, as far as the limits allow. Ends when the payment is reserved, or why it is not.
+    pub async fn pay(&self, peer: PeerId, amount: Option<Sat>) -> Result<PaymentId, String> {
+        if let Some(why) = self.cannot_pay().await {
+            return Err(why);
+        }
+        let swarm = self.swarm();
+        swarm.command(Command::Pay { peer, amount });
+        let until = tokio::time::Instant::now() + PAY_WAIT;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let outcome = swarm.inspect(move |node| node.ordered(&peer).cloned()).await;
+            match outcome.flatten() {
+                Some(Order::Paying(id)) => return Ok(id),
+                Some(Order::Blocked(blocked)) => return Err(blocked.to_string()),
+                Some(Order::Failed(why)) => return Err(why),
+                _ if tokio::time::Instant::now() < until => {}
+                _ => {
+                    let trouble = swarm.inspect(|node| node.wallet_trouble()).await.flatten();
+                    return Err(trouble.unwrap_or_else(|| "the peer sent no invoice in time".to_string()));
+                }
+            }
+        }
+    }
+
+    /// Allows so much to be paid beyond the limits, once, to the peers that a limit keeps from being paid; gives how many those are.
+    pub async fn allow(&self, amount: Sat) -> usize {
+        let peers: BTreeSet<PeerId> = self.blocked().await.into_iter().map(|blocked| blocked.peer).collect();
+        let count = peers.len();
+        if count > 0 {
+            self.swarm().command(Command::Allow { peers, amount });
+        }
+        count
+    }
+
+    /// What keeps debts from being paid.
+    pub async fn blocked(&self) -> Vec<Blocked> {
+        self.swarm().inspect(|node| node.blocked()).await.unwrap_or_default()
+    }
+
+    /// Why what is owed is not paid, and what would pay it; `None` when nothing is known to hold it up.
+    pub async fn held_up(&self) -> Option<HeldUp> {
+        let off = self.cannot_pay().await;
+        let known = self.swarm().inspect(|node| (node.blocked(), node.wallet_trouble(), node.payments())).await;
+        let (blocked, trouble, payments) = known?;
+        if let Some(why) = off {
+            return Some(HeldUp { why, ..HeldUp::default() });
+        }
+        let mut found = HeldUp::default();
+        let mut reasons = Vec::new();
+        for payment in payments.iter().map(PaymentStatus::from).filter(|payment| payment.is_open()) {
+            let amount = Sat(payment.amount_sat);
+            reasons.push(format!("payment {} of {amount} is {} and waits for a block", payment.payment, payment.state));
+        }
+        for this in blocked {
+            reasons.push(format!("peer {:.16}: {this}", this.peer));
+            match this.remedy {
+                Remedy::Allow(sat) => found.allow = Sat(found.allow.0.saturating_add(sat.0)),
+                Remedy::Pay(sat) => found.pay.push(format!("tornet pay {:.16} \"{sat}\"", this.peer)),
+                Remedy::Wait => {}
+            }
+        }
+        reasons.extend(trouble);
+        found.why = reasons.join("; ");
+        (!found.why.is_empty()).then_some(found)
+    }
+
+    /// Why this node pays nobody, whatever is owed.
+    async fn cannot_pay(&self) -> Option<String> {
+        if !self.swarm().inspect(|node| node.pays()).await.unwrap_or_default() {
+            return Some("payments are off: payments.enabled turns them on".to_string());
+        }
+        match self.purse().state() {
+            PurseState::None => Some("there is no wallet: `tornet wallet setup` makes one".to_string()),
+            PurseState::Locked(why) => {
+                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+                Some(format!("the wallet is locked{why}: `tornet wallet unlock` opens it"))
+            }
+            PurseState::Open(chain) if !chain.status().synced => {
+                let why = chain.status().trouble.unwrap_or_else(|| "it is being read".to_string());
+                Some(format!("the wallet has not reached the end of the chain: {why}"))
+            }
+            PurseState::Open(_) => None,
+        }
+    }
+
+    /// All payments of this node, the newest first.
+    pub async fn payments(&self) -> Vec<PaymentStatus> {
+        let payments = self.swarm().inspect(|node| node.payments()).await.unwrap_or_default();
+        payments.iter().rev().map(PaymentStatus::from).collect()
+    }
+
+    /// What this node and its peers owe each other, the largest sums first.
+    pub async fn balances(&self) -> Vec<BalanceStatus> {
+        let (balances, blocked) =
+            self.swarm().inspect(|node| (node.balances(), node.blocked())).await.unwrap_or_default();
+        let mut status: Vec<BalanceStatus> = balances.iter().map(BalanceStatus::from).collect();
+        for this in &mut status {
+            let held = blocked.iter().find(|blocked| blocked.peer.to_string() == this.peer);
+            this.held_up = held.map(ToString::to_string);
+        }
+        status.sort_by_key(|balance| std::cmp::Reverse(balance.owed_msat.unsigned_abs()));
+        status
+    }
+}
