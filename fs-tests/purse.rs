@@ -6,56 +6,20 @@ mod harness;
 
 use harness::bitcoin::{self, Bitcoin};
 use harness::node::{CONFIG, Node, Plan};
+use harness::purse::{PASSPHRASE, filters, has, payments, private, rpc, synced, wallet, works};
 use harness::{Lab, TORNET, printed, processes_naming, until};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
-
-const PASSPHRASE: &str = "correct horse battery";
-
-fn private(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
 
 /// Settings of a node with a wallet, and the file of its passphrase.
 fn settings(lab: &Lab, name: &str, source: &str) -> (String, PathBuf) {
-    let file = lab.make_dir(name).join("passphrase");
-    private(&file, PASSPHRASE);
-    let text =
-        format!("{CONFIG}\n[payments]\nnetwork = \"regtest\"\n{source}\npassphrase_file = \"{}\"\n", file.display());
-    (text, file)
-}
-
-fn filters(node: &Bitcoin) -> String {
-    format!("peers = [\"{}\"]", node.address())
-}
-
-fn rpc(node: &Bitcoin) -> String {
-    format!("backend = \"bitcoind\"\nbitcoind = \"{}\"\ncookie = \"{}\"", node.rpc_url(), node.cookie().display())
-}
-
-/// A command of a node with its settings, and with this on its standard input.
-fn wallet(node: &Node, args: &[&str], input: &str) -> Output {
-    let config = node.home.join("config.toml");
-    let mut all = vec!["--config", config.to_str().unwrap(), "wallet"];
-    all.extend(args);
-    let mut child =
-        node.command(&all).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // It may not want to read it.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-#[track_caller]
-fn works(node: &Node, args: &[&str], input: &str) -> String {
-    let output = wallet(node, args, input);
-    assert!(output.status.success(), "{args:?}: {}\n{}", printed(&output), node.log());
-    String::from_utf8(output.stdout).unwrap().trim().to_string()
+    let (payments, file) = payments(lab, name, source);
+    (format!("{CONFIG}\n{payments}"), file)
 }
 
 #[track_caller]
@@ -63,19 +27,6 @@ fn fails(node: &Node, args: &[&str], input: &str) -> String {
     let output = wallet(node, args, input);
     assert_eq!(output.status.code(), Some(1), "{args:?}: {}", printed(&output));
     String::from_utf8(output.stderr).unwrap()
-}
-
-fn balance(node: &Node) -> Value {
-    serde_json::from_str(&works(node, &["--json", "balance"], "")).unwrap()
-}
-
-#[track_caller]
-fn has(node: &Node, sat: u64) {
-    until(&format!("{sat} sat"), || (balance(node)["confirmed-sat"] == sat).then_some(()));
-}
-
-fn synced(node: &Node) {
-    until("the end of the chain", || (balance(node)["synced"] == true).then_some(()));
 }
 
 /// Threads of a process by this name, and the processor time of the whole process in ticks.

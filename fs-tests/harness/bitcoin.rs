@@ -284,6 +284,18 @@ impl Bitcoin {
         until("the full node ended", || child.try_wait().unwrap());
     }
 
+    /// Stops it where it is: whoever asks it something waits until it goes on.
+    #[track_caller]
+    pub fn freeze(&self) {
+        super::signal(self.child.as_ref().unwrap().id(), rustix::process::Signal::STOP);
+    }
+
+    /// It goes on.
+    #[track_caller]
+    pub fn go_on(&self) {
+        super::signal(self.child.as_ref().unwrap().id(), rustix::process::Signal::CONT);
+    }
+
     /// Where its RPC is.
     pub fn rpc_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.rpc_port)

@@ -12,6 +12,7 @@ pub mod forge;
 pub mod liar;
 pub mod node;
 pub mod program;
+pub mod purse;
 pub mod save;
 pub mod tree;
 pub mod wallet;

@@ -1,0 +1,464 @@
+//! Payments between real processes over a real chain: who uses up its credit pays within its limits and is served again; whoever dies at
+//! whichever step of a payment, it is made once and counts once.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
+
+mod harness;
+
+use harness::bitcoin::Bitcoin;
+use harness::disk::{Disk, Kind};
+use harness::node::{CONFIG, Node, Plan, READER};
+use harness::purse::{balance, filters, has, payments, rpc, synced, works};
+use harness::tree::noise;
+use harness::{Lab, code, errno, printed, require_fuse, until, until_within};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a payment may take that waits for a disk, a chain and two restarted nodes.
+const LONG: Duration = Duration::from_secs(240);
+
+fn rows(node: &Node, what: &str) -> Vec<Value> {
+    node.json(&["--json", what]).as_array().unwrap().clone()
+}
+
+fn sat(payment: &Value, field: &str) -> u64 {
+    payment[field].as_u64().unwrap()
+}
+
+/// How often something stands in a node's audit log.
+fn noted(node: &Node, what: &str) -> usize {
+    let log = node.tornet(&["audit", "--csv"]);
+    let mut lines = log.lines();
+    let place = lines.next().unwrap().split(',').position(|heading| heading == "what").unwrap();
+    lines.filter(|line| line.split(',').nth(place) == Some(what)).count()
+}
+
+/// Mines what waits.
+fn mine_waiting(bitcoin: &Bitcoin) {
+    if !bitcoin.waiting().is_empty() {
+        bitcoin.mine(1);
+    }
+}
+
+// Kill -9 between every two steps.
+
+/// What each payment of the kill test pays.
+const PAID: u64 = 5_000;
+const COIN: u64 = 50_000;
+
+/// What was done last when somebody dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Intent,
+    Signed,
+    Broadcast,
+    Confirmed,
+    Posted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Debtor,
+    Creditor,
+}
+
+/// In the order in which they are to end.
+struct World {
+    debtor: Node,
+    creditor: Node,
+    /// Below the debtor; not without root.
+    disk: Option<Disk>,
+    bitcoin: Bitcoin,
+    /// Settings of debtor and creditor.
+    config: [String; 2],
+    /// Of the creditor, who starts there again.
+    address: String,
+    lab: Lab,
+}
+
+const TERMS: &str = "enabled = true\nfee_share_max = \"50 %\"\nper_payment = \"1000000 sat\"\nper_day = \"1000000 sat\"\nper_peer_day = \"1000000 sat\"\n";
+
+fn debtor_plan(lab: &Lab, disk: Option<&Disk>, config: &str, creditor: &str) -> Plan {
+    let plan = Plan::new("debtor").config(config).knows_address(creditor);
+    if disk.is_some() { plan.data(lab.path("disk/data")) } else { plan }
+}
+
+impl World {
+    fn new() -> World {
+        let lab = Lab::new();
+        let bitcoin = Bitcoin::start(&lab, "bitcoin");
+        let disk = rustix::process::geteuid().is_root().then(|| Disk::mount(&lab.path("disk")));
+        let config = ["debtor", "creditor"].map(|name| {
+            let (payments, _) = payments(&lab, name, &rpc(&bitcoin));
+            format!("{READER}\n{payments}{TERMS}")
+        });
+        let creditor = Plan::new("creditor").config(&config[1]).start(&lab);
+        let debtor = debtor_plan(&lab, disk.as_ref(), &config[0], &creditor.address).start(&lab);
+        works(&creditor, &["setup", "--unconfirmed"], "");
+        works(&debtor, &["setup", "--unconfirmed"], "");
+        synced(&debtor);
+        synced(&creditor);
+        let purse = works(&debtor, &["address"], "");
+        for _ in 0..COINS {
+            bitcoin.pay(&purse, COIN);
+        }
+        bitcoin.mine(1);
+        has(&debtor, COINS * COIN);
+        let address = creditor.json(&["--json", "status"])["listen"].as_str().unwrap().to_string();
+        World { debtor, creditor, disk, bitcoin, config, address, lab }
+    }
+
+    fn victim(&mut self, victim: Victim) -> &mut Node {
+        match victim {
+            Victim::Debtor => &mut self.debtor,
+            Victim::Creditor => &mut self.creditor,
+        }
+    }
+
+    /// Starts it again where it was.
+    fn start(&mut self, victim: Victim) {
+        match victim {
+            Victim::Debtor => {
+                let (config, creditor) = (&self.config[0], &self.creditor.address);
+                self.debtor = debtor_plan(&self.lab, self.disk.as_ref(), config, creditor).start(&self.lab);
+            }
+            Victim::Creditor => {
+                let plan = Plan::new("creditor").config(&self.config[1]).listen(&self.address);
+                self.creditor = plan.knows(&self.debtor).start(&self.lab);
+            }
+        }
+    }
+
+    /// Has the debtor pay. After a restart it takes a while until the two find each other again.
+    fn order(&self) {
+        let creditor = self.creditor.json(&["--json", "status"])["peer"].as_str().unwrap().to_string();
+        let amount = format!("{PAID} sat");
+        let mut last = String::new();
+        let start = Instant::now();
+        loop {
+            let output = self.debtor.run(&["pay", &creditor[..16], &amount]);
+            if output.status.success() {
+                return;
+            }
+            last.clone_from(&printed(&output));
+            assert!(start.elapsed() < LONG, "not paid: {last}; log: {}", self.debtor.log());
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    fn newest(&self) -> String {
+        rows(&self.debtor, "payments")[0]["state"].as_str().unwrap().to_string()
+    }
+
+    /// What a side of it says was paid, in sat.
+    fn posted(&self, victim: Victim) -> u64 {
+        let (node, field) = match victim {
+            Victim::Debtor => (&self.debtor, "paid-msat"),
+            Victim::Creditor => (&self.creditor, "credited-msat"),
+        };
+        rows(node, "balances").iter().map(|row| sat(row, field)).sum::<u64>() / 1000
+    }
+
+    fn dies_after(&mut self, step: Step, victim: Victim, paid_before: u64) {
+        match (step, &self.disk) {
+            (Step::Intent, Some(disk)) => disk.fail(Kind::Sync, "data/wallet", Errno::IO),
+            (Step::Signed, _) => self.bitcoin.freeze(),
+            _ => {}
+        }
+        let struck = self.disk.as_ref().map_or(0, Disk::struck);
+        self.order();
+        let wanted = match step {
+            Step::Intent => "reserved",
+            Step::Signed => "signed",
+            _ => "sent",
+        };
+        until(&format!("a payment that is {wanted}"), || (self.newest() == wanted).then_some(()));
+        match step {
+            Step::Intent => {
+                let disk = self.disk.as_ref().unwrap();
+                until("the wallet's disk to fail", || (disk.struck() > struck).then_some(()));
+                assert_eq!(self.newest(), "reserved");
+            }
+            Step::Signed => {}
+            Step::Broadcast | Step::Confirmed | Step::Posted => {
+                until("the payment at the full node", || (!self.bitcoin.waiting().is_empty()).then_some(()));
+            }
+        }
+        if step == Step::Confirmed {
+            // It dies before it sees the block.
+            self.victim(victim).signal(Signal::STOP);
+        }
+        if matches!(step, Step::Confirmed | Step::Posted) {
+            self.bitcoin.mine(1);
+        }
+        if step == Step::Posted {
+            until("the payment in the books", || (self.posted(victim) == paid_before + PAID).then_some(()));
+        }
+        self.victim(victim).kill();
+        match (step, &self.disk) {
+            (Step::Intent, Some(disk)) => disk.heal(),
+            (Step::Signed, _) => self.bitcoin.go_on(),
+            _ => {}
+        }
+        if step == Step::Intent && victim == Victim::Creditor {
+            // Its wallet writes nothing any more.
+            self.debtor.kill();
+            self.start(victim);
+            self.start(Victim::Debtor);
+        } else {
+            self.start(victim);
+        }
+    }
+
+    /// Waits until all is settled that was ordered, and looks at every account of it.
+    fn settled(&self, orders: u64, what: &str) {
+        let done = || {
+            mine_waiting(&self.bitcoin);
+            let made = rows(&self.debtor, "payments");
+            assert_eq!(made.len() as u64, orders, "{what}: {made:?}");
+            let settled = made.iter().all(|payment| payment["state"] == "confirmed");
+            let posted = [Victim::Debtor, Victim::Creditor].map(|side| self.posted(side));
+            (settled && posted == [orders * PAID; 2]).then_some(made)
+        };
+        let made = until_within(LONG, &format!("{what}: {orders} payments in both books"), done);
+        let fees: u64 = made.iter().map(|payment| sat(payment, "fee-sat")).sum();
+        has(&self.creditor, orders * PAID);
+        has(&self.debtor, COINS * COIN - orders * PAID - fees);
+        assert!(self.bitcoin.waiting().is_empty(), "{what}: something more was sent");
+        let flying: u64 = rows(&self.debtor, "balances").iter().map(|row| sat(row, "in-flight-msat")).sum();
+        assert_eq!(flying, 0, "{what}");
+        for (node, words) in [(&self.debtor, ["reserved", "confirmed"].as_slice()), (&self.creditor, &["credited"])] {
+            for word in words {
+                assert_eq!(noted(node, word) as u64, orders, "{what}: {word}\n{}", node.tornet(&["audit"]));
+            }
+        }
+    }
+}
+
+const STEPS: [Step; 5] = [Step::Intent, Step::Signed, Step::Broadcast, Step::Confirmed, Step::Posted];
+/// One for each payment, and more, with which a careless debtor could pay twice.
+const COINS: u64 = 14;
+
+#[test]
+fn whoever_dies_between_any_two_steps_of_a_payment_it_is_made_once_and_counts_once() {
+    let mut world = World::new();
+    let mut orders = 0;
+    for victim in [Victim::Debtor, Victim::Creditor] {
+        for step in STEPS {
+            if step == Step::Intent && world.disk.is_none() {
+                println!("skipped: {step:?} takes a disk of our own, and that root");
+                continue;
+            }
+            let start = Instant::now();
+            world.dies_after(step, victim, orders * PAID);
+            orders += 1;
+            world.settled(orders, &format!("{victim:?} died after {step:?}"));
+            println!("{victim:?} died after {step:?}: settled after {:.1} s", start.elapsed().as_secs_f64());
+        }
+    }
+}
+
+// A heavy downloader among nine that sell.
+
+const SELLERS: usize = 9;
+const FILES: u64 = 12;
+const FILE: usize = 2 << 20;
+const PER_DAY: u64 = 25_000;
+const PER_PAYMENT: u64 = 15_000;
+const PER_PEER: u64 = 12_000;
+
+/// 3,906 sat for a MiB, of which each seller lends one.
+const CREDIT: &str = "[credit]\nprice = \"4000000 sat/GiB\"\nmax_price = \"4000000 sat/GiB\"\nnewcomers = \"1 MiB\"\n";
+
+fn heavy_terms() -> String {
+    format!(
+        "enabled = true\nmax_price = \"4000000 sat/GiB\"\nmin_topup = \"1000 sat\"\nfee_share_max = \"20 %\"\n\
+         per_day = \"{PER_DAY} sat\"\nper_payment = \"{PER_PAYMENT} sat\"\nper_peer_day = \"{PER_PEER} sat\"\n"
+    )
+}
+
+/// What both sides have on their books between a buyer and each seller, once they agree and nothing is under way.
+fn books(sellers: &[Node], buyer: &Node) -> Vec<[i64; 4]> {
+    let mine = buyer.json(&["--json", "status"])["peer"].clone();
+    let number = |row: &Value, field: &str| row[field].as_i64().unwrap();
+    until_within(LONG, "books that agree", || {
+        let ours = rows(buyer, "balances");
+        let mut books = Vec::new();
+        for seller in sellers {
+            let name = seller.json(&["--json", "status"])["peer"].clone();
+            let theirs = rows(seller, "balances").into_iter().find(|row| row["peer"] == mine);
+            let ours = ours.iter().find(|row| row["peer"] == name);
+            let (Some(ours), Some(theirs)) = (ours, theirs) else {
+                // A seller of which nothing was needed.
+                books.push([0; 4]);
+                continue;
+            };
+            let agree = number(ours, "owed-msat") == -number(&theirs, "owed-msat")
+                && ours["received-msat"] == theirs["provided-msat"]
+                && ours["paid-msat"] == theirs["credited-msat"]
+                && theirs["unacknowledged-msat"] == 0
+                && ours["in-flight-msat"] == 0;
+            if !agree {
+                return None;
+            }
+            books.push(["owed-msat", "received-msat", "provided-msat", "paid-msat"].map(|field| number(ours, field)));
+        }
+        Some(books)
+    })
+}
+
+/// `tornet allow ...` as `why` names it, as words.
+fn allowance(why: &str) -> Vec<String> {
+    let (_, command) = why.split_once("tornet allow ").unwrap_or_else(|| panic!("no command in: {why}"));
+    let (reference, rest) = command.split_once(" \"").unwrap();
+    let (amount, rest) = rest.split_once("\" ").unwrap();
+    assert!(rest.starts_with("--once"), "{why}");
+    ["allow", reference, amount, "--once"].map(String::from).to_vec()
+}
+
+fn all_confirmed(node: &Node) -> bool {
+    rows(node, "payments").iter().all(|payment| payment["state"] == "confirmed")
+}
+
+#[test]
+fn heavy_downloader_pays_as_it_goes_until_its_day_is_used_up() {
+    require_fuse();
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let names: Vec<String> = (0..SELLERS).map(|number| format!("seller{number}")).collect();
+    let config = |name: &str, base: &str, terms: &str| {
+        let (payments, _) = payments(&lab, name, &filters(&bitcoin));
+        format!("{base}\n{CREDIT}\n{payments}{terms}")
+    };
+    let selling = CONFIG.replace("8+4", "4+4");
+    let mut configs: Vec<String> = names.iter().map(|name| config(name, &selling, "enabled = true\n")).collect();
+    configs.push(config("buyer", READER, &heavy_terms()));
+    let mut sellers: Vec<Node> = Vec::new();
+    for (name, config) in names.iter().zip(&configs) {
+        let mut plan = Plan::new(name).config(config);
+        if let Some(first) = sellers.first() {
+            plan = plan.knows(first);
+        }
+        sellers.push(plan.start(&lab));
+    }
+    let buyer = Plan::new("buyer").mounted().config(&configs[SELLERS]).knows(&sellers[0]).start(&lab);
+    for node in sellers.iter().chain([&buyer]) {
+        works(node, &["setup", "--unconfirmed"], "");
+    }
+    sellers.iter().chain([&buyer]).for_each(synced);
+    let purse = works(&buyer, &["address"], "");
+    for _ in 0..8 {
+        bitcoin.pay(&purse, 40_000);
+    }
+    bitcoin.mine(1);
+    has(&buyer, 320_000);
+
+    let film = |number: u64| noise(100 + number, FILE);
+    let references: Vec<String> = (0..FILES)
+        .map(|number| {
+            let path = lab.path(format!("film{number}"));
+            fs::write(&path, film(number)).unwrap();
+            sellers[0].publish(&path)
+        })
+        .collect();
+    until_within(LONG, "all of it with hosts", || {
+        let hosted = |node: &Node| node.json(&["--json", "status"])["store"]["hosted-bytes"].as_u64().unwrap();
+        (sellers[1..].iter().map(hosted).sum::<u64>() >= 2 * FILES * FILE as u64).then_some(())
+    });
+
+    // It reads one after another. Where it is refused a block is mined, until a limit stops it.
+    let (mut refused, mut served_after, mut stopped) = (false, 0, None);
+    let start = Instant::now();
+    'films: for (number, reference) in references.iter().enumerate() {
+        let shown = buyer.reference(reference);
+        let mut stuck = Instant::now();
+        loop {
+            let result = fs::read(&shown);
+            if let Ok(bytes) = &result {
+                assert!(*bytes == film(number as u64));
+                served_after += u64::from(!rows(&buyer, "payments").is_empty());
+                break;
+            }
+            assert_eq!(errno(result), code(Errno::DQUOT));
+            let why = why(&buyer, &shown);
+            assert!(why.contains("credit limit"), "{why}");
+            if !refused {
+                println!("refused first at film {number}: {why}");
+                refused = true;
+            }
+            let still = why.contains("payments.per_day") && all_confirmed(&buyer) && bitcoin.waiting().is_empty();
+            if !still {
+                stuck = Instant::now();
+            } else if stuck.elapsed() > Duration::from_secs(15) {
+                // No invoice and no plan is under way any more.
+                println!("stopped at film {number}: {why}");
+                stopped = Some((number, why));
+                break 'films;
+            }
+            assert!(start.elapsed() < LONG * 2, "neither served nor stopped: {why}\n{}", buyer.tornet(&["payments"]));
+            mine_waiting(&bitcoin);
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+    println!("{}", buyer.tornet(&["payments"]));
+    let (number, why) = stopped.expect("the limit of a day stops it");
+    assert!(refused && served_after > 0, "refused: {refused}, served after a payment: {served_after}");
+    let made = rows(&buyer, "payments");
+    let with_fee = |payment: &Value| sat(payment, "amount-sat") + sat(payment, "fee-sat");
+    let spent: u64 = made.iter().map(with_fee).sum();
+    assert!((1..=PER_DAY).contains(&spent), "{spent} sat were spent, {PER_DAY} are allowed a day");
+    assert!(made.iter().all(|payment| with_fee(payment) <= PER_PAYMENT), "{made:?}");
+    assert!(
+        made.iter().any(|payment| payment["peers"].as_array().unwrap().len() > 1),
+        "each debt paid apart: {made:?}"
+    );
+    let books_then = books(&sellers, &buyer);
+    println!("owed, received, provided, paid: {books_then:?}");
+    assert!(books_then.iter().all(|book| book[3] <= (PER_PEER * 1000) as i64));
+
+    // What the user allows once goes beyond.
+    let shown = buyer.reference(&references[number]);
+    let words = allowance(&why);
+    assert_eq!(words[1], references[number]);
+    println!("{}", buyer.tornet(&words.iter().map(String::as_str).collect::<Vec<_>>()));
+    let bytes = until_within(LONG, "a read that was allowed", || {
+        mine_waiting(&bitcoin);
+        fs::read(&shown).ok()
+    });
+    assert!(bytes == film(number as u64));
+    let spent_then: u64 = rows(&buyer, "payments").iter().map(with_fee).sum();
+    assert!(spent_then > PER_DAY.min(spent), "{spent_then}");
+
+    // The next one is refused again; and all of it is so after everybody was killed.
+    until_within(LONG, "every payment in a block", || {
+        mine_waiting(&bitcoin);
+        all_confirmed(&buyer).then_some(())
+    });
+    let before = books(&sellers, &buyer);
+    let purse = balance(&buyer)["confirmed-sat"].as_u64().unwrap();
+    let listen = |node: &Node| node.json(&["--json", "status"])["listen"].as_str().unwrap().to_string();
+    let addresses: Vec<String> = sellers.iter().chain([&buyer]).map(listen).collect();
+    let mut all = sellers;
+    all.push(buyer);
+    all.iter_mut().for_each(Node::kill);
+    drop(all);
+    let plan = |number: usize, name: &str| Plan::new(name).config(&configs[number]).listen(&addresses[number]);
+    let mut sellers: Vec<Node> = Vec::new();
+    for (number, name) in names.iter().enumerate() {
+        let plan = plan(number, name);
+        sellers.push(if number > 0 { plan.knows(&sellers[0]) } else { plan }.start(&lab));
+    }
+    let buyer = plan(SELLERS, "buyer").mounted().knows(&sellers[0]).start(&lab);
+    assert_eq!(books(&sellers, &buyer), before);
+    synced(&buyer);
+    has(&buyer, purse);
+}
+
+fn why(node: &Node, path: &Path) -> String {
+    node.tornet(&["why", path.to_str().unwrap()])
+}
