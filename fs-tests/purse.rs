@@ -231,6 +231,9 @@ fn swarm_has_a_chain_of_its_own_and_a_coin_for_every_wallet() {
             let balance: Value = serde_json::from_slice(&output.stdout).ok()?;
             (balance["confirmed-sat"].as_u64()? > 0).then_some(())
         });
+        let status = Command::new(TORNET).args(["--data-dir", data, "--json", "status"]).output().unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(status["spending"], true, "{status}");
     }
     harness::signal(swarm.id(), rustix::process::Signal::INT);
     let status = swarm.wait().unwrap();

@@ -247,7 +247,8 @@ pub enum Command {
         dir: Option<PathBuf>,
         /// Start a bitcoin full node on regtest besides, and give every node a wallet with some coins
         ///
-        /// The program is the bitcoind of Bitcoin Core or Bitcoin Knots as the shell would find it, or the one that is named.
+        /// The program is the bitcoind of Bitcoin Core or Bitcoin Knots as the shell would find it, or the one that is named. Payments are on: a price in
+        /// the config.toml of a node's directory takes effect at once.
         #[arg(long, value_name = "BITCOIND", num_args = 0..=1, require_equals = true, default_missing_value = "bitcoind", value_hint = ValueHint::FilePath)]
         bitcoin: Option<PathBuf>,
         /// Known, so that it is refused with a reason, and not offered.

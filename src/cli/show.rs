@@ -173,13 +173,14 @@ pub(super) fn balances(client: &mut Client, json: bool) -> anyhow::Result<()> {
 }
 
 fn balances_table(balances: &[BalanceStatus]) -> String {
-    let head = ["PEER", "BALANCE", "PROVIDED", "RECEIVED", "MAY OWE", "RANK"];
+    let head = ["PEER", "BALANCE", "PROVIDED", "RECEIVED", "PAID US", "WE PAID", "MAY OWE", "RANK"];
     let mut rows = vec![head.map(String::from).to_vec()];
     rows.extend(balances.iter().map(|balance| {
         let sum = Msat(balance.owed_msat.unsigned_abs());
         let owed = match balance.owed_msat {
             0 => "even".to_string(),
             1.. => format!("owes us {sum}"),
+            _ if balance.in_flight_msat > 0 => format!("we owe {sum}, {} on its way", Msat(balance.in_flight_msat)),
             _ => format!("we owe {sum}"),
         };
         vec![
@@ -187,6 +188,8 @@ fn balances_table(balances: &[BalanceStatus]) -> String {
             owed,
             Msat(balance.provided_msat).to_string(),
             Msat(balance.received_msat).to_string(),
+            Msat(balance.credited_msat).to_string(),
+            Msat(balance.paid_msat).to_string(),
             Msat(balance.line_msat).to_string(),
             balance.rank.to_string(),
         ]

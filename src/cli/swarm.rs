@@ -208,7 +208,8 @@ fn start(data: &Path, bootstrap: Option<&str>, mount: Option<&Path>, variables: 
     // The user's own file is not for these.
     let config = data.join("config.toml");
     if !config.exists() {
-        fs::write(&config, "# of `tornet swarm`\n[network]\nmdns = false\n")?;
+        let payments = if variables.is_empty() { "" } else { "\n[payments]\nenabled = true\n" };
+        fs::write(&config, format!("# of `tornet swarm`\n[network]\nmdns = false\n{payments}"))?;
     }
     let own = std::env::current_exe()?;
     let mut command = match mount {
