@@ -8,7 +8,7 @@ mod harness;
 use harness::bitcoin::Bitcoin;
 use harness::disk::{Disk, Kind};
 use harness::node::{CONFIG, Node, Plan, READER};
-use harness::purse::{balance, filters, has, payments, rpc, synced, works};
+use harness::purse::{balance, filters, has, mine_waiting, payments, rows, rpc, sat, synced, works};
 use harness::tree::noise;
 use harness::{Lab, code, errno, printed, require_fuse, until, until_within};
 use rustix::io::Errno;
@@ -22,27 +22,12 @@ use std::time::{Duration, Instant};
 /// How long a payment may take that waits for a disk, a chain and two restarted nodes.
 const LONG: Duration = Duration::from_secs(240);
 
-fn rows(node: &Node, what: &str) -> Vec<Value> {
-    node.json(&["--json", what]).as_array().unwrap().clone()
-}
-
-fn sat(payment: &Value, field: &str) -> u64 {
-    payment[field].as_u64().unwrap()
-}
-
 /// How often something stands in a node's audit log.
 fn noted(node: &Node, what: &str) -> usize {
     let log = node.tornet(&["audit", "--csv"]);
     let mut lines = log.lines();
     let place = lines.next().unwrap().split(',').position(|heading| heading == "what").unwrap();
     lines.filter(|line| line.split(',').nth(place) == Some(what)).count()
-}
-
-/// Mines what waits.
-fn mine_waiting(bitcoin: &Bitcoin) {
-    if !bitcoin.waiting().is_empty() {
-        bitcoin.mine(1);
-    }
 }
 
 // Kill -9 between every two steps.
@@ -461,4 +446,58 @@ fn heavy_downloader_pays_as_it_goes_until_its_day_is_used_up() {
 
 fn why(node: &Node, path: &Path) -> String {
     node.tornet(&["why", path.to_str().unwrap()])
+}
+
+// Settings that change while a node runs.
+
+#[test]
+fn terms_of_a_running_node_change_with_its_file_and_a_broken_file_changes_nothing() {
+    require_fuse();
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let settings = |name: &str, base: &str| {
+        let (payments, _) = payments(&lab, name, &filters(&bitcoin));
+        format!("{base}\n{CREDIT}\n{payments}max_price = \"4000000 sat/GiB\"\n")
+    };
+    let config = settings("buyer", READER);
+    let seller = Plan::new("seller").config(&format!("{}enabled = true\n", settings("seller", CONFIG))).start(&lab);
+    let buyer = Plan::new("buyer").mounted().config(&config).knows(&seller).start(&lab);
+    works(&seller, &["setup", "--unconfirmed"], "");
+    works(&buyer, &["setup", "--unconfirmed"], "");
+    synced(&seller);
+    synced(&buyer);
+    bitcoin.pay(&works(&buyer, &["address"], ""), 40_000);
+    bitcoin.mine(1);
+    has(&buyer, 40_000);
+    let plain = noise(77, 3 << 20);
+    fs::write(lab.path("film"), &plain).unwrap();
+    let reference = seller.publish(&lab.path("film"));
+    let shown = buyer.reference(&reference);
+    let told = |part: &str| {
+        until(part, || {
+            assert_eq!(errno(fs::read(&shown)), code(Errno::DQUOT));
+            why(&buyer, &shown).contains(part).then_some(())
+        });
+    };
+    let spending = || buyer.json(&["--json", "status"])["spending"].as_bool().unwrap();
+    let file = buyer.home.join("config.toml");
+
+    told("payments are off: payments.enabled turns them on");
+    let name = seller.json(&["--json", "status"])["peer"].as_str().unwrap().to_string();
+    assert!(buyer.tornet_fails(&["pay", &name, "5000 sat"]).contains("payments are off"));
+    fs::write(&file, format!("{config}enabled = true\nper_day = \"1000 sat\"\nfee_share_max = \"20 %\"\n")).unwrap();
+    until("payments are on", || spending().then_some(()));
+    told("payments.per_day leaves 833 sat");
+    fs::write(&file, format!("{config}enabled = true\nper_day = \"50000\"\n")).unwrap();
+    until("a word about the file", || buyer.log().contains("the settings stay as they were").then_some(()));
+    told("payments.per_day leaves 833 sat");
+    assert!(rows(&buyer, "payments").is_empty());
+    fs::write(&file, format!("{config}enabled = true\nfee_share_max = \"20 %\"\n")).unwrap();
+    let bytes = until_within(LONG, "a read that was paid for", || {
+        mine_waiting(&bitcoin);
+        fs::read(&shown).ok()
+    });
+    assert!(bytes == plain);
+    fs::write(&file, config).unwrap();
+    until("payments are off again", || (!spending()).then_some(()));
 }

@@ -84,3 +84,22 @@ pub fn has(node: &Node, sat: u64) {
 pub fn synced(node: &Node) {
     holds(node, "the end of the chain", |found| found["synced"] == true);
 }
+
+/// What a command lists.
+#[track_caller]
+pub fn rows(node: &Node, what: &str) -> Vec<Value> {
+    node.json(&["--json", what]).as_array().unwrap().clone()
+}
+
+/// A sum in it.
+#[track_caller]
+pub fn sat(payment: &Value, field: &str) -> u64 {
+    payment[field].as_u64().unwrap()
+}
+
+/// Mines what waits.
+pub fn mine_waiting(bitcoin: &Bitcoin) {
+    if !bitcoin.waiting().is_empty() {
+        bitcoin.mine(1);
+    }
+}
