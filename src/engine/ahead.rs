@@ -3,6 +3,9 @@
 use std::ops::Range;
 
 const START: u64 = 512 * 1024;
+/// So many bytes in a row somewhere within a file are a run: programs that read at random do so through buffers of 128 KiB (Python's, by
+/// the block size that we show), which the kernel asks for in several pieces.
+const RUN: u64 = 256 * 1024;
 const MAX: u64 = 24 * 1024 * 1024;
 /// The kernel's own readahead asks from several threads at once, a little out of order.
 const DISORDER: u64 = 1024 * 1024;
@@ -10,7 +13,8 @@ const DISORDER: u64 = 1024 * 1024;
 /// One open file's reading position and window, in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// End of the furthest read so far in this run.
+    /// Where this run began, and the end of the furthest read so far in it.
+    start: u64,
     end: u64,
     /// Sequential reads in this run.
     run: u32,
@@ -23,15 +27,13 @@ impl Ahead {
     /// Notes a read of `offset .. end` in a file of `size` bytes; answers what to fetch ahead now, if anything, at most `most` bytes.
     pub(super) fn read(&mut self, offset: u64, end: u64, size: u64, most: u64) -> Option<Range<u64>> {
         let near = offset <= self.end.saturating_add(DISORDER) && offset.saturating_add(DISORDER) >= self.end;
-        if near && (self.run > 0 || offset == 0) {
+        if near && self.run > 0 {
             self.run = self.run.saturating_add(1);
-            self.end = self.end.max(end);
+            (self.start, self.end) = (self.start.min(offset), self.end.max(end));
         } else {
-            *self = Ahead { end, run: u32::from(offset == 0), window: 0, asked: end };
+            *self = Ahead { start: offset, end, run: 1, window: 0, asked: end };
         }
-        if self.run < 2 {
-            // A second read next to the first starts a run wherever it is.
-            self.run = self.run.max(1);
+        if self.run < 2 || self.start > 0 && self.end - self.start < RUN {
             return None;
         }
         self.window = self.window.max(START).min(most);
@@ -94,6 +96,20 @@ mod tests {
         for place in [9u64, 400, 3, 77, 250, 30] {
             let offset = place << 22;
             assert_eq!(ahead.read(offset, offset + 4096, 1 << 40, u64::MAX), None);
+            // The same through a buffer of 128 KiB, in the kernel's pieces.
+            let offset = offset + (1 << 21);
+            for piece in [0, 65536, 131_072] {
+                assert_eq!(ahead.read(offset + piece, offset + (piece + 65536).min(135_168), 1 << 40, u64::MAX), None);
+            }
         }
+    }
+
+    #[test]
+    fn reading_on_from_within_a_file_is_a_run() {
+        let mut ahead = Ahead::default();
+        let from = 77 << 20;
+        let fetched: Vec<_> =
+            (0..8).filter_map(|n| ahead.read(from + (n << 17), from + ((n + 1) << 17), 1 << 40, u64::MAX)).collect();
+        assert!(fetched.first().is_some_and(|range| range.start <= from + RUN + (1 << 17)), "{fetched:?}");
     }
 }
