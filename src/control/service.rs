@@ -180,7 +180,10 @@ impl Node {
 
     /// The reference of a path of the own tree, once what was written to it is sealed.
     async fn own_reference(&self, own: &Path) -> Result<RootRef, String> {
-        let shown = || escape(own.as_os_str().as_bytes()).to_string();
+        let shown = || match own.as_os_str().as_bytes() {
+            b"" => "the own tree".to_string(),
+            name => escape(name).to_string(),
+        };
         let full = self.engine.tree_dir().join(own);
         let found = std::fs::symlink_metadata(&full).map_err(|e| format!("{}: {e}", shown()))?;
         if !found.is_file() && !found.is_dir() {

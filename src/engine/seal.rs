@@ -18,7 +18,7 @@ use crate::content::reference::NodeRef;
 use crate::content::section::Stripe;
 use crate::node::input::{Group, Kept};
 use crate::store::{Class, Store, StoreError, Table};
-use disk::{open, read_short, replaced, wait_for_tick};
+use disk::{is_hole, open, read_short, replaced, wait_for_tick};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::{File, Metadata};
@@ -34,6 +34,9 @@ const BATCH: usize = 128;
 /// it costs little work.
 const RECORDS: usize = 20_000;
 
+/// Characters of a path that a message holds at most.
+const SHOWN_MAX: usize = 160;
+
 /// Passes whose end is remembered.
 const PASSES_MAX: usize = 256;
 /// How old the times of a file must be that programs may have mapped, before what was read of it is taken for all that belongs to them:
@@ -44,7 +47,7 @@ pub(super) const SETTLE: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// A local file could not be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {}: {source}", shown(path))]
     Read {
         /// Which.
         path: PathBuf,
@@ -55,7 +58,7 @@ pub enum SealError {
     #[error("{0} is neither a file nor a directory, so it cannot be published")]
     Kind(PathBuf),
     /// Over a limit of the format.
-    #[error("{path} cannot be published: {why}")]
+    #[error("{} cannot be published: {why}", shown(path))]
     Limit {
         /// What.
         path: PathBuf,
@@ -68,6 +71,18 @@ pub enum SealError {
     /// The engine is stopping.
     #[error("the node is stopping")]
     Stopped,
+}
+
+/// A path as it is told; of a very long one its beginning and its end.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    let count = text.chars().count();
+    if count <= SHOWN_MAX {
+        return text;
+    }
+    let half = SHOWN_MAX / 2;
+    let (from, to): (String, String) = (text.chars().take(half).collect(), text.chars().skip(count - half).collect());
+    format!("{from}...{to}")
 }
 
 impl SealError {
@@ -156,6 +171,8 @@ struct Run<'a> {
     extent: &'a Extent,
     job: u64,
     sink: Mutex<Sink>,
+    /// Stripes of zeros by their length: the holes of sparse files.
+    zeros: Mutex<HashMap<u64, Stripe>>,
 }
 
 impl Sealer {
@@ -262,7 +279,7 @@ impl Sealer {
     fn run<'a>(&'a self, root: &'a Path, extent: &'a Extent, job: u64) -> Run<'a> {
         self.done.store(0, Ordering::Relaxed);
         self.total.store(0, Ordering::Relaxed);
-        Run { sealer: self, root, extent, job, sink: Mutex::default() }
+        Run { sealer: self, root, extent, job, sink: Mutex::default(), zeros: Mutex::default() }
     }
 
     fn file_record(&self, key: &[u8]) -> Result<Option<FileRecord>, SealError> {
@@ -456,6 +473,17 @@ impl Run<'_> {
                 if now.nlink() == 0 || now.size() != size {
                     return Ok(None);
                 }
+                let done = || {
+                    self.sealer.done.fetch_add(extent.len, Ordering::Relaxed);
+                    if let Some(work) = lock(&self.sealer.files).get_mut(key) {
+                        work.done += extent.len;
+                    }
+                };
+                let hole = is_hole(file, extent.offset, extent.len);
+                if hole && let Some(known) = lock(&self.zeros).get(&extent.len).cloned() {
+                    done();
+                    return Ok(Some(known));
+                }
                 let mut plain = vec![0; extent.len as usize];
                 match file.read_exact_at(&mut plain, extent.offset) {
                     Ok(()) => {}
@@ -465,10 +493,10 @@ impl Run<'_> {
                 let sealed = seal_stripe(secret, *scheme, &plain);
                 drop(plain);
                 self.stripe(&sealed)?;
-                self.sealer.done.fetch_add(extent.len, Ordering::Relaxed);
-                if let Some(work) = lock(&self.sealer.files).get_mut(key) {
-                    work.done += extent.len;
+                if hole {
+                    lock(&self.zeros).insert(extent.len, sealed.stripe.clone());
                 }
+                done();
                 Ok(Some(sealed.stripe))
             };
             let stripes: Result<Option<Vec<Stripe>>, SealError> = batch.par_iter().map(seal).collect();

@@ -83,7 +83,7 @@ impl Run<'_> {
     fn item(&self, parent: &Path, name: OsString, depth: usize) -> Result<Option<Item>, SealError> {
         let path = parent.join(&name);
         match self.try_item(&path, name, depth) {
-            Err(error @ SealError::Read { .. }) => {
+            Err(error @ (SealError::Read { .. } | SealError::Limit { .. })) => {
                 self.unreadable(&path, error);
                 Ok(None)
             }

@@ -79,6 +79,15 @@ pub(super) fn read_short(
     Ok((same && bytes.len() as u64 == stamp.size).then_some(bytes))
 }
 
+/// Whether nothing is stored of these bytes, which read as zeros then. A file system that cannot tell has no holes.
+pub(super) fn is_hole(file: &File, offset: u64, len: u64) -> bool {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data) => data >= offset.saturating_add(len),
+        // No data from here to the end.
+        Err(error) => error == rustix::io::Errno::NXIO,
+    }
+}
+
 /// The extended attributes that travel; a file system that has none is as good as a file without.
 pub(super) fn xattrs(path: &Path) -> Xattrs {
     let mut names = [0u8; 4096];

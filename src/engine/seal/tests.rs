@@ -159,3 +159,45 @@ fn what_was_read_of_a_file_that_may_be_mapped_is_final_only_when_its_times_are_o
     assert_eq!(bench.pass(&Extent::All, 2).young, Vec::<PathBuf>::new());
     assert!(paths.iter().all(known));
 }
+
+#[test]
+fn directory_beyond_a_limit_is_left_out_and_named_and_the_rest_is_sealed() {
+    let bench = bench();
+    fs::write(bench.tree.join("file"), b"text").unwrap();
+    let deep: PathBuf = std::iter::repeat_n("d", crate::base::limit::TREE_DEPTH_MAX + 3).collect();
+    fs::create_dir_all(bench.tree.join(&deep)).unwrap();
+    let pass = bench.pass(&Extent::All, 1);
+    let told: Vec<String> = pass.unreadable.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("nested deeper than 256") && told[0].len() < 300, "{told:?}");
+    assert_eq!(pass.unstable.len(), 1);
+    // All that is not too deep is in it.
+    fs::remove_dir(bench.tree.join(&deep)).unwrap();
+    fs::remove_dir(bench.tree.join(deep.parent().unwrap())).unwrap();
+    let deepest = deep.ancestors().nth(2).unwrap();
+    fs::remove_dir(bench.tree.join(deepest)).unwrap();
+    assert!(bench.pass(&Extent::All, 2).unreadable.is_empty());
+}
+
+#[test]
+fn holes_are_sealed_once_and_are_the_zeros_that_they_read_as() {
+    let bench = bench();
+    let (sparse, written) = (bench.tree.join("sparse"), bench.tree.join("written"));
+    let size: u64 = 64 << 20;
+    let file = File::create(&sparse).unwrap();
+    file.set_len(size).unwrap();
+    file.write_all_at(b"in the middle", size / 2 + 5).unwrap();
+    let mut bytes = vec![0; size as usize];
+    bytes[(size / 2 + 5) as usize..][..13].copy_from_slice(b"in the middle");
+    fs::write(&written, &bytes).unwrap();
+    let node = |path: &Path| {
+        let run = bench.sealer.run(&bench.tree, &Extent::All, 1);
+        let node = run.file(path.strip_prefix(&bench.tree).unwrap(), &fs::metadata(path).unwrap()).unwrap().unwrap();
+        (node, lock(&run.zeros).len())
+    };
+    let (of_holes, kinds) = node(&sparse);
+    assert_eq!(kinds, 1, "all holes are of one length");
+    assert_eq!((of_holes, 0), node(&written));
+    // The publisher has all that readers will ask for.
+    assert!(bench.sealer.store.usage().chunks > 0);
+}
