@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::debug;
 
-/// Stored slices may be evicted, or found damaged, between fetching and reading: then they are fetched again.
+/// Stored slices may be evicted between fetching and reading: then they are fetched again.
 const TRIES: usize = 5;
 /// Reads up to this long that need no disk are answered where they are asked: to hash and open as much takes some
 /// 100 us (by the codecs' bench), about what it costs to have another thread do it.
@@ -32,6 +32,29 @@ pub(super) struct Fetcher {
     pub(super) swarm: Swarm,
     /// Held while lost chunks are made.
     rebuilding: tokio::sync::Mutex<()>,
+}
+
+/// Counts tries, but not those that found damage: each of these leaves less to be found, in the chunk that is read or in one that it was to
+/// be rebuilt from.
+struct Tries {
+    left: usize,
+    damaged: u64,
+}
+
+impl Tries {
+    fn new(store: &Store) -> Tries {
+        Tries { left: TRIES, damaged: store.damaged_slices() }
+    }
+
+    fn next(&mut self, store: &Store) -> bool {
+        let damaged = store.damaged_slices();
+        if std::mem::replace(&mut self.damaged, damaged) != damaged {
+            return true;
+        }
+        let more = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        more
+    }
 }
 
 /// The slices of one data chunk that a byte range of a stripe touches.
@@ -77,7 +100,8 @@ impl Fetcher {
             return Err(ReadError::manifest("an extent shorter than what lies in it"));
         }
         let parts = parts(stripe, &range);
-        for _ in 0..TRIES {
+        let mut tries = Tries::new(&self.store);
+        while tries.next(&self.store) {
             let needs = self.missing(stripe, &parts);
             if !needs.is_empty() {
                 self.fetch(tree, &stripe.verify(), needs, until, urgency).await?;
@@ -125,7 +149,8 @@ impl Fetcher {
     ) -> Result<(), ReadError> {
         let Some(id) = stripe.ids.get(usize::from(index)) else { return Ok(()) };
         let all = SliceRange::whole(stripe.chunk_len);
-        for _ in 0..TRIES {
+        let mut tries = Tries::new(&self.store);
+        while tries.next(&self.store) {
             if self.held(id) == all.mask() {
                 return Ok(());
             }
@@ -153,7 +178,8 @@ impl Fetcher {
         urgency: Urgency,
         until: Instant,
     ) -> Result<Bytes, ReadError> {
-        for _ in 0..TRIES {
+        let mut tries = Tries::new(&self.store);
+        while tries.next(&self.store) {
             if let Some(bytes) = self.stored(&node.id).await? {
                 return Ok(bytes);
             }

@@ -18,6 +18,7 @@ mod keep;
 mod link;
 mod mark;
 mod memory;
+mod mend;
 mod money;
 mod node_cache;
 mod packs;

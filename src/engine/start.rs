@@ -181,7 +181,7 @@ impl Engine {
         tokio::task::spawn_blocking(move || adopting.adopt());
         tasks.push(tokio::spawn(keeping.clone().run(swarm.events.clone())));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
-        tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
+        tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone(), writer.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
         tasks.push(tokio::spawn(purse.clone().open_at_start()));
@@ -400,8 +400,8 @@ async fn tell_stored(store: Arc<Store>, swarm: Swarm) {
 }
 
 /// Tells the machine how much room there is for others' chunks, and what was evicted or found damaged, so that it is announced no
-/// longer, until the engine stops.
-async fn tell_changes(store: Arc<Store>, swarm: Swarm) {
+/// longer, until the engine stops. Own chunks that were found damaged are made anew.
+async fn tell_changes(store: Arc<Store>, swarm: Swarm, writer: Writer) {
     let mut ticks = tokio::time::interval(TELL_CHANGES);
     let mut told = None;
     loop {
@@ -409,8 +409,9 @@ async fn tell_changes(store: Arc<Store>, swarm: Swarm) {
             _ = ticks.tick() => {}
             () = swarm.events.closed() => return,
         }
-        let this = store.clone();
+        let (this, mending) = (store.clone(), writer.clone());
         let looked = tokio::task::spawn_blocking(move || {
+            mending.mend(&this.take_damaged_own());
             let usage = this.usage();
             let dropped = this.take_dropped();
             // Some may have been fetched again.

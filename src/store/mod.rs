@@ -37,6 +37,7 @@ use record::whole_mask;
 use schema::Totals;
 use segment::{Place, Segments};
 use state::State;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,6 +170,8 @@ struct Inner {
     totals: Mutex<Totals>,
     /// No longer held whole, though nobody asked for that.
     dropped: Mutex<Vec<ChunkId>>,
+    /// Own chunks of which slices failed their check.
+    damaged_own: Mutex<BTreeSet<ChunkId>>,
     counters: Counters,
     /// The disk is full up to its floor: cached and hosted chunks stay in memory.
     tight: AtomicBool,
@@ -228,6 +231,7 @@ impl Store {
             stuck: Mutex::default(),
             totals: Mutex::new(loaded.totals),
             dropped: Mutex::default(),
+            damaged_own: Mutex::default(),
             counters: Counters::default(),
             tight: AtomicBool::new(false),
             told: AtomicBool::new(false),
@@ -456,6 +460,16 @@ impl Store {
     /// Chunks evicted, or of which slices failed their check, since the last call; the newest are forgotten where they are many.
     pub fn take_dropped(&self) -> Vec<ChunkId> {
         std::mem::take(&mut *lock(&self.inner.dropped))
+    }
+
+    /// Own chunks of which slices failed their check since the last call: to be made anew.
+    pub fn take_damaged_own(&self) -> BTreeSet<ChunkId> {
+        std::mem::take(&mut *lock(&self.inner.damaged_own))
+    }
+
+    /// Slices that were found damaged on disk since the store was opened.
+    pub fn damaged_slices(&self) -> u64 {
+        self.inner.counters.damaged_slices.load(Ordering::Relaxed)
     }
 
     /// What the store takes and what happened to it; sums are those of the last commit.

@@ -1,10 +1,11 @@
 //! Reading slices: from memory as they are, from disk verified.
 
-use super::Inner;
 use super::entry::Entry;
 use super::error::StoreError;
 use super::record::{BLOCK, parse_header, payload_start, whole_mask};
+use super::schema::Class;
 use super::segment::Place;
+use super::{Inner, lock};
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
 use crate::base::range::{SliceRange, slice_count};
@@ -223,10 +224,13 @@ impl Inner {
             let bad = if outline { bad & entry.row.mask } else { entry.row.mask };
             entry.change(|row| row.mask &= !bad);
             let freed = if entry.row.mask == 0 && entry.pieces.is_empty() { entry.give_up() } else { (0, None) };
-            Some((bad, freed))
+            Some((bad, freed, entry.row.class == Class::Own))
         })?;
-        let Some((bad, freed)) = dropped.flatten() else { return Ok(false) };
+        let Some((bad, freed, own)) = dropped.flatten() else { return Ok(false) };
         self.free(freed);
+        if own {
+            lock(&self.damaged_own).insert(*id);
+        }
         if bad != 0 {
             tracing::warn!(chunk = %format_args!("{id:.8}"), slices = bad.count_ones(), "damaged on disk, dropped");
             self.counters.damaged_slices.fetch_add(u64::from(bad.count_ones()), Ordering::Relaxed);
