@@ -129,7 +129,7 @@ pub enum Command {
     Get {
         /// A reference: tornet1...
         reference: String,
-        /// Name that it gets here [default: the reference's first letters]
+        /// Name that it gets here; a symbolic link is followed [default: the reference's first letters]
         #[arg(value_hint = ValueHint::AnyPath)]
         dest: Option<PathBuf>,
         #[command(flatten)]

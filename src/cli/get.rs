@@ -1,6 +1,6 @@
 //! `tornet get`: names the copy, shows its progress.
 
-use super::output::{self, Usage};
+use super::output::{self, Remedied, Usage};
 use super::waiting::Waiting;
 use crate::base::text::{TextError, canonical, escape};
 use crate::base::units::Size;
@@ -8,6 +8,7 @@ use crate::control::client::Client;
 use crate::control::message::{Answer, PathText, Progress, Request};
 use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,6 +18,9 @@ const NAME_CHARS: usize = 20;
 /// What a user who waits for the swarm is told.
 pub(super) const SEEKING: &str = "peers that hold it are looked for; Ctrl-C gives up, and where none answers in time it fails by itself; \
     `tornet peers` lists who is linked";
+
+/// What reads a file as a stream.
+const NO_STREAM: &str = "`cat` it below ref/ of a mount";
 
 /// Fetches `reference` to `dest`.
 pub(super) fn get(client: &mut Client, reference: &str, dest: &Path, json: bool) -> anyhow::Result<()> {
@@ -44,9 +48,9 @@ pub(super) fn reference<R: FromStr<Err = TextError>>(text: &str) -> anyhow::Resu
 /// Where the copy goes, as an absolute path.
 pub(super) fn place(reference: &str, dest: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     if dest.as_deref() == Some(Path::new("-")) {
-        return Err(Usage::because(
-            "a file is not fetched to the standard output: `cat` it below ref/ of a mount (./- is a file named -)",
-        ));
+        return Err(Usage::because(format_args!(
+            "a file is not fetched to the standard output: {NO_STREAM} (./- is a file named -)"
+        )));
     }
     let dest = dest.unwrap_or_else(|| reference.chars().take(NAME_CHARS).collect::<String>().into());
     let dest = std::path::absolute(dest)?;
@@ -54,12 +58,37 @@ pub(super) fn place(reference: &str, dest: Option<PathBuf>) -> anyhow::Result<Pa
     // A parent with a link in it may lead into the mount.
     let parent = dest.parent().unwrap_or(Path::new("/"));
     let parent = parent.canonicalize().map_err(|e| anyhow!("cannot write to {}: {e}", parent.display()))?;
-    let place = parent.join(name);
+    let place = followed(parent.join(name))?;
     // The node would write through its own mount, and wait for itself.
     if super::holder::mounts()?.iter().any(|mount| place.starts_with(&mount.point)) {
         bail!("{} lies in a tornet mount: copy from ref/ there, with `cp -r`", place.display());
     }
     Ok(place)
+}
+
+/// Where a symbolic link at `place` leads, which may be something that is not there yet: a copy must not take the link's place.
+fn followed(place: PathBuf) -> anyhow::Result<PathBuf> {
+    if !place.is_symlink() {
+        return Ok(place);
+    }
+    let shown = escape(place.as_os_str().as_bytes()).to_string();
+    match place.metadata() {
+        // Some links, such as /dev/stdout, name what has no path.
+        Ok(there) if !there.is_file() && !there.is_dir() => Err(Remedied {
+            error: format!("{shown} leads to a device, pipe or socket, which is not replaced by a file"),
+            remedy: NO_STREAM.into(),
+        }
+        .into()),
+        Ok(_) => place.canonicalize().map_err(|e| anyhow!("cannot write to {shown}: {e}")),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(anyhow!("cannot write to {shown}: {error}")),
+        Err(_) => {
+            // The system itself goes round no circle of links, so each step leads nearer to the missing name.
+            let target = place.parent().unwrap_or(Path::new("/")).join(place.read_link()?);
+            let missing = || anyhow!("{shown} leads to {}, which cannot be made", target.display());
+            let (parent, name) = (target.parent().ok_or_else(missing)?, target.file_name().ok_or_else(missing)?);
+            followed(parent.canonicalize().map_err(|_| missing())?.join(name))
+        }
+    }
 }
 
 /// Asks something that may take long. Who looks sees a progress bar, others now and then how far it is; until anything is known
@@ -151,5 +180,39 @@ mod tests {
         assert!(place("tornet1abc", Some("/".into())).is_err());
         assert!(place("tornet1abc", Some("-".into())).unwrap_err().is::<Usage>());
         assert!(place("tornet1abc", Some("./-".into())).unwrap().ends_with("-"));
+    }
+
+    #[test]
+    fn a_link_is_followed_to_what_it_names_unless_that_has_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap();
+        let link = |name: &str, target: &str| std::os::unix::fs::symlink(target, home.join(name)).unwrap();
+        let placed = |name: &str| place("tornet1abc", Some(home.join(name)));
+        std::fs::write(home.join("file"), "x").unwrap();
+        for (name, target) in [
+            ("there", "file"),
+            ("twice", "there"),
+            ("new", "none"),
+            ("farther", "new"),
+            ("lost", "no/parent"),
+            ("round", "round"),
+            ("dots", "none/.."),
+            ("null", "/dev/null"),
+        ] {
+            link(name, target);
+        }
+        assert_eq!(placed("twice").unwrap(), home.join("file"));
+        assert_eq!(placed("farther").unwrap(), home.join("none"));
+        for name in ["lost", "round", "dots"] {
+            assert!(placed(name).unwrap_err().to_string().contains(name));
+        }
+        // What a shell's pipe looks like.
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&writer);
+        link("stdout", &format!("/proc/self/fd/{number}"));
+        for name in ["null", "stdout"] {
+            let said = placed(name).unwrap_err().to_string();
+            assert!(said.contains("device, pipe or socket") && said.contains("ref/"), "{said}");
+        }
     }
 }
