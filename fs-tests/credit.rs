@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// 16 msat for a MiB.
 const SELLER: &str = "[credit]\nprice = \"16384 msat/GiB\"\n";
@@ -199,4 +199,31 @@ fn work_that_was_done_gives_a_line_and_is_kept() {
     drop(buyer);
     let buyer = Plan::new("buyer").config(READER).knows(&seller).start(&lab);
     assert!(rank(&buyer) >= found);
+}
+
+#[test]
+fn upload_stays_within_its_limit_until_the_file_says_otherwise() {
+    let lab = Lab::new();
+    let limited = READER.replace("mdns = false", "mdns = false\nupload = \"8 Mbit/s\"");
+    let seller = Plan::new("seller").config(&limited).start(&lab);
+    let references: Vec<String> = (0..2)
+        .map(|number| {
+            let path = lab.path(format!("film{number}"));
+            fs::write(&path, noise(number, 16 << 20)).unwrap();
+            seller.publish(&path)
+        })
+        .collect();
+    let buyer = Plan::new("buyer").config(READER).knows(&seller).start(&lab);
+    let start = Instant::now();
+    get(&buyer, &references[0], &lab.path("out0"));
+    let took = start.elapsed();
+    println!("16 MiB at 8 Mbit/s took {took:?}; {}", seller.tornet(&["--json", "peers"]));
+    // A megabyte each second, but for what may go at once: a quarter of a second's, and the answer that follows.
+    assert!(took > Duration::from_secs(14), "{took:?}");
+    assert!(fs::read(lab.path("out0")).unwrap() == noise(0, 16 << 20));
+    fs::write(seller.home.join("config.toml"), READER).unwrap();
+    let shown = || seller.json(&["--json", "config"])["network.upload"]["value"].clone();
+    until("no limit", || (shown() == "unlimited").then_some(()));
+    get(&buyer, &references[1], &lab.path("out1"));
+    assert!(fs::read(lab.path("out1")).unwrap() == noise(1, 16 << 20));
 }

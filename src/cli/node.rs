@@ -155,6 +155,7 @@ impl Running {
             mdns: settings.mdns.value,
             credit: reload::credit(settings),
             payments: reload::payments(settings, settings.wallet.network.value),
+            upload: reload::upload(settings),
             keeper: KeeperConfig {
                 // Never so often that nothing else is done.
                 period: settings.check.value.0.max(Duration::from_secs(1)),

@@ -2,6 +2,7 @@
 
 use super::node;
 use crate::base::bitcoin::BitcoinNetwork;
+use crate::base::units::Rate;
 use crate::chain::Network;
 use crate::config::{self, Settings};
 use crate::control::service::Node;
@@ -38,6 +39,11 @@ pub(super) fn payments(settings: &Settings, network: Network) -> PayConfig {
     })
 }
 
+/// How many bytes of chunks it sends in a second.
+pub(super) fn upload(settings: &Settings) -> Option<u64> {
+    settings.upload.value.0.map(Rate::bytes)
+}
+
 /// What tells one content of a file from another without reading it.
 fn mark(path: &Path) -> Option<(u64, i64, i64, u64)> {
     let found = std::fs::metadata(path).ok()?;
@@ -47,7 +53,7 @@ fn mark(path: &Path) -> Option<(u64, i64, i64, u64)> {
 /// Follows the file until dropped. One that cannot be understood changes nothing, nor does one that is being written.
 pub(super) async fn follow(started: &Settings, flags: &config::Flags, engine: &Engine, service: &Arc<Node>) {
     let (path, network) = (&started.file.value, started.wallet.network.value);
-    let mut in_force = (credit(started), payments(started, network));
+    let mut in_force = (credit(started), payments(started, network), upload(started));
     let (mut read, mut last) = (None, mark(path));
     let mut ticks = tokio::time::interval(LOOK);
     loop {
@@ -60,11 +66,12 @@ pub(super) async fn follow(started: &Settings, flags: &config::Flags, engine: &E
         read = Some(found);
         match Settings::load(flags, &node::environment) {
             Ok(settings) => {
-                let terms = (credit(&settings), payments(&settings, network));
+                let terms = (credit(&settings), payments(&settings, network), upload(&settings));
                 if terms != in_force {
                     tracing::info!(file = %path.display(), "settings read again");
                     in_force = terms;
                     engine.set_terms(terms.0, terms.1);
+                    engine.limit_upload(terms.2);
                     service.set_settings(node::in_force(&settings), config::is_live);
                 }
             }

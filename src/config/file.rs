@@ -71,6 +71,8 @@ pub struct RawFile {
     pub bootstrap: Vec<Placed>,
     /// `[network] mdns`.
     pub mdns: Option<Placed>,
+    /// `[network] upload`.
+    pub upload: Option<Placed>,
     /// `[credit] price`.
     pub price: Option<Placed>,
     /// `[credit] request_price`.
@@ -139,7 +141,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const KNOWN: &[(&str, &[&str])] = &[
     ("storage", &["cache", "hosting", "redundancy", "convergence"]),
     ("repair", &["check", "patience", "rate"]),
-    ("network", &["port", "bootstrap", "mdns"]),
+    ("network", &["port", "bootstrap", "mdns", "upload"]),
     ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
     (
         "payments",
@@ -165,8 +167,7 @@ const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// Keys of versions to come. To accept one silently would promise what does not happen.
-const LATER: &[(&str, &[&str])] =
-    &[("network", &["upload", "download", "schedule", "mode"]), ("payments", &["deny_programs"])];
+const LATER: &[(&str, &[&str])] = &[("network", &["download", "schedule", "mode"]), ("payments", &["deny_programs"])];
 
 enum Shape {
     Text,
@@ -291,6 +292,7 @@ impl RawFile {
             "bitcoind" => &mut self.wallet.bitcoind,
             "cookie" => &mut self.wallet.cookie,
             "passphrase_file" => &mut self.wallet.passphrase_file,
+            "upload" => &mut self.upload,
             _ => &mut self.mdns,
         };
         *place = Some(placed);

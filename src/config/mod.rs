@@ -6,9 +6,11 @@ pub mod file;
 mod payments;
 pub mod place;
 mod terms;
+mod upload;
 
 pub use payments::{BackendKind, WalletSettings};
 pub use terms::TermSettings;
+pub use upload::Upload;
 
 use crate::base::amount::Msat;
 use crate::base::peer::Contact;
@@ -38,7 +40,7 @@ pub const CACHE_MIN: Size = Size(32 << 20);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 36] = [
+pub const VARIABLES: [&str; 37] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -52,6 +54,7 @@ pub const VARIABLES: [&str; 36] = [
     "TORNET_NETWORK_BOOTSTRAP",
     "TORNET_NETWORK_MDNS",
     "TORNET_NETWORK_PORT",
+    "TORNET_NETWORK_UPLOAD",
     "TORNET_PAYMENTS_BACKEND",
     "TORNET_PAYMENTS_BITCOIND",
     "TORNET_PAYMENTS_CONFIRMATIONS",
@@ -202,6 +205,8 @@ pub struct Settings {
     pub bootstrap: Setting<Vec<Contact>>,
     /// Whether peers are looked for on the local network.
     pub mdns: Setting<bool>,
+    /// How much is sent of chunks.
+    pub upload: Setting<Upload>,
     /// What a GiB costs.
     pub price: Setting<GibPrice>,
     /// What a request costs besides.
@@ -345,6 +350,8 @@ impl Settings {
             listen = Setting { value: Listen { addr, flexible: false }, source: Source::Flag("--listen") };
         }
         let mdns = layers.pick("network.mdns", "TORNET_NETWORK_MDNS", raw.mdns.as_ref(), true, switch)?;
+        let upload =
+            layers.pick("network.upload", "TORNET_NETWORK_UPLOAD", raw.upload.as_ref(), Upload::default(), typed)?;
         let bootstrap = bootstrap(flags, env, &raw, &file.value)?;
         let price =
             layers.pick("credit.price", "TORNET_CREDIT_PRICE", raw.price.as_ref(), GibPrice::default(), typed)?;
@@ -405,6 +412,7 @@ impl Settings {
             listen,
             bootstrap,
             mdns,
+            upload,
             price,
             request_price,
             max_price,
@@ -446,6 +454,7 @@ impl Settings {
             row("network.port", &self.listen),
             ("network.bootstrap", bootstrap, self.bootstrap.source.to_string()),
             row("network.mdns", &self.mdns),
+            row("network.upload", &self.upload),
             row("credit.price", &self.price),
             row("credit.request_price", &self.request_price),
             row("credit.max_price", &self.max_price),
@@ -462,7 +471,7 @@ impl Settings {
 
 /// Whether a change of this setting takes effect while a node runs.
 pub fn is_live(key: &str) -> bool {
-    terms::KEYS.contains(&key) || (key.starts_with("credit.") && key != "credit.rank_cpu")
+    key == "network.upload" || terms::KEYS.contains(&key) || (key.starts_with("credit.") && key != "credit.rank_cpu")
 }
 
 /// Variables of the environment that are named like ours and mean nothing.
@@ -574,7 +583,8 @@ mod tests {
         assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
         assert_eq!(settings.convergence.value, Convergence::Private);
         assert!(settings.mdns.value && settings.listen.value.flexible);
-        assert_eq!(settings.list().len(), 35);
+        assert_eq!(settings.list().len(), 36);
+        assert_eq!(settings.upload.value, Upload(None));
         assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
     }
 
@@ -603,8 +613,8 @@ mod tests {
             "FILE:1:2: unknown section [strange]; known: [storage], [repair], [network], [credit], [payments]"
         );
         assert_eq!(
-            refused("[network]\nupload = \"1 Mbit/s\"\n"),
-            "FILE:2:1: `upload` in [network] is not in this version yet"
+            refused("[network]\ndownload = \"1 Mbit/s\"\n"),
+            "FILE:2:1: `download` in [network] is not in this version yet"
         );
         assert_eq!(
             refused("[credit]\nprice = \"10\"\n"),
@@ -647,11 +657,15 @@ mod tests {
         assert_eq!((terms.enabled, terms.price_max, terms.day_max), (true, Msat(7_000), Sat(9_000)));
         assert_eq!((terms.confirmations, terms.fee_rate_max), (3, FeeRate(2_500)));
         assert_eq!(settings.max_price.value, GibPrice(Msat(1_000)));
+        let settings = load("[network]\nupload = \"8 Mbit/s\"\n", &[], Flags::default()).unwrap();
+        assert_eq!(settings.upload.value, Upload(Some(Rate(8_000_000))));
         for (text, told) in [
             ("per_day = \"9000\"", "payments.per_day: \"9000\" has no unit"),
             ("confirmations = 0", "payments.confirmations: \"0\" is no number of blocks"),
             ("min_topup = \"545 sat\"", "payments.min_topup: 545 sat is less than what the network carries"),
             ("enabled = \"yes\"", "`enabled` in [payments] must be true or false"),
+            ("[network]\nupload = \"8\"", "network.upload: \"8\" has no unit"),
+            ("[network]\nupload = \"255 kbit/s\"", "network.upload: 255 kbit/s is less than anybody would wait for"),
         ] {
             let error = refused(&format!("[payments]\n{text}\n"));
             assert!(error.contains(told), "{error}");

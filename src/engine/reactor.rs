@@ -5,7 +5,7 @@ use super::clock::Clock;
 use super::keep::Keeping;
 use super::link::Links;
 use super::pay::Payer;
-use super::server::{self, Serving};
+use super::server::{self, Sent, Serving};
 use super::swarm::{Swarm, Waiting};
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
@@ -127,19 +127,19 @@ pub(super) async fn run(mut node: Node, shell: Shell, mut events: mpsc::Unbounde
                         tokio::spawn(server::answer(responder, response));
                     }
                 }
-                Effect::Serve { token, fetch, demand, otherwise, charge } => {
+                Effect::Serve { token, fetch, demand, otherwise, charge, told } => {
                     if let Some(responder) = tokens.remove(&token) {
                         let serving = Serving { fetch, demand, otherwise, charge };
                         let work = server::serve(shell.store.clone(), responder, serving);
                         let events = shell.events.clone();
                         tokio::spawn(async move {
-                            let (sent, whole) = work.await;
-                            if charge > Msat::ZERO {
-                                let _ = events.send(Event::Input(Input::Served { token, charge: sent, whole }));
+                            let Sent { bytes, charge, whole } = work.await;
+                            if told {
+                                let _ = events.send(Event::Input(Input::Served { token, bytes, charge, whole }));
                             }
                         });
-                    } else if charge > Msat::ZERO {
-                        node.handle(now, Input::Served { token, charge: Msat::ZERO, whole: true });
+                    } else if told {
+                        node.handle(now, Input::Served { token, bytes: 0, charge: Msat::ZERO, whole: true });
                     }
                 }
                 Effect::AnswerLocated { token, chunks, located } => {

@@ -53,21 +53,30 @@ pub(super) struct Serving {
     pub(super) charge: Msat,
 }
 
-/// Sends slices from the store, or `otherwise` when it lacks any of them. Returns what was charged, and whether all was sent.
-pub(super) async fn serve(store: Arc<Store>, responder: Responder, serving: Serving) -> (Msat, bool) {
+/// What was sent.
+pub(super) struct Sent {
+    pub(super) bytes: u64,
+    pub(super) charge: Msat,
+    /// All of it; else perhaps less.
+    pub(super) whole: bool,
+}
+
+/// Sends slices from the store, or `otherwise` when it lacks any of them.
+pub(super) async fn serve(store: Arc<Store>, responder: Responder, serving: Serving) -> Sent {
     let Serving { fetch, demand, otherwise, charge } = serving;
     let found = tokio::task::spawn_blocking(move || read(&store, &fetch, demand, charge)).await.ok().flatten();
     match found {
         Some((header, body)) => {
+            let bytes = body.iter().map(|part| part.len() as u64).sum();
             let sent = responder.answer(&Response::Slices(header.clone()).to_bytes(), body).await;
             if let Err(error) = &sent {
                 debug!(%error, "slices not sent");
             }
-            (header.charge, sent.is_ok())
+            Sent { bytes, charge: header.charge, whole: sent.is_ok() }
         }
         None => {
             answer(responder, otherwise).await;
-            (Msat::ZERO, true)
+            Sent { bytes: 0, charge: Msat::ZERO, whole: true }
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct Settings {
     pub credit: CreditConfig,
     /// On which terms peers are paid, and pay.
     pub payments: PayConfig,
+    /// Bytes of chunks that are sent in a second; `None`: as many as the line carries.
+    pub upload: Option<u64>,
     /// Part of one processor, in percent, that looks for a better rank; 0: none.
     pub rank_percent: u8,
     /// The wallet.
@@ -75,6 +77,7 @@ impl Settings {
             keeper: KeeperConfig::default(),
             credit: CreditConfig::default(),
             payments: PayConfig::default(),
+            upload: None,
             rank_percent: 0,
             purse: PurseSettings {
                 network: Network::Signet,

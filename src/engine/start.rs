@@ -23,6 +23,7 @@ use crate::base::path::PathText;
 use crate::base::peer::{Contact, PeerId};
 use crate::content::cipher::ConvergenceSecret;
 use crate::ledger::CreditConfig;
+use crate::ledger::share::ShareConfig;
 use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
 use crate::net::identity::{Identity, IdentityError};
 use crate::node::input::{Command, Input};
@@ -149,6 +150,7 @@ impl Engine {
             rank_nonce: rank::recall(&store, &peer),
             payments: settings.payments,
             wallet: pay::recall(&store)?,
+            upload: ShareConfig { rate: settings.upload, ..ShareConfig::default() },
             keeper: KeeperConfig { lease: settings.lease, ..settings.keeper.clone() },
             unix: reactor::unix_now(),
             ..NodeConfig::default()
@@ -334,6 +336,11 @@ impl Engine {
     /// Other terms of credit and payment from now on; peers are told.
     pub fn set_terms(&self, credit: CreditConfig, payments: PayConfig) {
         self.inner.swarm.command(Command::Terms { credit, payments });
+    }
+
+    /// No more bytes of chunks a second are sent from now on.
+    pub fn limit_upload(&self, bytes: Option<u64>) {
+        self.inner.swarm.command(Command::Upload(bytes));
     }
 
     /// Entries of the audit log from this number on; none at its end.

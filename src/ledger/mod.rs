@@ -13,6 +13,7 @@ mod core;
 mod credit;
 pub mod rank;
 mod receiving;
+pub mod share;
 #[cfg(test)]
 mod tests;
 

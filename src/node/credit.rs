@@ -78,20 +78,22 @@ impl Node {
 
     /// Answers, unless the request has to wait: then it comes back.
     fn try_serve(&mut self, now: Instant, from: PeerId, request: Parked) -> Option<Parked> {
+        let bytes = u64::from(request.fetch.slices.count).saturating_mul(SLICE_BYTES as u64);
         if self.publisher.placing(&from, &request.fetch.chunk) {
-            self.give(request, Msat::ZERO);
+            // Whoever keeps what is ours contributes.
+            self.upload.share.contributed(now, from, bytes);
+            self.give(now, from, request, Msat::ZERO);
             return None;
         }
-        let bytes = u64::from(request.fetch.slices.count).saturating_mul(SLICE_BYTES as u64);
         let (hold, ceiling) = (HoldId(request.token.0), request.fetch.ceiling);
         let refusal = match self.credit.ledger.hold(now, hold, from, bytes, ceiling) {
             Verdict::Wait if request.held && request.until > now => return Some(request),
             Verdict::Free => {
-                self.give(request, Msat::ZERO);
+                self.give(now, from, request, Msat::ZERO);
                 return None;
             }
             Verdict::Held(charge) => {
-                self.give(request, charge);
+                self.give(now, from, request, charge);
                 return None;
             }
             Verdict::Wait => Refusal::Busy,
@@ -106,11 +108,6 @@ impl Node {
         let response = if request.held { Response::Refused(refusal) } else { request.otherwise };
         self.effects.push_back(Effect::Answer { token: request.token, response });
         None
-    }
-
-    fn give(&mut self, request: Parked, charge: Msat) {
-        let Parked { token, fetch, demand, otherwise, .. } = request;
-        self.effects.push_back(Effect::Serve { token, fetch, demand, otherwise, charge });
     }
 
     /// An account changed: those that wait for it are looked at again.
@@ -251,9 +248,9 @@ impl Node {
         rank(&self.me, self.credit.nonce)
     }
 
-    /// Whether this request waits for the account of its asker.
+    /// Whether this request waits for the account of its asker, or for its turn.
     pub fn waits(&self, token: Token) -> bool {
-        self.credit.waits(token)
+        self.credit.waits(token) || self.upload.waits(token)
     }
 
     /// All accounts, to be written down for the last time.

@@ -59,8 +59,7 @@ pub enum Effect {
         /// With what.
         response: Response,
     },
-    /// Answer a fetch from the store; if the store lacks any of the slices, answer `otherwise`. Where it is charged for, it ends with one
-    /// `Input::Served`.
+    /// Answer a fetch from the store; if the store lacks any of the slices, answer `otherwise`.
     Serve {
         /// Which.
         token: Token,
@@ -72,6 +71,8 @@ pub enum Effect {
         otherwise: Response,
         /// What all of the slices cost; for fewer less.
         charge: Msat,
+        /// It ends with one `Input::Served`.
+        told: bool,
     },
     /// Write these accounts down durably, in one transaction (`None`: remove it), then say `Input::Booked`.
     Book {

@@ -61,10 +61,12 @@ pub enum Input {
         /// Their part of what the answer costs.
         charge: Msat,
     },
-    /// The end of an `Effect::Serve` that was charged.
+    /// The end of an `Effect::Serve` that is to be told.
     Served {
         /// Which.
         token: Token,
+        /// What was sent of the chunk.
+        bytes: u64,
         /// What was charged; nothing when nothing was sent.
         charge: Msat,
         /// All of it was sent. Else it may have been less.
@@ -156,6 +158,8 @@ pub enum Command {
         /// How much to all of them together, fees included.
         amount: Sat,
     },
+    /// No more bytes a second are sent of chunks from now on; `None`: as many as the line carries.
+    Upload(Option<u64>),
     /// Other terms of credit and payment from now on.
     Terms {
         /// What is charged, and how far peers are trusted.

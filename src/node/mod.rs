@@ -14,6 +14,7 @@ mod peers;
 mod popularity;
 mod serve;
 pub mod stats;
+mod upload;
 
 use crate::base::digest::ChunkId;
 use crate::base::keyspace::Key;
@@ -22,6 +23,7 @@ use crate::base::peer::{Contact, PeerId};
 use crate::base::random::Random;
 use crate::base::time::Instant;
 use crate::fetch::{Fetch, FetchConfig};
+use crate::ledger::share::ShareConfig;
 use crate::ledger::{CreditConfig, Ledger, Record};
 use crate::publish::kept::Kept;
 use crate::publish::{Keeper, KeeperConfig, PublishConfig, Publisher, Row};
@@ -44,6 +46,7 @@ use popularity::Popularity;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
+use upload::Upload;
 
 /// What a node is told of itself.
 #[derive(Debug, Clone)]
@@ -76,6 +79,8 @@ pub struct NodeConfig {
     pub payments: PayConfig,
     /// Payments of both directions as an earlier run left them.
     pub wallet: Vec<wallet::Row>,
+    /// How much is uploaded, and how that is shared.
+    pub upload: ShareConfig,
     /// How what is published and pinned is looked after.
     pub keeper: KeeperConfig,
     /// Seconds of Unix time at the machine's first moment.
@@ -99,6 +104,7 @@ impl Default for NodeConfig {
             rank_nonce: 0,
             payments: PayConfig::default(),
             wallet: Vec::new(),
+            upload: ShareConfig::default(),
             keeper: KeeperConfig::default(),
             unix: 0,
         }
@@ -127,6 +133,7 @@ pub struct Node {
     join: Join,
     popularity: Popularity,
     credit: Credit,
+    upload: Upload,
     wallet: Wallet,
     /// Calls that ended before they began: the peer is banned or was just found unreachable.
     stillborn: VecDeque<(CallId, CallFailure)>,
@@ -161,6 +168,7 @@ impl Node {
             join: Join::default(),
             popularity: Popularity::default(),
             credit: Credit::new(ledger, config.rank_nonce),
+            upload: Upload::new(config.upload, &config.wallet),
             wallet: Wallet::new(config.payments, seed.rotate_left(32), std::mem::take(&mut config.wallet)),
             stillborn: VecDeque::new(),
             effects: VecDeque::new(),
@@ -180,10 +188,14 @@ impl Node {
                 if let Some((peer, _)) = self.fetch_calls.get(&call) {
                     let bytes = u64::from(slices.count) * SLICE_BYTES as u64;
                     self.credit.ledger.received(now, *peer, bytes, charge);
+                    self.upload.share.contributed(now, *peer, bytes);
                 }
                 self.fetch.delivered(now, call, slices);
             }
-            Input::Served { token, charge, whole } => self.served(now, token, charge, whole),
+            Input::Served { token, bytes, charge, whole } => {
+                self.uploaded(token, bytes);
+                self.served(now, token, charge, whole);
+            }
             Input::Booked => self.booked(now),
             Input::Wallet(event) => self.wallet.handle(now, event),
             Input::Stored { chunks } => self.stored(now, &chunks),
@@ -220,6 +232,7 @@ impl Node {
             self.publisher.poll_timeout(),
             self.hosting.poll_timeout(),
             self.credit.poll_timeout(),
+            self.upload.poll_timeout(),
             self.wallet.poll_timeout(),
             self.keeper.poll_timeout(),
         ];
@@ -247,6 +260,7 @@ impl Node {
             Command::Pay { peer, amount } => self.wallet.order(now, peer, amount),
             Command::Allow { peers, amount } => self.wallet.allow(now, peers, amount),
             Command::Terms { credit, payments } => self.terms(now, credit, payments),
+            Command::Upload(rate) => self.limit_upload(rate),
             Command::Unpublish(job) => self.publisher.unpublish(job),
             Command::Tend { errand, groups, repair } => {
                 let unix = self.unix(now);
@@ -294,6 +308,7 @@ impl Node {
             moved |= self.poll_searches(now);
             moved |= self.poll_credit(now);
             moved |= self.poll_wallet(now);
+            moved |= self.poll_upload(now);
             if !moved {
                 break;
             }

@@ -165,6 +165,7 @@ impl Node {
     pub(super) fn peer_unlinked(&mut self, now: Instant, peer: PeerId) {
         self.fetch.peer_down(now, peer);
         self.credit_link_down(peer);
+        self.upload_link_down(now, &peer);
         self.publisher.host_down(now, peer);
     }
 

@@ -45,6 +45,7 @@ impl Node {
             match action {
                 WalletAction::Sums(peer, Sums { credited, paid, pending }) => {
                     self.credit.ledger.pay(peer, Payments { credited, paid, pending });
+                    self.upload_paid(now, peer, credited);
                     self.unpark(now, peer);
                 }
                 WalletAction::Ask(peer) => self.speak(now, peer, Payment::Ask, Purpose::Ask),

@@ -66,11 +66,12 @@ impl Swarm {
                 }
             }
             Effect::Answer { token, response } => self.answer(place, token, response),
-            Effect::Serve { token, fetch, demand, otherwise, charge } => {
+            Effect::Serve { token, fetch, demand, otherwise, charge, told } => {
+                let bytes = u64::from(fetch.slices.count) * SLICE_BYTES as u64;
                 let sent = self.serve(place, token, &fetch, demand, otherwise, charge);
-                if charge > Msat::ZERO {
-                    let charge = if sent { charge } else { Msat::ZERO };
-                    self.give(place, Input::Served { token, charge, whole: true });
+                if told {
+                    let (bytes, charge) = if sent { (bytes, charge) } else { (0, Msat::ZERO) };
+                    self.give(place, Input::Served { token, bytes, charge, whole: true });
                 }
             }
             Effect::Book { records } => {
