@@ -4,7 +4,7 @@
 
 mod harness;
 
-use harness::node::Plan;
+use harness::node::{Node, Plan};
 use harness::tree::noise;
 use harness::{Lab, installed, require_fuse, shell, until};
 use std::fs;
@@ -41,27 +41,49 @@ impl Drop for Machine {
     }
 }
 
-/// Two machines with one cable between them, at 10.99.0.1 and 10.99.0.2; `None` where this user cannot have that.
-fn two_machines() -> Option<[Machine; 2]> {
+/// Whether this user can have such machines.
+fn possible() -> bool {
     let tools = ["ip", "unshare", "nsenter"].into_iter().all(installed);
     if !tools || !rustix::process::geteuid().is_root() {
         println!("skipped: needs root and the packages iproute2 and util-linux");
-        return None;
+        return false;
     }
+    true
+}
+
+/// Two machines with one cable between them, which have these addresses.
+fn two_machines(addresses: [&[&str]; 2]) -> [Machine; 2] {
     let machines = [Machine::new(), Machine::new()];
     machines[0].ip(&format!("link add cable type veth peer name cable netns {}", machines[1].0.id()));
-    for (machine, address) in machines.iter().zip(["10.99.0.1/24", "10.99.0.2/24"]) {
-        machine.ip(&format!("addr add {address} dev cable"));
+    for (machine, addresses) in machines.iter().zip(addresses) {
+        for address in addresses {
+            // Of no interest: whether another has the address already.
+            let at_once = if address.contains(':') { " nodad" } else { "" };
+            machine.ip(&format!("addr add {address} dev cable{at_once}"));
+        }
         machine.ip("link set lo up");
         machine.ip("link set cable up");
     }
-    Some(machines)
+    machines
+}
+
+/// The network addresses of the peers with a link.
+fn linked(node: &Node) -> Vec<String> {
+    let peers = node.json(&["--json", "peers"]);
+    peers.as_array().unwrap().iter().map(|peer| peer["address"].as_str().unwrap().to_string()).collect()
+}
+
+fn ip_of(node: &Node) -> &str {
+    node.address.rsplit_once('@').unwrap().1.rsplit_once(':').unwrap().0
 }
 
 #[test]
 fn nodes_on_one_local_network_find_each_other_and_read_each_others_files() {
-    let Some(machines) = two_machines() else { return };
+    if !possible() {
+        return;
+    }
     require_fuse();
+    let machines = two_machines([&["10.99.0.1/24"], &["10.99.0.2/24"]]);
     let lab = Lab::new();
     let node = |name: &str, machine: &Machine| {
         // As a user starts it: every address, and looking around, which is on unless it is turned off.
@@ -72,9 +94,49 @@ fn nodes_on_one_local_network_find_each_other_and_read_each_others_files() {
     fs::write(a.path("film"), noise(7, 3 << 20)).unwrap();
     let reference = a.stored(&a.path("film"));
     until("they have found each other", || {
-        let peers = b.json(&["--json", "peers"]);
-        let addresses = peers.as_array().unwrap().iter().filter_map(|peer| peer["address"].as_str());
-        addresses.into_iter().any(|address| address.starts_with("10.99.0.1:")).then_some(())
+        linked(&b).iter().any(|address| address.starts_with("10.99.0.1:")).then_some(())
     });
     assert!(fs::read(b.reference(&reference)).unwrap() == noise(7, 3 << 20));
+}
+
+#[test]
+fn nodes_find_each_other_at_the_addresses_that_they_listen_at_whatever_those_are() {
+    if !possible() {
+        return;
+    }
+    // No router passes the first on, and the second is preferred, but nobody listens there.
+    let machines = two_machines([&["192.0.2.1/24", "fd00:9::1/64"], &["192.0.2.2/24", "fd00:9::2/64"]]);
+    let lab = Lab::new();
+    let node = |name: &str, machine: &Machine| {
+        Plan::new(name).config("").listen("0.0.0.0:0").network(machine.network()).start(&lab)
+    };
+    let (_a, b) = (node("a", &machines[0]), node("b", &machines[1]));
+    until("they have found each other", || {
+        linked(&b).iter().any(|address| address.starts_with("192.0.2.1:")).then_some(())
+    });
+}
+
+#[test]
+fn printed_address_is_one_at_which_other_machines_reach_the_node() {
+    if !possible() {
+        return;
+    }
+    let machines = two_machines([&["10.99.0.1/24"], &["10.99.0.2/24", "10.99.1.2/24"]]);
+    let lab = Lab::new();
+    let node = |name: &str, machine: &Machine| Plan::new(name).listen_anywhere().network(machine.network());
+    let a = node("a", &machines[0]).start(&lab);
+    // Of several the one from which it would send far away.
+    machines[1].ip("route add default via 10.99.1.1 dev cable src 10.99.1.2");
+    let b = node("b", &machines[1]).knows(&a).start(&lab);
+    until("the other machine reaches it", || (linked(&b).len() == 1).then_some(()));
+    assert_eq!((ip_of(&a), ip_of(&b)), ("10.99.0.1", "10.99.1.2"));
+    let status = b.json(&["--json", "status"]);
+    let all: Vec<&str> = status["addresses"].as_array().unwrap().iter().map(|at| at.as_str().unwrap()).collect();
+    assert_eq!(all, ["10.99.1.2:41641", "10.99.0.2:41641", "127.0.0.1:41641"]);
+    assert!(b.tornet(&["status"]).contains("10.99.0.2:41641, 127.0.0.1:41641"));
+    // The same machine reaches it there, too; and where there is no network, only at home.
+    let c = node("c", &machines[0]).knows(&a).start(&lab);
+    until("its own machine reaches it", || (linked(&c).len() == 1).then_some(()));
+    machines[0].ip("link del cable");
+    assert!(a.json(&["--json", "status"])["address"].as_str().unwrap().ends_with("@127.0.0.1:41641"));
 }

@@ -74,6 +74,11 @@ impl Plan {
         self
     }
 
+    /// Listens where nobody told it to, as most users start it.
+    pub fn listen_anywhere(self) -> Plan {
+        self.listen("")
+    }
+
     /// In this network namespace (a file, as in `/proc/PID/ns/net`), which takes root and nsenter.
     pub fn network(mut self, namespace: PathBuf) -> Plan {
         self.network = Some(namespace);
@@ -123,7 +128,9 @@ impl Plan {
         }
         command.arg("--data-dir").arg(self.data_dir(&home));
         command.arg("--config").arg(&config);
-        command.arg("--listen").arg(&self.listen);
+        if !self.listen.is_empty() {
+            command.arg("--listen").arg(&self.listen);
+        }
         for address in &self.bootstrap {
             command.arg("--bootstrap").arg(address);
         }

@@ -47,6 +47,9 @@ fn screen(status: &Status) -> String {
     let uptime = Span(Duration::from_secs(status.uptime.max(1)));
     row("node", format!("{} (tornet {}, process {}, up {uptime})", short(&status.peer), status.version, status.pid));
     row("address", status.address.clone());
+    if let Some((_, others)) = status.addresses.split_first().filter(|(_, others)| !others.is_empty()) {
+        row("also at", others.join(", "));
+    }
     row("mounted at", status.mountpoint.as_ref().map_or("nowhere".to_string(), shown));
     row("data", shown(&status.data_dir));
     row("peers", format!("{} linked, {} known", status.peers_linked, status.peers_known));
@@ -301,6 +304,8 @@ mod tests {
         let mut status = Status { safe_to_shut_down: true, ..Status::default() };
         assert!(screen(&status).contains("safe to shut down yes\n"));
         assert!(screen(&status).contains("publishing        nothing to do\n"));
+        status.addresses = ["10.9.9.1:7", "10.0.3.1:7", "127.0.0.1:7"].map(String::from).to_vec();
+        assert!(screen(&status).contains("also at           10.0.3.1:7, 127.0.0.1:7\n"));
         status.kept = Some(KeptStatus { groups: 2, whole: 2, hosts: 1, wanted: 12, ..KeptStatus::default() });
         assert!(screen(&status).contains("yes, though parts of it lie on no more than 1 of 12 wanted nodes"));
         status.safe_to_shut_down = false;

@@ -4,11 +4,12 @@ use super::swarm::Swarm;
 use crate::base::peer::PeerId;
 use crate::net::discover::Discovery;
 use crate::node::input::Command;
+use std::net::SocketAddr;
 use tracing::debug;
 
 /// Announces us on the local network and passes on whom we hear, until the engine stops.
-pub(super) async fn run(swarm: Swarm, own: PeerId, port: u16) {
-    let (discovery, mut heard) = match Discovery::start(own, port) {
+pub(super) async fn run(swarm: Swarm, own: PeerId, listen: SocketAddr) {
+    let (discovery, mut heard) = match Discovery::start(own, listen) {
         Ok(started) => started,
         Err(error) => {
             debug!(%error, "no local discovery");

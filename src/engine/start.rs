@@ -26,6 +26,7 @@ use crate::ledger::CreditConfig;
 use crate::ledger::share::ShareConfig;
 use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
 use crate::net::identity::{Identity, IdentityError};
+use crate::net::own;
 use crate::node::input::{Command, Input};
 use crate::node::{Node, NodeConfig};
 use crate::publish::KeeperConfig;
@@ -33,7 +34,7 @@ use crate::store::{Store, StoreConfig, StoreError};
 use crate::wallet::PayConfig;
 use crate::wire::close::CloseReason;
 use std::fs::{DirBuilder, Permissions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -190,7 +191,7 @@ impl Engine {
         tasks.push(tokio::spawn(payer.run()));
         rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
         if settings.mdns {
-            tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr.port())));
+            tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr)));
         }
         info!(peer = %peer, %addr, "node started");
         let tasks = Mutex::new(tasks);
@@ -209,14 +210,18 @@ impl Engine {
         self.inner.addr
     }
 
-    /// What others pass as `--bootstrap`: our key at our address. A wildcard address is shown as loopback.
+    /// Where others reach it, the likeliest first: a wildcard address stands for those that the machine has now.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        own::reachable(self.inner.addr)
+    }
+
+    /// What others pass as `--bootstrap`: our key at the likeliest of our addresses.
     pub fn bootstrap_text(&self) -> String {
-        let mut addr = self.inner.addr;
-        if addr.ip().is_unspecified() {
-            let loopback = if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
-            addr.set_ip(loopback);
-        }
-        Contact { peer: self.inner.peer, addrs: vec![addr] }.to_string()
+        self.bootstrap_at(&self.addresses())
+    }
+
+    fn bootstrap_at(&self, addresses: &[SocketAddr]) -> String {
+        Contact { peer: self.inner.peer, addrs: addresses.iter().take(1).copied().collect() }.to_string()
     }
 
     /// The plain directory behind the own tree.
@@ -276,11 +281,13 @@ impl Engine {
         let writer = inner.writer.clone();
         let kept = tokio::task::spawn_blocking(move || writer.kept()).await.ok().flatten();
         let hosting = inner.writer.hosting();
+        let addresses = self.addresses();
         Status {
             version: env!("CARGO_PKG_VERSION").to_string(),
             pid: std::process::id(),
             peer: inner.peer.to_string(),
-            address: self.bootstrap_text(),
+            address: self.bootstrap_at(&addresses),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
             listen: inner.addr.to_string(),
             data_dir: PathText::from(self.data_dir()),
             mountpoint: mountpoint.map(PathText::from),

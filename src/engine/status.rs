@@ -17,6 +17,9 @@ pub struct Status {
     pub peer: String,
     /// The address to hand to others as `--bootstrap`.
     pub address: String,
+    /// All addresses (IP:PORT) at which others may reach it, the likeliest first.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// UDP address that we listen on.
     pub listen: String,
     /// Where identity, tree and store are.

@@ -1,9 +1,10 @@
 //! Finds peers on the local network by mDNS, and lets them find us. Names this node to everybody on that network.
 
-use super::address::{Reach, reach};
+use super::address::reach;
+use super::own;
 use crate::base::limit::CONTACT_ADDRS_MAX;
 use crate::base::peer::{Contact, PeerId};
-use mdns_sd::{ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
+use mdns_sd::{IfKind, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use tokio::sync::mpsc;
@@ -34,15 +35,27 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Announces `peer` at UDP `port` on all networks of this machine, and reports other peers there. A report is a claim:
-    /// the handshake shows whether it is true.
-    pub fn start(peer: PeerId, port: u16) -> Result<(Discovery, mpsc::Receiver<Contact>), DiscoverError> {
+    /// Announces `peer`, who listens at this UDP address, on the networks that it stands for, and reports other peers there that
+    /// it could dial. A report is a claim: the handshake shows whether it is true.
+    pub fn start(peer: PeerId, listen: SocketAddr) -> Result<(Discovery, mpsc::Receiver<Contact>), DiscoverError> {
+        if own::is_apart(listen) {
+            return Err(DiscoverError(format!("{listen} is of no use to others")));
+        }
         let discovery = Discovery { daemon: ServiceDaemon::new()? };
+        let mut useless = vec![IfKind::LoopbackV4, IfKind::LoopbackV6];
+        if listen.is_ipv4() {
+            useless.push(IfKind::IPv6);
+        }
+        discovery.daemon.disable_interface(useless)?;
         let name = format!("{peer:.16}");
         let text = peer.to_string();
         let properties = [(PEER_KEY, text.as_str())];
         let host = format!("tornet-{name}.local.");
-        let service = ServiceInfo::new(SERVICE, &name, &host, "", port, &properties[..])?.enable_addr_auto();
+        let service = |ips: &str| ServiceInfo::new(SERVICE, &name, &host, ips, listen.port(), &properties[..]);
+        let service = match listen.ip() {
+            any if any.is_unspecified() => service("")?.enable_addr_auto(),
+            one => service(&one.to_string())?,
+        };
         discovery.daemon.register(service)?;
         let events = discovery.daemon.browse(SERVICE)?;
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
@@ -51,7 +64,10 @@ impl Discovery {
             let mut known = BTreeMap::new();
             while let Ok(event) = events.recv() {
                 let ServiceEvent::ServiceResolved(service) = event else { continue };
-                let Some(contact) = contact_of(&service).filter(|contact| contact.peer != peer) else { continue };
+                let Some(contact) = contact_of(&service, listen.is_ipv6()).filter(|contact| contact.peer != peer)
+                else {
+                    continue;
+                };
                 if is_news(&mut known, &contact) && matches!(sender.try_send(contact), Err(error) if is_closed(&error))
                 {
                     return;
@@ -89,14 +105,15 @@ fn is_news(known: &mut BTreeMap<PeerId, Vec<SocketAddr>>, contact: &Contact) -> 
     true
 }
 
-fn contact_of(service: &ResolvedService) -> Option<Contact> {
+fn contact_of(service: &ResolvedService, ipv6: bool) -> Option<Contact> {
     let text = service.txt_properties.get(PEER_KEY)?.val_str();
     let ips = service.addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr);
-    contact(text, ips, service.port)
+    contact(text, ips, service.port, ipv6)
 }
 
-/// What somebody on the local network claims, if it can be true.
-fn contact(peer: &str, ips: impl Iterator<Item = IpAddr>, port: u16) -> Option<Contact> {
+/// What somebody on the local network claims, if it can be true: who is there has whatever address that network gives. Without
+/// `ipv6` no such address can be dialled.
+fn contact(peer: &str, ips: impl Iterator<Item = IpAddr>, port: u16, ipv6: bool) -> Option<Contact> {
     let mut id = [0; 32];
     if peer.len() != 64 || port == 0 {
         return None;
@@ -107,7 +124,8 @@ fn contact(peer: &str, ips: impl Iterator<Item = IpAddr>, port: u16) -> Option<C
     let usable = |ip: &IpAddr| match ip {
         // Useless without the interface that it belongs to.
         IpAddr::V6(ip) if ip.is_unicast_link_local() => false,
-        ip => matches!(reach(*ip), Reach::Private | Reach::Public),
+        IpAddr::V6(ip) => ipv6 && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast()),
+        IpAddr::V4(ip) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast()),
     };
     let mut addrs: Vec<SocketAddr> = ips.filter(usable).map(|ip| SocketAddr::new(ip, port)).collect();
     // Private ones and IPv4 first.
@@ -132,23 +150,35 @@ mod tests {
             &peer.to_string(),
             ips(&["fe80::1", "2606:4700::1", "192.168.0.9", "127.0.0.1", "224.0.0.1"]),
             4000,
+            true,
         )
         .unwrap();
         assert_eq!(found.peer, peer);
         assert_eq!(found.addrs, ["192.168.0.9:4000".parse().unwrap(), "[2606:4700::1]:4000".parse().unwrap()]);
         let many: Vec<String> = (1..30).map(|last| format!("10.0.0.{last}")).collect();
         let many = many.iter().map(|text| text.parse().unwrap());
-        assert_eq!(contact(&peer.to_string(), many, 4000).unwrap().addrs.len(), CONTACT_ADDRS_MAX);
+        assert_eq!(contact(&peer.to_string(), many, 4000, true).unwrap().addrs.len(), CONTACT_ADDRS_MAX);
+    }
+
+    #[test]
+    fn any_address_of_the_local_network_is_heard_that_the_socket_can_dial() {
+        let heard = |ipv6| {
+            let ips = ips(&["192.0.2.2", "fd00::2", "255.255.255.255"]);
+            let found = contact(&PeerId([0xab; 32]).to_string(), ips, 4000, ipv6).unwrap().addrs;
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(heard(false), ["192.0.2.2:4000"]);
+        assert_eq!(heard(true), ["[fd00::2]:4000", "192.0.2.2:4000"]);
     }
 
     #[test]
     fn nonsense_claims_are_passed_over() {
         let peer = PeerId([0xab; 32]).to_string();
-        assert_eq!(contact(&peer[1..], ips(&["10.0.0.1"]), 4000), None);
-        assert_eq!(contact(&"é".repeat(32), ips(&["10.0.0.1"]), 4000), None);
-        assert_eq!(contact(&"+1".repeat(32), ips(&["127.0.0.1"]), 4000), None);
-        assert_eq!(contact(&peer, ips(&["10.0.0.1"]), 0), None);
-        assert_eq!(contact(&peer, ips(&[]), 4000), None);
+        assert_eq!(contact(&peer[1..], ips(&["10.0.0.1"]), 4000, true), None);
+        assert_eq!(contact(&"é".repeat(32), ips(&["10.0.0.1"]), 4000, true), None);
+        assert_eq!(contact(&"+1".repeat(32), ips(&["127.0.0.1"]), 4000, true), None);
+        assert_eq!(contact(&peer, ips(&["10.0.0.1"]), 0, true), None);
+        assert_eq!(contact(&peer, ips(&[]), 4000, true), None);
     }
 
     #[test]
@@ -170,7 +200,7 @@ mod tests {
     #[test]
     fn discovery_starts_and_ends_with_or_without_a_network() {
         // Whatever the machine offers: an error or silence, no panic.
-        if let Ok((discovery, mut contacts)) = Discovery::start(PeerId([9; 32]), 4000) {
+        if let Ok((discovery, mut contacts)) = Discovery::start(PeerId([9; 32]), "0.0.0.0:4000".parse().unwrap()) {
             let _ = contacts.try_recv();
             drop(discovery);
         }

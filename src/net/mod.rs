@@ -9,6 +9,7 @@ pub mod identity;
 pub mod link;
 mod mask;
 mod noise;
+pub mod own;
 mod packet;
 mod primitive;
 mod session;
