@@ -7,11 +7,13 @@ mod harness;
 use harness::node::{Node, Plan};
 use harness::save::{Promised, check, write_until_killed};
 use harness::tree::{self, Dice, noise};
-use harness::{Lab, mounts_below, processes_naming, require_fuse, shell, until};
+use harness::{Lab, mounts_below, printed, processes_naming, require_fuse, shell, signal, until};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,6 +22,43 @@ use std::time::Duration;
 const ROUNDS: u64 = 50;
 
 // Promise 11 of tornet(7).
+#[test]
+fn mount_that_is_interrupted_while_it_starts_leaves_nothing() {
+    require_fuse();
+    let lab = Lab::new();
+    let (mut interrupted, mut mounted) = (0, 0);
+    for delay in [0, 5, 10, 20, 40, 80, 160, 320, 640, 1280] {
+        let mut command = Plan::new("a").mounted().background(&lab);
+        let mut mount = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        until("the node has started", || {
+            let ended = mount.try_wait().unwrap().is_some();
+            let started = processes_naming(lab.dir()).iter().any(|(_, line)| line.contains("--report"));
+            (started || ended).then_some(())
+        });
+        thread::sleep(Duration::from_millis(delay));
+        signal(mount.id(), Signal::INT);
+        let output = mount.wait_with_output().unwrap();
+        let point = lab.path("a/net");
+        let mounts = mounts_below(&point);
+        match output.status.code() {
+            Some(130) => {
+                interrupted += 1;
+                let left = processes_naming(lab.dir());
+                assert!(left.is_empty() && mounts.is_empty(), "after {delay} ms: {left:?} {mounts:?}");
+                assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is mounted"));
+            }
+            Some(0) => {
+                mounted += 1;
+                assert_eq!(mounts, [point]);
+                shell(&format!("umount '{}'", mounts[0].display()));
+                until("the node has ended", || processes_naming(lab.dir()).is_empty().then_some(()));
+            }
+            _ => panic!("after {delay} ms: {}", printed(&output)),
+        }
+    }
+    assert!(interrupted > 0, "{mounted} times it was mounted before the signal came");
+}
+
 #[test]
 fn what_was_fsynced_survives_fifty_kills_at_random_moments() {
     require_fuse();
@@ -98,7 +137,7 @@ fn reader_that_is_killed_while_fetching_goes_on_where_it_was() {
     for _ in 0..8 {
         let mut b = Plan::new("b").knows(&a).start(&lab);
         let mut get = b.command(&["get", &reference, dest.to_str().unwrap()]);
-        let mut get = get.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut get = get.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         thread::sleep(Duration::from_micros(dice.below(300_000)));
         b.kill();
         let _ = get.wait();
@@ -292,7 +331,7 @@ fn mount_in_the_background_returns_once_it_serves_and_ends_with_its_mount() {
     let lab = Lab::new();
     let mut command = Plan::new("a").mounted().background(&lab);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", harness::printed(&output));
+    assert!(output.status.success(), "{}", printed(&output));
     let net = lab.path("a/net");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(shown.contains(net.to_str().unwrap()), "it says where it is mounted: {shown:?}");
@@ -307,24 +346,24 @@ fn mount_in_the_background_returns_once_it_serves_and_ends_with_its_mount() {
             .env("HOME", lab.path("a"))
             .output()
             .unwrap();
-        assert!(umount.status.success(), "{}", harness::printed(&umount));
+        assert!(umount.status.success(), "{}", printed(&umount));
         assert!(processes_naming(&lab.path("a")).is_empty(), "its process is gone");
         assert!(mounts_below(&net).is_empty());
         let again = Plan::new("a").mounted().background(&lab).output().unwrap();
-        assert!(again.status.success(), "{}", harness::printed(&again));
+        assert!(again.status.success(), "{}", printed(&again));
     }
     // Who does not wait may mount again all the same.
     rustix::mount::unmount(&net, rustix::mount::UnmountFlags::DETACH).unwrap_or_else(|_| {
         shell(&format!("fusermount3 -uz '{}'", net.display()));
     });
     let again = Plan::new("a").mounted().background(&lab).output().unwrap();
-    assert!(again.status.success(), "{}", harness::printed(&again));
+    assert!(again.status.success(), "{}", printed(&again));
     assert_eq!(fs::read(net.join("file")).unwrap(), b"serves at once");
     let stopped = std::process::Command::new(harness::TORNET)
         .args(["--data-dir", lab.path("a/data").to_str().unwrap(), "stop"])
         .output()
         .unwrap();
-    assert!(stopped.status.success(), "{}", harness::printed(&stopped));
+    assert!(stopped.status.success(), "{}", printed(&stopped));
     until("its process is gone", || processes_naming(&lab.path("a")).is_empty().then_some(()));
 }
 

@@ -5,7 +5,8 @@
 
 use super::command::MountProgram;
 use super::node::{self, MountPlan, Report, Running};
-use super::output::{self, Usage};
+use super::output::{self, Interrupted, Usage};
+use super::process;
 use super::waiting::Waiting;
 use crate::config::Settings;
 use crate::{fuse, telemetry};
@@ -124,6 +125,8 @@ fn stay(program: &MountProgram) -> anyhow::Result<()> {
 }
 
 fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
+    let ward = process::Ward::new()?;
+    let interrupted = || Interrupted("nothing is mounted");
     // What can be told at once is told by this process.
     let settings = node::settings(&program.place, &program.meet)?;
     let plan = plan(program)?;
@@ -134,22 +137,28 @@ fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
     let errors = OpenOptions::new().create(true).append(true).mode(0o600).open(&log);
     let errors = errors.with_context(|| format!("cannot open the log {}", log.display()))?;
     let own = std::env::current_exe().context("cannot find this program")?;
-    let mut child = Command::new(own)
+    let mut command = Command::new(own);
+    command
         // It may be called by the name that mount(8) calls it by, but its arguments are not mount(8)'s any more.
         .arg0("tornet-mount")
         .arg("--report")
         .args(args.iter().skip(1))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(errors)
-        .spawn()
-        .context("cannot start the node")?;
+        .stderr(errors);
+    let started = ward.start(&mut command).context("cannot start the node")?;
+    let mut child = started.ok_or_else(interrupted)?;
     let mut line = String::new();
     let waiting = Waiting::begin(format!("the node starts; its log is {}", log.display()));
     if let Some(output) = child.stdout.take() {
         BufReader::new(output).read_line(&mut line)?;
     }
     drop(waiting);
+    if !ward.release() {
+        // It ends as it does whenever it is asked to: in order.
+        child.wait()?;
+        bail!(interrupted());
+    }
     match serde_json::from_str(&line) {
         Ok(Outcome::Ready(report)) => {
             point.keep();
@@ -161,6 +170,10 @@ fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
         }
         Err(_) => {
             let status = child.wait()?;
+            // A terminal sends its signal to both.
+            if process::was_asked_to_end(status) {
+                bail!(interrupted());
+            }
             bail!("the node ended before it served ({status}); its log is {}", log.display())
         }
     }

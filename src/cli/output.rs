@@ -1,5 +1,6 @@
 //! What the user sees: lines on the standard output, messages on the standard error, exit codes.
 
+use super::process;
 use crate::control::client::{ClientError, START};
 use crate::control::message::Answer;
 use serde::Serialize;
@@ -35,6 +36,11 @@ impl Usage {
         Usage(error.to_string()).into()
     }
 }
+
+/// The user gave it up; what that means.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted: {0}")]
+pub(super) struct Interrupted(pub(super) &'static str);
 
 /// A failure, and what the user can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -75,14 +81,18 @@ fn fail(program: &str, failure: &Failure, json: bool) {
     }
 }
 
-/// The one table of exit codes: 0 done, 1 failed, 2 wrong usage.
+/// The one table of exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 pub(super) fn exit(program: &str, result: anyhow::Result<()>, json: bool) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     // `tornet peers | head -1` is no failure worth words.
     if !broken_pipe(&error) {
         fail(program, &Failure::of(&error), json);
     }
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    ExitCode::from(match error {
+        error if error.is::<Usage>() => 2,
+        error if error.is::<Interrupted>() => process::INTERRUPTED,
+        _ => 1,
+    })
 }
 
 /// What the command line's own rules refuse, or have answered already, such as `--help`.

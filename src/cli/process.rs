@@ -1,12 +1,15 @@
 //! What a process does before anything else: nobody reads its files, nobody reads its memory, it ends with its parent.
 
 use rustix::fs::Mode;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
 use std::io::{self, IsTerminal};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
 
 /// Exit status of what was interrupted.
-const INTERRUPTED: i32 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 /// The first thing in `main`: files are made for their user alone, and keys stay out of core dumps and other debuggers.
 pub(super) fn harden() {
@@ -64,9 +67,74 @@ pub(super) fn end_when_interrupted(words: &'static str) -> io::Result<()> {
         // Below what a progress bar left on the line.
         let start = if io::stderr().is_terminal() { "\n" } else { "" };
         super::output::note(format_args!("{start}{words}"));
-        std::process::exit(INTERRUPTED);
+        std::process::exit(INTERRUPTED.into());
     });
     Ok(())
+}
+
+/// The process that this one starts and waits for: what asks this one to end ends both, or neither.
+pub(super) struct Ward(Arc<Mutex<Care>>);
+
+enum Care {
+    /// Not started, or started.
+    Waits(Option<Pid>),
+    /// It needs nobody any more.
+    Alone,
+    /// This process was asked to end.
+    Interrupted,
+}
+
+impl Ward {
+    /// Catches the signals from now on.
+    pub(super) fn new() -> io::Result<Ward> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut ending = runtime.block_on(async { Ending::new() })?;
+        let care = Arc::new(Mutex::new(Care::Waits(None)));
+        let shared = care.clone();
+        std::thread::spawn(move || {
+            runtime.block_on(ending.wait());
+            let mut care = lock(&shared);
+            if let Care::Waits(child) = *care {
+                // It has not been waited for, so its number is still its own.
+                let _ = child.map(|pid| rustix::process::kill_process(pid, Signal::TERM));
+                *care = Care::Interrupted;
+            }
+        });
+        Ok(Ward(care))
+    }
+
+    /// Starts it, unless this process was asked to end before.
+    pub(super) fn start(&self, command: &mut Command) -> io::Result<Option<Child>> {
+        let mut care = lock(&self.0);
+        if let Care::Interrupted = *care {
+            return Ok(None);
+        }
+        let child = command.spawn()?;
+        *care = Care::Waits(Some(Pid::from_child(&child)));
+        Ok(Some(child))
+    }
+
+    /// From now on it is left alone; whether this process was not asked to end before.
+    pub(super) fn release(&self) -> bool {
+        let mut care = lock(&self.0);
+        match *care {
+            Care::Interrupted => false,
+            _ => {
+                *care = Care::Alone;
+                true
+            }
+        }
+    }
+}
+
+fn lock(care: &Mutex<Care>) -> MutexGuard<'_, Care> {
+    care.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a process ended by a signal of those that ask it to.
+pub(super) fn was_asked_to_end(status: ExitStatus) -> bool {
+    let asking = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP];
+    status.signal().is_some_and(|number| asking.iter().any(|signal| signal.as_raw() == number))
 }
 
 /// Whether nohup(1) or the like started this process.
