@@ -59,6 +59,28 @@ fn hosts_that_are_gone_are_replaced_and_the_state_is_what_hosts_proved() {
 }
 
 #[test]
+fn hosts_that_died_at_once_count_no_more_and_those_left_get_what_they_held_out_of_turn() {
+    let lab = Lab::new();
+    // Nothing is asked for in its turn in this test.
+    let (mut publisher, mut hosts) = swarm(&lab, 10, NO_CARE);
+    let (film, bytes) = (publisher.path("film"), noise(55, 2 << 20));
+    fs::write(&film, &bytes).unwrap();
+    publisher.stored(&film);
+    let reference = publisher.hosted(&film);
+    until("it is safe to shut down", || status(&publisher)["safe-to-shut-down"].as_bool().filter(|safe| *safe));
+    hosts.drain(..7).for_each(|mut host| host.kill());
+    until("the state follows", || (!is_hosted(&publisher.state(&film))).then_some(()));
+    until("it is not safe any more", || status(&publisher)["safe-to-shut-down"].as_bool().filter(|safe| !safe));
+    let why = publisher.tornet(&["why", film.to_str().unwrap()]);
+    assert!(!why.contains("other nodes hold all of it"), "{why}");
+    until("those who are left hold all of it", || (publisher.state(&film) == "hosted 3/6").then_some(()));
+    until("it is safe again", || status(&publisher)["safe-to-shut-down"].as_bool().filter(|safe| *safe));
+    publisher.kill();
+    let late = Plan::new("late").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
+    assert!(fs::read(late.reference(&reference)).unwrap() == bytes);
+}
+
+#[test]
 fn hosting_goes_on_to_as_many_hosts_as_wanted_also_after_the_node_was_killed() {
     let lab = Lab::new();
     let (mut publisher, mut hosts) = swarm(&lab, 1, NO_CARE);

@@ -12,7 +12,7 @@ use crate::content::walk::{ChunkGroup, VerifyWalk};
 use crate::node::effect::{JobId, TendId};
 use crate::node::input::{Group, Holder, Input, Kept};
 use crate::store::{Store, StoreError};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
@@ -53,6 +53,8 @@ pub(super) struct Keeping {
     /// Changes are made one at a time: each reads what it changes.
     writing: Mutex<()>,
     counted: Mutex<Counted>,
+    /// Peers out of reach.
+    away: Mutex<BTreeSet<PeerId>>,
 }
 
 #[derive(Default)]
@@ -69,7 +71,8 @@ struct Counted {
 impl Keeping {
     pub(super) fn new(store: Arc<Store>, lease: u32) -> Arc<Keeping> {
         let (confirmed, counted) = (Mutex::default(), Mutex::default());
-        Arc::new(Keeping { store, lease, confirmed, wake: Notify::new(), writing: Mutex::default(), counted })
+        let (wake, writing, away) = (Notify::new(), Mutex::default(), Mutex::default());
+        Arc::new(Keeping { store, lease, confirmed, wake, writing, counted, away })
     }
 
     /// For how long hosts are asked to keep chunks, seconds.
@@ -82,6 +85,14 @@ impl Keeping {
         let key = [&job.0.to_be_bytes()[..], group.as_bytes()].concat();
         lock(&self.confirmed).entry(key).or_default().push((chunk, peer));
         self.wake.notify_one();
+    }
+
+    /// A peer went out of reach, or is back.
+    pub(super) fn away(&self, peer: PeerId, away: bool) {
+        let mut all = lock(&self.away);
+        if if away { all.insert(peer) } else { all.remove(&peer) } {
+            self.changed();
+        }
     }
 
     /// Writes confirmations down as they come, until the node ends.
@@ -281,6 +292,7 @@ impl Keeping {
         }
         let started = Instant::now();
         lock(&self.counted).current = true;
+        let away = lock(&self.away).clone();
         let mut totals = Totals { oldest: u64::MAX, ..Totals::default() };
         let mut jobs: BTreeMap<u64, (u16, u16)> = BTreeMap::new();
         let mut after: Option<Vec<u8>> = None;
@@ -299,6 +311,7 @@ impl Keeping {
                 let (Some(job), Ok(kept)) = (record::pending_job(key), record::kept_from_bytes(value)) else {
                     continue;
                 };
+                let kept = kept.without(&away);
                 totals.groups += 1;
                 totals.whole += u64::from(kept.is_whole());
                 totals.lost += u64::from(kept.shards() < usize::from(kept.data.max(1)));

@@ -188,6 +188,7 @@ fn carry_out(shell: &Shell, effect: Effect) {
         Effect::Placed { job, group, chunk, peer } => shell.keeping.placed(job, group, chunk, peer),
         Effect::ReadKept { after, max } => shell.keeping.read(&shell.events, after, max),
         Effect::WriteKept { key, kept } => shell.keeping.write(key, kept),
+        Effect::Away { peer, away } => shell.keeping.away(peer, away),
         Effect::Rebuild { tend, chunks, data, chunk_len, lost } => {
             let stripe = VerifyStripe { chunk_len, data, ids: chunks };
             super::keep::rebuild(shell.store.clone(), shell.events.clone(), tend, stripe, lost);

@@ -464,11 +464,12 @@ impl Writer {
 
     /// Distinct hosts of a job's worst group and how many it should have; `None` when the job has no groups.
     fn hosts(&self, job: u64) -> Option<(u16, u16)> {
-        if let Some(progress) = lock(&self.inner.jobs).get(&job).map(|progress| *progress.borrow()) {
-            return Some((progress.hosts_min, progress.hosts_wanted));
-        }
-        if let Some(kept) = self.inner.keeping.job(job) {
-            return Some(kept);
+        let progress = lock(&self.inner.jobs).get(&job).map(|progress| *progress.borrow());
+        let placed = progress.map(|progress| (progress.hosts_min, progress.hosts_wanted));
+        // Who confirmed may be gone before the last one does.
+        let found = [placed, self.inner.keeping.job(job)].into_iter().flatten().min_by_key(|hosts| keep::share(*hosts));
+        if found.is_some() {
+            return found;
         }
         let known = lock(&self.inner.known).get(&job).copied();
         let record = match known {

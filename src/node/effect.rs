@@ -131,6 +131,13 @@ pub enum Effect {
         /// Its value.
         kept: Kept,
     },
+    /// A peer that may hold something for us went out of reach, or is back: who is away holds nothing that can be counted on.
+    Away {
+        /// Who.
+        peer: PeerId,
+        /// Whether it is out of reach.
+        away: bool,
+    },
     /// Make lost shards of a stripe from slices of any k others in the store, check and store them; then say `Input::Rebuilt`.
     Rebuild {
         /// Names the answer.

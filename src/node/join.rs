@@ -140,6 +140,7 @@ impl Node {
         }
         let fresh = !self.peers.is_linked(&peer);
         self.peers.link_up(now, peer, addr, dialled);
+        self.keeper.heard(now, &peer);
         if fresh {
             self.peer_linked(now, peer);
         }
@@ -166,12 +167,15 @@ impl Node {
         }
         self.peers.link_down(now, &peer);
         self.peer_unlinked(now, peer);
+        self.keeper.unlinked(now, peer);
         if let Some(boot) = self.join.boot.get_mut(&peer) {
             boot.at = boot.at.max(now.after(BOOT_PAUSE_MIN));
         }
         // An idle link ends too; whether a neighbour is gone is seen by asking.
         let close = || self.table.closest(&self.table.me(), KEEP_PEERS).iter().any(|contact| contact.peer == peer);
-        if self.join.probes.len() < PROBES_MAX && (self.publisher.waits_for(&peer) || close()) {
+        if self.join.probes.len() < PROBES_MAX
+            && (self.publisher.waits_for(&peer) || self.keeper.counts_on(&peer) || close())
+        {
             self.join.probes.push_back((now.after(Duration::from_secs(1)), peer));
         }
     }

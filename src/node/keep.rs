@@ -78,6 +78,9 @@ impl Node {
                 }
                 KeeperAction::Mend { tend, kept, hosts } => self.mend(now, tend, kept, hosts),
                 KeeperAction::Write { key, kept } => self.effects.push_back(Effect::WriteKept { key, kept }),
+                KeeperAction::Call(peer) if !self.peers.is_linked(&peer) => self.probe(now, peer),
+                KeeperAction::Call(_) => {}
+                KeeperAction::Away { peer, away } => self.effects.push_back(Effect::Away { peer, away }),
                 KeeperAction::Done { errand, kept } => self.effects.push_back(Effect::Tended { errand, kept }),
             }
         }
@@ -250,6 +253,7 @@ impl Node {
 
     /// A chunk has a new host, by its own word.
     pub(super) fn placed(&mut self, now: Instant, job: JobId, group: ChunkId, chunk: ChunkId, peer: PeerId) {
+        self.keeper.holds(peer);
         let unix = self.unix(now);
         if job.0 & OWN_JOB != 0 {
             self.keeper.placed(unix, TendId(job.0 & !OWN_JOB), &chunk, peer);

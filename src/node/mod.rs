@@ -205,6 +205,11 @@ impl Node {
             Input::Room { hosted, free } => self.hosting.room(hosted, free),
             Input::KeptPage { rows, end } => {
                 let unix = self.unix(now);
+                for holder in rows.iter().flat_map(|(_, kept)| &kept.holders).flatten() {
+                    if self.keeper.holds(holder.peer) && !self.peers.is_linked(&holder.peer) {
+                        self.keeper.unlinked(now, holder.peer);
+                    }
+                }
                 let placing = |kept: &Kept| kept.chunks.first().is_some_and(|(id, _)| self.publisher.is_placing(id));
                 let rows = rows.into_iter().map(|(key, kept)| Row { placing: placing(&kept), key, kept }).collect();
                 let reach = self.publisher.stats().hosts;
@@ -382,14 +387,19 @@ impl Node {
             None | Some(CallFailure::Refused(_)) => {
                 self.peers.answered(now, &peer);
                 self.table.seen(now, &peer);
+                self.keeper.heard(now, &peer);
             }
             Some(CallFailure::Unreachable(_)) => {
                 self.peers.unreachable(now, &peer);
+                if !self.peers.is_linked(&peer) {
+                    self.keeper.unreachable(now, peer);
+                }
                 self.contact_failed(peer);
             }
             Some(CallFailure::Timeout) => {
                 if !self.peers.is_linked(&peer) {
                     self.peers.unreachable(now, &peer);
+                    self.keeper.unreachable(now, peer);
                 }
                 self.contact_failed(peer);
             }

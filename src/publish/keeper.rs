@@ -1,7 +1,8 @@
 //! The keeper: goes through all groups that are looked after, has their holders prove what they hold, renews leases, and says what must be
 //! made good. The records lie on disk, so however many there are, a page of them at a time is in memory.
 
-use super::kept::Kept;
+use super::kept::{HASTE, Kept};
+use super::presence::Presence;
 use crate::base::digest::ChunkId;
 use crate::base::limit::IDS_MAX;
 use crate::base::peer::PeerId;
@@ -128,6 +129,15 @@ pub enum KeeperAction {
         /// Its value.
         kept: Kept,
     },
+    /// See whether a peer is there.
+    Call(PeerId),
+    /// A peer went out of reach, or is back.
+    Away {
+        /// Who.
+        peer: PeerId,
+        /// Whether it is out of reach.
+        away: bool,
+    },
     /// What the user wanted looked at was.
     Done {
         /// Which errand.
@@ -171,6 +181,10 @@ const CHECK_BYTES: u64 = 20 << 10;
 const PAUSES: u32 = 16;
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
+/// The first pass after a start comes no later than this: then it is known whom to miss.
+const FIRST_MAX: Duration = Duration::from_secs(30);
+/// A pass that is brought forward follows the one before after so many times as long as that took.
+const REST: u32 = 4;
 
 #[derive(Debug)]
 enum Origin {
@@ -255,6 +269,11 @@ pub struct Keeper {
     /// Groups for which hosts were sought lately.
     resting: BTreeMap<Vec<u8>, Instant>,
     pass_at: Instant,
+    /// A pass is wanted before that; not before `rest_until`.
+    haste_at: Option<Instant>,
+    rest_until: Instant,
+    began_at: Instant,
+    presence: Presence,
     /// Hosts in reach.
     reach: usize,
     /// Bytes that may be spent, and as of when.
@@ -267,7 +286,7 @@ pub struct Keeper {
 impl Keeper {
     /// Of the node `me`; the first pass comes after a while, when links are up.
     pub fn new(config: KeeperConfig, me: PeerId) -> Keeper {
-        let pass_at = Instant::default().after(pause(&config));
+        let pass_at = Instant::default().after(pause(&config).min(FIRST_MAX));
         Keeper {
             budget: burst(&config),
             config,
@@ -287,6 +306,10 @@ impl Keeper {
             paging: Paging::Rest,
             resting: BTreeMap::new(),
             pass_at,
+            haste_at: None,
+            rest_until: Instant::default(),
+            began_at: Instant::default(),
+            presence: Presence::default(),
             reach: 0,
             budget_at: Instant::default(),
             actions: VecDeque::new(),
@@ -325,6 +348,8 @@ impl Keeper {
             self.after = None;
             self.stats.passes += 1;
             self.pass_at = now.after(pause(&self.config));
+            let took = now.since(self.began_at);
+            self.rest_until = now.after((took * REST).min(pause(&self.config)));
         }
         self.resting.retain(|_, until| *until > now);
         for Row { key, kept, placing } in rows {
@@ -334,6 +359,40 @@ impl Keeper {
                 self.begin(now, unix, Origin::Row(key), kept, true, placing);
             }
         }
+    }
+
+    /// A peer is on record as a holder. Returns whether that was not known.
+    pub fn holds(&mut self, peer: PeerId) -> bool {
+        self.presence.holds(peer)
+    }
+
+    /// Whether a peer is on record as a holder of anything.
+    pub fn counts_on(&self, peer: &PeerId) -> bool {
+        self.presence.is_holder(peer)
+    }
+
+    /// No link to a peer is open.
+    pub fn unlinked(&mut self, now: Instant, peer: PeerId) {
+        self.presence.unlinked(now, peer);
+    }
+
+    /// A peer could not be reached.
+    pub fn unreachable(&mut self, now: Instant, peer: PeerId) {
+        if self.presence.unreachable(now, peer) && self.presence.is_holder(&peer) {
+            hasten(&mut self.haste_at, now.after(HASTE));
+        }
+    }
+
+    /// A peer answered, or a link to it is open.
+    pub fn heard(&mut self, now: Instant, peer: &PeerId) {
+        if self.presence.heard(peer) && self.presence.is_holder(peer) {
+            // What is on record as silent proves anew.
+            hasten(&mut self.haste_at, now.after(HASTE));
+        }
+    }
+
+    fn begin_at(&self) -> Instant {
+        self.haste_at.map_or(self.pass_at, |at| at.max(self.rest_until).min(self.pass_at))
     }
 
     /// The user wants these groups looked at now, and made good where `repair` says so.
@@ -348,17 +407,22 @@ impl Keeper {
         }
     }
 
-    fn begin(&mut self, now: Instant, unix: u64, origin: Origin, kept: Kept, repair: bool, placing: bool) {
+    fn begin(&mut self, now: Instant, unix: u64, origin: Origin, mut kept: Kept, repair: bool, placing: bool) {
         let tend = TendId(self.id());
         let (period, all) = (self.config.period.as_secs(), matches!(origin, Origin::Errand(..)));
+        let before = kept.clone();
+        let failed = !all && self.strike(now, unix, &mut kept);
         let mut due = Vec::new();
         for (index, holders) in kept.holders.iter().enumerate() {
             let old = holders.iter().filter(|h| all || h.silent > 0 || unix.saturating_sub(h.proved) >= period);
+            // To ask who is away tells nothing: it is called now and then.
+            let old = old.filter(|h| all || h.silent == 0 || self.presence.away(&h.peer).is_none());
             due.extend(old.map(|holder| Place { tend, index, peer: holder.peer }));
         }
         let candidates = vec![VecDeque::new(); kept.chunks.len()];
         let until = now.after(MEND_TIMEOUT);
         let spread = !all && !due.is_empty();
+        let changed = kept != before;
         let state = Tend {
             origin,
             kept,
@@ -366,16 +430,33 @@ impl Keeper {
             repair,
             open: due.len(),
             candidates,
-            changed: false,
+            changed,
             spread,
             placing,
-            failed: false,
+            failed,
             until,
         };
         self.tends.insert(tend, state);
         let queue = if all { &mut self.urgent } else { &mut self.queue };
         queue.extend(due);
         self.go_on(now, unix, tend);
+    }
+
+    /// Takes down who of the holders is away; whether any is. Without any host in reach it is we who are cut off.
+    fn strike(&self, now: Instant, unix: u64, kept: &mut Kept) -> bool {
+        let mut struck = false;
+        for index in 0..kept.holders.len() {
+            let holders = kept.holders.get(index).into_iter().flatten();
+            let away = holders.filter_map(|holder| Some((holder.peer, self.presence.away(&holder.peer)?)));
+            for (peer, since) in away.collect::<Vec<_>>() {
+                if self.reach > 0 {
+                    let since = unix.saturating_sub(now.since(since).as_secs());
+                    kept.failed(index, &peer, since, false);
+                    struck = true;
+                }
+            }
+        }
+        struck
     }
 
     /// What comes after a stage, once nothing of it is waited for.
@@ -401,6 +482,10 @@ impl Keeper {
                 };
                 let sought: Vec<usize> =
                     if errand { (0..tend.kept.chunks.len()).filter(silent).collect() } else { lacking };
+                if !errand && tend.kept.is_waiting(unix, patience) {
+                    let soon = now.after(HASTE.min(self.config.patience));
+                    hasten(&mut self.haste_at, soon);
+                }
                 let resting = matches!(&tend.origin, Origin::Row(key) if self.resting.contains_key(key));
                 if sought.is_empty() || tend.placing && !tend.failed || resting && !tend.failed {
                     return self.end(id);
@@ -580,6 +665,12 @@ impl Keeper {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
+        if let Some((peer, away)) = self.presence.change() {
+            return Some(KeeperAction::Away { peer, away });
+        }
+        if let Some(peer) = self.presence.call(now) {
+            return Some(KeeperAction::Call(peer));
+        }
         if self.searching < SEARCHES_MAX
             && let Some((tend, chunks)) = self.to_search.pop_front()
         {
@@ -642,8 +733,10 @@ impl Keeper {
     }
 
     fn next_page(&mut self, now: Instant) -> Option<KeeperAction> {
-        if self.paging == Paging::Rest && self.pass_at <= now && !self.busy() {
+        if self.paging == Paging::Rest && self.begin_at() <= now && !self.busy() {
             self.paging = Paging::More;
+            self.began_at = now;
+            self.haste_at = self.haste_at.filter(|at| *at > now);
         }
         if self.paging != Paging::More || self.busy() {
             return None;
@@ -663,14 +756,18 @@ impl Keeper {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let quiet =
             self.checks.is_empty() && self.queue.is_empty() && self.urgent.is_empty() && self.to_renew.is_empty();
-        let pass = (self.paging == Paging::Rest && quiet && !self.busy()).then_some(self.pass_at);
+        let pass = (self.paging == Paging::Rest && quiet && !self.busy()).then(|| self.begin_at());
         let mend = self.tends.values().filter(|tend| tend.stage == Stage::Mending).map(|tend| tend.until).min();
         let lack = CHECK_BYTES.saturating_sub(self.budget);
         let wait =
             Duration::from_micros((u128::from(lack) * 1_000_000).div_ceil(u128::from(self.config.rate.max(1))) as u64);
         let budget = (!self.queue.is_empty() && lack > 0).then(|| self.budget_at.after(wait));
-        [pass, mend, budget].into_iter().flatten().min()
+        [pass, mend, budget, self.presence.poll_timeout()].into_iter().flatten().min()
     }
+}
+
+fn hasten(wanted: &mut Option<Instant>, at: Instant) {
+    *wanted = Some(wanted.map_or(at, |other| other.min(at)));
 }
 
 fn pause(config: &KeeperConfig) -> Duration {

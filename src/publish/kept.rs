@@ -4,9 +4,12 @@ use super::job::Group;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Holders remembered of one chunk beyond those it should have: who was away and came back.
 const SPARE_MAX: usize = 2;
+/// Who is away for so long is not counted on where few are left: a host that is only restarted is back by then.
+pub(super) const HASTE: Duration = Duration::from_secs(30);
 
 /// Who holds a chunk. Times are seconds of Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +80,17 @@ impl Kept {
         self.shards() < data + spare.div_ceil(2)
     }
 
-    /// Whom to count on, for each chunk: those who answer, and while enough do, also those who are away for less than `patience`
-    /// seconds. A peer counts once where `spread` asks for distinct ones.
+    /// Whether so little is left that those who are away will be replaced, who have been for a moment only.
+    pub fn is_waiting(&self, now: u64, patience: u64) -> bool {
+        let young = |h: &Holder| h.silent > 0 && now.saturating_sub(h.silent) < patience.min(HASTE.as_secs());
+        self.is_urgent() && self.holders.iter().flatten().any(young)
+    }
+
+    /// Whom to count on, for each chunk: those who answer, and those who are away for less than `patience` seconds, or for a moment
+    /// where few are left. A peer counts once where `spread` asks for distinct ones.
     pub fn standing(&self, now: u64, patience: u64, spread: bool) -> Vec<Vec<PeerId>> {
-        let urgent = self.is_urgent();
-        let counts = |h: &&Holder| h.silent == 0 || !urgent && now.saturating_sub(h.silent) < patience;
+        let patience = if self.is_urgent() { patience.min(HASTE.as_secs()) } else { patience };
+        let counts = |h: &&Holder| h.silent == 0 || now.saturating_sub(h.silent) < patience;
         let mut taken = BTreeSet::new();
         let mut places = Vec::with_capacity(self.holders.len());
         for holders in &self.holders {
@@ -125,6 +134,13 @@ impl Kept {
         }
     }
 
+    /// The same as long as these peers are away.
+    pub fn without(mut self, away: &BTreeSet<PeerId>) -> Kept {
+        let gone = self.holders.iter_mut().flatten().filter(|holder| away.contains(&holder.peer));
+        gone.for_each(|holder| holder.silent = holder.silent.max(1));
+        self
+    }
+
     /// Forgets who has been away for as long as `patience`, where enough others hold the chunk.
     pub fn tidy(&mut self, now: u64, patience: u64) {
         for holders in &mut self.holders {
@@ -163,6 +179,10 @@ mod tests {
         assert_eq!(standing(&kept, 1200), 10, "they do not");
         kept.failed(2, &peer(2), 200, false);
         assert_eq!(standing(&kept, 300), 9, "only one more than needed is left beside what two more may take");
+        assert_eq!((standing(&kept, 229), standing(&kept, 230)), (12, 9), "but for who is only restarted");
+        assert_eq!((kept.is_waiting(229, 1000), kept.is_waiting(230, 1000)), (true, false));
+        let gone = (3..8).map(peer).collect();
+        assert_eq!((kept.clone().without(&gone).hosts(), kept.hosts()), (4, 9));
         kept.proved(0, peer(0), 400, None);
         assert_eq!(standing(&kept, 500), 12);
         assert_eq!(kept.holders[0][0], Holder { peer: peer(0), proved: 400, silent: 0, until: 1000 });

@@ -7,6 +7,7 @@ pub mod job;
 mod keeper;
 pub mod kept;
 mod placement;
+mod presence;
 mod publisher;
 mod state;
 

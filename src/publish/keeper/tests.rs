@@ -17,6 +17,8 @@ struct World {
     renewed: usize,
     mended: usize,
     done: Vec<Vec<Kept>>,
+    away: Vec<(PeerId, bool)>,
+    written: usize,
 }
 
 fn peer(number: u8) -> PeerId {
@@ -41,6 +43,8 @@ impl World {
             renewed: 0,
             mended: 0,
             done: Vec::new(),
+            away: Vec::new(),
+            written: 0,
         };
         let chunks = (1..=6).map(|number| (chunk(number), 1 << 20)).collect();
         let mut kept = Kept::new(&Group { chunks, data: 4, copies: 1 });
@@ -71,6 +75,9 @@ impl World {
                         |(key, kept): (&Vec<u8>, &Kept)| Row { key: key.clone(), kept: kept.clone(), placing: false };
                     let rows: Vec<Row> = later.take(max).map(row).collect();
                     let end = rows.len() < max;
+                    for holder in rows.iter().flat_map(|row| &row.kept.holders).flatten() {
+                        self.keeper.holds(holder.peer);
+                    }
                     self.keeper.page(now, unix, rows, end, self.peers.len());
                 }
                 KeeperAction::Check { check, peer, chunk, len, slice } => {
@@ -105,14 +112,30 @@ impl World {
                 }
                 KeeperAction::Write { key, kept } => {
                     self.rows.insert(key, kept);
+                    self.written += 1;
                 }
+                KeeperAction::Call(peer) if self.peers.contains_key(&peer) => self.keeper.heard(now, &peer),
+                KeeperAction::Call(peer) => self.keeper.unreachable(now, peer),
+                KeeperAction::Away { peer, away } => self.away.push((peer, away)),
                 KeeperAction::Done { kept, .. } => self.done.push(kept),
             }
         }
     }
 
     fn run(&mut self, hours: u64) {
-        let end = self.now.after(Duration::from_secs(3600 * hours));
+        self.run_for(Duration::from_secs(3600 * hours));
+    }
+
+    /// Links to these end, and nobody is there any more.
+    fn cut(&mut self, numbers: std::ops::RangeInclusive<u8>) -> Vec<(PeerId, BTreeSet<ChunkId>)> {
+        let cut = numbers.map(|number| (peer(number), self.peers.remove(&peer(number)).unwrap()));
+        let cut: Vec<_> = cut.collect();
+        cut.iter().for_each(|(peer, _)| self.keeper.unlinked(self.now, *peer));
+        cut
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now.after(time);
         loop {
             self.act();
             let Some(at) = self.keeper.poll_timeout().filter(|at| *at <= end) else { break };
@@ -199,4 +222,51 @@ fn proofs_keep_within_their_rate() {
     // What may be spent at once after a rest, and then a kilobyte a second.
     assert!(first_hour * CHECK_BYTES <= 3600 * 1000 + 5 * CHECK_BYTES, "{first_hour} proofs in an hour");
     assert_eq!(world.asked.len(), 240, "all in the end");
+}
+
+#[test]
+fn who_cannot_be_reached_counts_no_more_and_is_replaced_out_of_turn_where_few_are_left() {
+    let mut world = World::new();
+    world.run(30);
+    world.asked.clear();
+    world.cut(1..=2);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.away, [(peer(1), true), (peer(2), true)]);
+    assert_eq!(world.mended, 0, "they may be back in a moment");
+    world.run_for(Duration::from_secs(60));
+    assert_eq!((world.mended, world.kept().shards()), (1, 6), "4 of 6 are just enough");
+    assert!(world.asked.is_empty(), "nobody had to be asked for a proof");
+}
+
+#[test]
+fn hosts_that_only_restart_are_not_replaced_and_prove_anew() {
+    let mut world = World::new();
+    world.run(30);
+    let (asked, written) = (world.asked.len(), world.written);
+    let cut = world.cut(1..=4);
+    world.run_for(Duration::from_secs(20));
+    world.peers.extend(cut);
+    (1..=4).for_each(|number| world.keeper.heard(world.now, &peer(number)));
+    world.run_for(Duration::from_secs(600));
+    let back = (1..=4).map(|number| (peer(number), false));
+    assert_eq!(world.away[4..], back.collect::<Vec<_>>());
+    assert_eq!((world.mended, world.asked.len(), world.written), (0, asked, written), "nothing was done for it");
+    // One that is away for longer is on record as silent, and proves what it has when it is back.
+    let cut = world.cut(1..=1);
+    world.run_for(Duration::from_secs(300));
+    assert_eq!((world.kept().hosts(), world.mended), (5, 0), "enough others are left");
+    world.peers.extend(cut);
+    world.keeper.heard(world.now, &peer(1));
+    world.run_for(Duration::from_secs(60));
+    assert_eq!((world.kept().hosts(), world.asked.len()), (6, asked + 1));
+}
+
+#[test]
+fn who_is_cut_off_itself_replaces_nobody() {
+    let mut world = World::new();
+    world.run(30);
+    world.cut(1..=6);
+    world.peers.clear();
+    world.run_for(Duration::from_secs(3600));
+    assert_eq!((world.mended, world.kept().hosts()), (0, 6));
 }

@@ -58,6 +58,7 @@ impl Swarm {
             | Effect::WriteKept { .. }
             | Effect::Rebuild { .. }
             | Effect::Tended { .. }) => self.keep_effect(place, effect),
+            Effect::Away { .. } => {}
             Effect::Cancel { call } => {
                 let call = self.named(place, call);
                 if self.call_of(place, call).is_some() {
