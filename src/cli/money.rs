@@ -115,7 +115,8 @@ fn sentence(entry: &AuditEntry) -> String {
     let peer = entry.peer.get(..16).unwrap_or(&entry.peer);
     let fee = if entry.fee_msat > 0 { format!(", fee {}", Msat(entry.fee_msat)) } else { String::new() };
     let at = entry.outpoint.as_ref().unwrap_or(&entry.address);
-    format!("{} {} {} {peer}: {}{fee} at {at}", entry.number, entry.time, entry.what, Msat(entry.amount_msat))
+    let time = super::wallet::minute(entry.time);
+    format!("{} {time} {} {peer}: {}{fee} at {at}", entry.number, entry.what, Msat(entry.amount_msat))
 }
 
 #[cfg(test)]

@@ -370,7 +370,7 @@ fn history_table(rows: &[WalletMovement]) -> String {
 }
 
 /// A moment as `2026-11-27 12:00` (the civil calendar, by counting days from a March).
-fn minute(unix: u64) -> String {
+pub(super) fn minute(unix: u64) -> String {
     let (days, seconds) = (unix / 86_400, unix % 86_400);
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
