@@ -165,8 +165,13 @@ fn a_price_over_the_limit_is_not_paid() {
     let shown = buyer.reference(&reference);
     assert_eq!(errno(fs::read(&shown)), code(Errno::DQUOT));
     let why = buyer.tornet(&["why", shown.to_str().unwrap()]);
-    assert!(why.contains("credit.max_price"), "{why}");
+    for part in ["charges 16.384 sat/GiB", "credit.max_price is 16.383 sat/GiB", "takes effect at once"] {
+        assert!(why.contains(part), "{part} is not in: {why}");
+    }
     assert!(balances(&seller).is_empty() && balances(&buyer).is_empty());
+    fs::write(buyer.home.join("config.toml"), config.replace("16383", "16384")).unwrap();
+    until("a read at that price", || fs::read(&shown).ok());
+    assert!(agreed(&seller, &buyer) >= 3 * MIB_MSAT);
 }
 
 #[test]

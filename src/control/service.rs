@@ -28,6 +28,8 @@ use tokio::time::Instant;
 
 /// How a refusal for want of credit begins.
 const CREDIT_LIMIT: &str = "credit limit reached";
+/// And one for its price.
+const TOO_DEAR: &str = "it costs more than you allow";
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 /// How long a reference of a file that is being written may be waited for.
@@ -113,8 +115,12 @@ impl Node {
         Ok(Allowed { peers, amount_sat: amount })
     }
 
-    /// Of a refusal for want of credit: also why it is not paid for, and what would.
+    /// Of a refusal for want of credit: also why it is not paid for, and what would; of one for its price: the price.
     async fn explained(&self, detail: String, reference: Option<&str>) -> String {
+        if detail.contains(TOO_DEAR) {
+            let Some(price) = self.engine.too_dear().await else { return detail };
+            return format!("{detail}. {price}; a change of them takes effect at once");
+        }
         if !detail.contains(CREDIT_LIMIT) {
             return detail;
         }

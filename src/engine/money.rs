@@ -6,8 +6,10 @@ use super::start::Engine;
 use super::status::{BalanceStatus, PaymentStatus};
 use crate::base::bitcoin::Sat;
 use crate::base::peer::PeerId;
+use crate::base::units::GibPrice;
 use crate::node::input::Command;
 use crate::wallet::{Blocked, Order, PaymentId, Remedy};
+use crate::wire::message::Price;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -95,6 +97,19 @@ impl Engine {
         reasons.extend(trouble);
         found.why = reasons.join("; ");
         (!found.why.is_empty()).then_some(found)
+    }
+
+    /// What a peer charges that is more than this node pays, and what that is, in a sentence.
+    pub async fn too_dear(&self) -> Option<String> {
+        let (price, most) = self.swarm().inspect(|node| node.too_dear()).await.flatten()?;
+        let gib = |price: Price| GibPrice(price.per_gib);
+        Some(format!(
+            "A linked peer charges {} and {} for each answer; credit.max_price is {}, credit.max_request_price {}",
+            gib(price),
+            price.per_request,
+            gib(most),
+            most.per_request
+        ))
     }
 
     /// Why this node pays nobody, whatever is owed.

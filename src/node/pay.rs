@@ -7,7 +7,7 @@ use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::ledger::{CreditConfig, Payments};
 use crate::wallet::{Blocked, Order, PayConfig, Payment as Paying, Service, Sums, WalletAction};
-use crate::wire::message::{CallFailure, Refusal, Request, Response};
+use crate::wire::message::{CallFailure, Price, Refusal, Request, Response};
 use crate::wire::payment::Payment;
 use std::time::Duration;
 
@@ -102,6 +102,14 @@ impl Node {
     /// Whether peers are paid, and pay.
     pub fn pays(&self) -> bool {
         self.wallet.pays()
+    }
+
+    /// The least that a linked peer charges beyond what we pay, and what we pay at most.
+    pub fn too_dear(&self) -> Option<(Price, Price)> {
+        let most = self.config.credit.price_max;
+        let dear = |price: &Price| price.per_gib > most.per_gib || price.per_request > most.per_request;
+        let dear = self.peers.linked().filter_map(|(_, peer, _)| peer.price).filter(dear);
+        Some((dear.min_by_key(|price| (price.per_gib, price.per_request))?, most))
     }
 
     /// What keeps debts from being paid.
