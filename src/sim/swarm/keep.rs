@@ -26,6 +26,13 @@ impl Swarm {
         }
     }
 
+    /// A node looks after nothing any more.
+    pub fn neglect(&mut self, place: usize) {
+        if let Some(member) = self.members.get_mut(place) {
+            member.kept.clear();
+        }
+    }
+
     /// A user of a node wants a tree looked at, and made good where `repair` says so; see `tended`.
     pub fn tend(&mut self, place: usize, tree: &Tree, repair: bool) -> ErrandId {
         let errand = ErrandId(self.next_want);
