@@ -89,6 +89,7 @@ fn screen(status: &Status) -> String {
 fn safe(status: &Status) -> String {
     match status.kept {
         _ if !status.safe_to_shut_down => "no: others do not hold all of it yet".to_string(),
+        Some(kept) if kept.hosts == 0 => "yes: nothing is published or pinned here".to_string(),
         Some(kept) if kept.hosts < kept.wanted => {
             format!("yes, though parts of it lie on no more than {} of {} wanted nodes", kept.hosts, kept.wanted)
         }
@@ -306,6 +307,8 @@ mod tests {
         assert!(screen(&status).contains("publishing        nothing to do\n"));
         status.addresses = ["10.9.9.1:7", "10.0.3.1:7", "127.0.0.1:7"].map(String::from).to_vec();
         assert!(screen(&status).contains("also at           10.0.3.1:7, 127.0.0.1:7\n"));
+        status.kept = Some(KeptStatus { groups: 1, wanted: 5, ..KeptStatus::default() });
+        assert!(screen(&status).contains("safe to shut down yes: nothing is published or pinned here\n"));
         status.kept = Some(KeptStatus { groups: 2, whole: 2, hosts: 1, wanted: 12, ..KeptStatus::default() });
         assert!(screen(&status).contains("yes, though parts of it lie on no more than 1 of 12 wanted nodes"));
         status.safe_to_shut_down = false;

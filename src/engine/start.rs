@@ -308,7 +308,8 @@ impl Engine {
                 proved: (kept.oldest > 0).then_some(kept.oldest),
             }),
             safe_to_shut_down: staged == 0
-                && (kept.is_some_and(|kept| kept.groups == kept.whole) || inner.writer.has_nothing()),
+                && (kept.is_some_and(|kept| kept.groups == kept.whole)
+                    || usage.pinned_bytes == 0 && inner.writer.has_nothing()),
             store: StoreStatus {
                 own_bytes: usage.own_bytes,
                 hosted_bytes: usage.hosted_bytes,
