@@ -137,6 +137,30 @@ fn what_is_lost_is_made_of_the_rest_by_who_cannot_read_it() {
 }
 
 #[test]
+fn part_on_fewer_nodes_than_wanted_is_weak_and_what_the_asker_hosts_itself_counts() {
+    let lab = Lab::new();
+    let (mut publisher, mut hosts) = swarm(&lab, 6, NO_CARE);
+    // With 4+2 what is no stripe is to lie on three nodes.
+    let note = lab.path("note");
+    fs::write(&note, noise(56, 10_000)).unwrap();
+    let reference = publisher.publish(&note);
+    let held = |host: &Node| status(host)["store"]["hosted-bytes"].as_u64() >= Some(10_000);
+    until("three have it", || (hosts.iter().filter(|host| held(host)).count() >= 3).then_some(()));
+    let asker = Plan::new("asker").config(NO_CARE).knows(&hosts[0]).start(&lab);
+    let look = |node: &Node| node.json(&["--json", "verify", &reference]);
+    publisher.kill();
+    for node in hosts.iter().chain([&asker]) {
+        until("all is as it should be, what the asker hosts itself too", || (look(node)["weak"] == 0).then_some(()));
+    }
+    for _ in 0..2 {
+        let one = hosts.iter().position(held).unwrap();
+        hosts.remove(one).kill();
+    }
+    let seen = look(&asker);
+    assert!(seen["weak"].as_u64() > Some(0) && seen["lost"] == 0, "one copy is not whole: {seen}");
+}
+
+#[test]
 fn pinned_tree_is_kept_alive_by_who_pinned_it() {
     let lab = Lab::new();
     let (mut publisher, mut hosts) = swarm(&lab, 10, NO_CARE);

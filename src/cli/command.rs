@@ -148,7 +148,8 @@ pub enum Command {
     },
     /// Have other nodes prove that they hold a tree, and count what is whole, weak and lost
     ///
-    /// Of every chunk somebody who says that he has it is asked for a part, chosen by chance; the tree is not downloaded.
+    /// Of every chunk somebody who says that he has it is asked for a part, chosen by chance; the tree is not downloaded. Parts that fewer nodes
+    /// hold than should are weak. What this node hosts itself counts, too.
     Verify {
         /// A reference, or a verify reference as `tornet ref --verify` prints it
         reference: String,

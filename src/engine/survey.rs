@@ -95,12 +95,14 @@ impl Engine {
         let groups = self.groups_named(reference, deadline).await?;
         let mut survey = Survey { stripes: groups.len() as u64, ..Survey::default() };
         progress.total.store(groups.iter().map(|group| group.chunks.len() as u64).sum(), Ordering::Relaxed);
+        let own = self.peer_id();
         let (mut peers, mut chunks, mut found) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for batch in groups.chunks(TENDED) {
             let asked = batch.iter().map(keep::fresh).collect();
             let seen = self.swarm().tend(asked, repair).await.ok_or_else(ReadError::stopped)?;
             for kept in &seen {
-                peers.extend(kept.holders.iter().flatten().map(|holder| holder.peer));
+                let others = kept.holders.iter().flatten().map(|holder| holder.peer).filter(|peer| *peer != own);
+                peers.extend(others);
                 // What was promised a moment ago lies where it was put by this repair.
                 survey.repaired += kept.holders.iter().flatten().filter(|holder| holder.until > 0).count() as u64;
                 for ((id, _), holders) in kept.chunks.iter().zip(&kept.holders) {
@@ -110,7 +112,7 @@ impl Engine {
                     }
                 }
                 let missing = kept.chunks.iter().zip(&kept.holders).filter(|(_, holders)| holders.is_empty());
-                survey.count(kept.shards(), kept.chunks.len(), usize::from(kept.data), missing.map(|((id, _), _)| *id));
+                survey.count(kept.is_whole(), kept.shards(), usize::from(kept.data), missing.map(|((id, _), _)| *id));
             }
             progress.done.fetch_add(batch.iter().map(|group| group.chunks.len() as u64).sum(), Ordering::Relaxed);
         }
@@ -163,7 +165,9 @@ impl Engine {
             let missing = |(id, _): &(ChunkId, u32)| holders.get(id).is_none_or(|count| *count == 0);
             let missing: Vec<ChunkId> = group.chunks.iter().filter(|chunk| missing(chunk)).map(|(id, _)| *id).collect();
             let found = group.chunks.len() - missing.len();
-            survey.count(found, group.chunks.len(), usize::from(group.data), missing.into_iter());
+            let often = |(id, _): &(ChunkId, u32)| holders.get(id).is_some_and(|n| *n >= usize::from(group.copies));
+            let whole = group.chunks.iter().all(often);
+            survey.count(whole, found, usize::from(group.data), missing.into_iter());
         }
         Ok(survey)
     }
@@ -317,9 +321,9 @@ pub struct Kept {
 pub struct Survey {
     /// Stripes and lone chunks.
     pub stripes: u64,
-    /// All their shards were found.
+    /// All their shards were found, each on as many peers as it should be.
     pub whole: u64,
-    /// Some shards are missing, enough are there.
+    /// Something of that is missing, enough is there.
     pub short: u64,
     /// Too few shards were found to read it.
     pub lost: u64,
@@ -336,17 +340,17 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Adds a group of which so many shards were found, of so many, and that takes so many to be read.
-    fn count(&mut self, found: usize, all: usize, needed: usize, missing: impl Iterator<Item = ChunkId>) {
+    /// Adds a group that is as it should be (`whole`), or of which so many shards were found, and that takes so many to be read.
+    fn count(&mut self, whole: bool, found: usize, needed: usize, missing: impl Iterator<Item = ChunkId>) {
         if found < needed {
             self.lost += 1;
             if self.lost_chunks.len() < 16 {
                 self.lost_chunks.extend(missing.take(4).map(|id| id.to_string()));
             }
-        } else if found < all {
-            self.short += 1;
-        } else {
+        } else if whole {
             self.whole += 1;
+        } else {
+            self.short += 1;
         }
     }
 }

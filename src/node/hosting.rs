@@ -125,6 +125,11 @@ impl Hosting {
         Some(pull)
     }
 
+    /// Whether a chunk that was promised to be kept is here.
+    pub(crate) fn keeps(&self, id: &ChunkId) -> bool {
+        self.kept.contains_key(id) && !self.pulls.contains_key(id)
+    }
+
     /// Chunks accepted and not here yet.
     pub(crate) fn pulling(&self) -> usize {
         self.pulls.len()

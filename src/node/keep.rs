@@ -197,7 +197,8 @@ impl Node {
             return if rebuild { self.rebuild(tend) } else { self.place_anew(now, tend) };
         }
         let have = each(true).map(|index| (index as u8, whole)).collect();
-        let likely = hosts.iter().flatten().map(|peer| self.peers.contact(peer)).collect();
+        let others = hosts.iter().flatten().filter(|peer| **peer != self.me);
+        let likely = others.map(|peer| self.peers.contact(peer)).collect();
         self.mending.next += 1;
         let id = WantId(OWN_WANT | OWN_SEARCH | self.mending.next);
         let want = Want {

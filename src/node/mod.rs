@@ -267,8 +267,16 @@ impl Node {
             Command::Terms { credit, payments } => self.terms(now, credit, payments),
             Command::Upload(rate) => self.limit_upload(rate),
             Command::Unpublish(job) => self.publisher.unpublish(job),
-            Command::Tend { errand, groups, repair } => {
+            Command::Tend { errand, mut groups, repair } => {
                 let unix = self.unix(now);
+                // What is kept here for others counts like what others keep.
+                for kept in &mut groups {
+                    for index in 0..kept.chunks.len() {
+                        if kept.chunks.get(index).is_some_and(|(chunk, _)| self.hosting.keeps(chunk)) {
+                            kept.proved(index, self.me, unix, None);
+                        }
+                    }
+                }
                 self.keeper.errand(now, unix, errand, groups, repair);
             }
         }

@@ -417,6 +417,7 @@ impl Keeper {
             let old = holders.iter().filter(|h| all || h.silent > 0 || unix.saturating_sub(h.proved) >= period);
             // To ask who is away tells nothing: it is called now and then.
             let old = old.filter(|h| all || h.silent == 0 || self.presence.away(&h.peer).is_none());
+            let old = old.filter(|holder| holder.peer != self.me);
             due.extend(old.map(|holder| Place { tend, index, peer: holder.peer }));
         }
         let candidates = vec![VecDeque::new(); kept.chunks.len()];
