@@ -111,7 +111,10 @@ fn one_slow_source_of_all_shards_sends_each_byte_once() {
     world.run(ms(60_000));
     assert!(world.done.len() == 2 && world.done.values().all(|(_, result)| result.is_ok()));
     let stats = world.fetch.stats();
-    assert!(stats.delivered_bytes <= 17 * MIB, "parity of a late shard comes no earlier from the same peer: {stats:?}");
+    assert!(
+        stats.delivered_bytes <= 16 * MIB + MIB / 2,
+        "parity of a late shard comes no earlier from the same peer: {stats:?}"
+    );
 }
 
 #[test]
