@@ -6,8 +6,10 @@ mod harness;
 
 use harness::node::{Node, Plan};
 use harness::tree::noise;
-use harness::{Lab, installed, require_fuse, shell, until};
+use harness::{Lab, installed, require_fuse, shell, signal, until};
+use rustix::process::Signal;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -139,4 +141,34 @@ fn printed_address_is_one_at_which_other_machines_reach_the_node() {
     until("its own machine reaches it", || (linked(&c).len() == 1).then_some(()));
     machines[0].ip("link del cable");
     assert!(a.json(&["--json", "status"])["address"].as_str().unwrap().ends_with("@127.0.0.1:41641"));
+}
+
+#[test]
+fn nodes_without_a_chosen_port_start_at_the_same_moment_and_keep_theirs() {
+    if !possible() {
+        return;
+    }
+    let machine = Machine::new();
+    machine.ip("link set lo up");
+    let lab = Lab::new();
+    let plan = |name: &str| Plan::new(name).listen_anywhere().network(machine.network());
+    let mut children = ["a", "b", "c"].map(|name| {
+        plan(name).command(&lab).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    });
+    let ports = children.each_mut().map(|child| {
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        ready.trim().rsplit_once(':').map(|(_, port)| port.to_string()).unwrap_or_default()
+    });
+    assert_eq!(ports.iter().filter(|port| *port == "41641").count(), 1, "{ports:?}");
+    for child in &mut children {
+        signal(child.id(), Signal::TERM);
+        assert!(child.wait().unwrap().success());
+    }
+    // Each by itself, so that it could have the usual one.
+    for (name, before) in ["a", "b", "c"].into_iter().zip(&ports) {
+        let mut node = plan(name).start(&lab);
+        assert!(node.address.ends_with(&format!(":{before}")), "{name}: {} and {before}", node.address);
+        node.stop();
+    }
 }

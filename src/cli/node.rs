@@ -3,7 +3,7 @@
 use super::output::{self, Usage};
 use super::{holder, process, reload};
 use crate::cli::command::Meet;
-use crate::config::{ConfigError, Convergence, Listen, Settings, Source};
+use crate::config::{ConfigError, Convergence, Settings, Source};
 use crate::control::client::Client;
 use crate::control::message::{Answer, PathText, Request, Setting};
 use crate::control::server::Server;
@@ -14,7 +14,6 @@ use crate::store::StoreError;
 use crate::{config, fuse, telemetry};
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -143,7 +142,8 @@ impl Running {
         // Before anything that would have to be cleaned up.
         let ending = runtime.block_on(async { process::Ending::new() })?;
         let engine_settings = engine::Settings {
-            listen: listen(settings.listen.value),
+            listen: settings.listen.value.addr,
+            other_port: settings.listen.value.flexible,
             bootstrap: settings.bootstrap.value.clone(),
             cache_bytes: settings.cache.value.0,
             host_bytes_max: settings.hosting.value.0,
@@ -288,19 +288,6 @@ fn is_ending(data_dir: &Path) -> bool {
     let Ok(Answer::Status(status)) = status else { return true };
     let mounts = holder::mounts().unwrap_or_default();
     status.mountpoint.is_some_and(|point| holder::find(&mounts, &point.0).is_none())
-}
-
-/// The address to listen at: where nobody chose one and the usual port is taken, any other.
-fn listen(wanted: Listen) -> SocketAddr {
-    let taken = |addr| {
-        let tried: std::io::Result<std::net::UdpSocket> = std::net::UdpSocket::bind(addr);
-        tried.is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
-    };
-    let mut addr = wanted.addr;
-    if wanted.flexible && taken(addr) {
-        addr.set_port(0);
-    }
-    addr
 }
 
 /// `tornet node`.

@@ -24,6 +24,7 @@ mod node_cache;
 mod packs;
 mod pay;
 mod purse;
+mod port;
 mod rank;
 mod reactor;
 mod reader;

@@ -28,6 +28,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// UDP address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Whether another port will do where that one is taken: rather the one of the last time.
+    pub other_port: bool,
     /// Peers to join the swarm through, besides those remembered.
     pub bootstrap: Vec<Contact>,
     /// Bytes of disk for other people's chunks: cached and hosted.
@@ -66,6 +68,7 @@ impl Settings {
         Settings {
             data_dir,
             listen: SocketAddr::from(([0, 0, 0, 0], 41641)),
+            other_port: false,
             bootstrap: Vec::new(),
             cache_bytes: 20 << 30,
             host_bytes_max: 10 << 30,

@@ -9,6 +9,7 @@ use super::keep::Keeping;
 use super::link::Links;
 use super::memory;
 use super::pay::{self, Payer};
+use super::port;
 use super::purse::Purse;
 use super::rank;
 use super::reactor::{self, Event, Shell};
@@ -24,7 +25,7 @@ use crate::base::peer::{Contact, PeerId};
 use crate::content::cipher::ConvergenceSecret;
 use crate::ledger::CreditConfig;
 use crate::ledger::share::ShareConfig;
-use crate::net::endpoint::{Endpoint, EndpointConfig, OpenError};
+use crate::net::endpoint::OpenError;
 use crate::net::identity::{Identity, IdentityError};
 use crate::net::own;
 use crate::node::input::{Command, Input};
@@ -118,22 +119,21 @@ impl Engine {
                 .map_err(|source| StartError::DataDir { path: tree.clone(), source })?;
             sync_dir(&tree)?;
         }
-        let identity = Identity::load_or_create(&settings.data_dir.join("identity"))?;
-        let secret = match settings.convergence {
-            Convergence::Private => ConvergenceSecret(identity.derive("tornet v1 private convergence secret")),
-            Convergence::Public => ConvergenceSecret::PUBLIC,
-        };
-        let peer = identity.peer();
+        // First what only one node can have: another that starts at the same moment ends here.
         let store_config = StoreConfig::sized(settings.cache_bytes);
         let store_dir = settings.data_dir.join("store");
         let store = tokio::task::spawn_blocking(move || Store::open(&store_dir, store_config))
             .await
             .map_err(|error| StartError::Threads(error.to_string()))??;
         let store = Arc::new(store);
+        let identity = Identity::load_or_create(&settings.data_dir.join("identity"))?;
+        let secret = match settings.convergence {
+            Convergence::Private => ConvergenceSecret(identity.derive("tornet v1 private convergence secret")),
+            Convergence::Public => ConvergenceSecret::PUBLIC,
+        };
+        let peer = identity.peer();
+        let endpoint = port::open(&identity, settings.listen, settings.other_port, &settings.data_dir)?;
         sync_dir(&settings.data_dir)?;
-        let signer = identity.clone();
-        let endpoint =
-            Endpoint::open(identity, EndpointConfig { listen: settings.listen, ..EndpointConfig::default() })?;
         let addr = endpoint.local_addr();
 
         let clock = Clock::start();
@@ -163,7 +163,7 @@ impl Engine {
         let payer = Payer::new(store.clone(), events.clone(), purse.opened());
         let shell = Shell {
             clock,
-            identity: signer,
+            identity,
             links: links.clone(),
             store: store.clone(),
             payer: payer.clone(),
