@@ -6,7 +6,10 @@
 mod harness;
 
 use harness::node::{CONFIG, Plan, READER};
-use harness::{Lab, TORNET_MOUNT, code, errno, mounts_below, printed, processes_naming, require_fuse, until, within};
+use harness::{
+    Lab, TORNET_MOUNT, code, errno, installed, mounts_below, printed, processes_naming, require_fuse, shell, until,
+    within,
+};
 use rustix::io::Errno;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -274,4 +277,32 @@ fn looking_round_and_unmounting_do_not_wait_for_the_network() {
     assert!(output.status.success(), "{}", printed(&output));
     b.wait_end();
     a.signal(rustix::process::Signal::CONT);
+}
+
+#[test]
+fn device_for_root_alone_is_blamed_and_not_the_helper() {
+    require_fuse();
+    if !root() || !["unshare", "setpriv", "fusermount3"].into_iter().all(installed) {
+        return;
+    }
+    let lab = Lab::new();
+    let home = lab.make_dir("user");
+    open_up(&[lab.dir(), &home]);
+    rustix::fs::chown(&home, Some(rustix::fs::Uid::from_raw(NOBODY)), None).unwrap();
+    let program = lab.path("tornet-mount");
+    fs::copy(TORNET_MOUNT, &program).unwrap();
+    set_mode(&program, 0o755);
+    let device = lab.path("fuse");
+    shell(&format!("mknod -m 600 '{}' c 10 229", device.display()));
+    let line = format!(
+        "mount --bind '{}' /dev/fuse; cd '{home}'; HOME='{home}' exec setpriv --reuid={NOBODY} --clear-groups '{}' \
+         --data-dir '{home}/data' --listen 127.0.0.1:0 '{home}/net'",
+        device.display(),
+        program.display(),
+        home = home.display()
+    );
+    let output = Command::new("unshare").args(["--mount", "sh", "-euc", &line]).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert!(said.contains("tornet-mount: only root may open /dev/fuse here") && said.contains("chmod 666"), "{said}");
 }

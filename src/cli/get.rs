@@ -1,11 +1,11 @@
 //! `tornet get`: names the copy, shows its progress.
 
-use super::output::{self, Remedied, Usage};
+use super::output::{self, Incomplete, Remedied, Usage};
 use super::waiting::Waiting;
 use crate::base::text::{TextError, canonical, escape};
-use crate::base::units::Size;
+use crate::base::units::{Size, count};
 use crate::control::client::Client;
-use crate::control::message::{Answer, PathText, Progress, Request};
+use crate::control::message::{Answer, Fetched, PathText, Progress, Request};
 use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::ErrorKind;
@@ -19,6 +19,8 @@ const NAME_CHARS: usize = 20;
 pub(super) const SEEKING: &str = "peers that hold it are looked for; Ctrl-C gives up, and where none answers in time it fails by itself; \
     `tornet peers` lists who is linked";
 
+/// Missing parts of a tree that are told in words.
+const MISSING_SHOWN: usize = 10;
 /// What reads a file as a stream.
 const NO_STREAM: &str = "`cat` it below ref/ of a mount";
 
@@ -26,6 +28,7 @@ const NO_STREAM: &str = "`cat` it below ref/ of a mount";
 pub(super) fn get(client: &mut Client, reference: &str, dest: &Path, json: bool) -> anyhow::Result<()> {
     let request = Request::Get { reference: reference.to_string(), dest: PathText::from(dest) };
     match ask(client, &request, SEEKING)? {
+        Answer::Fetched(done) if !done.missing.is_empty() => Err(incomplete(done).into()),
         Answer::Fetched(done) if json => Ok(output::json(&done)?),
         Answer::Fetched(done) => {
             output::note(format_args!("{}: {}", escape(dest.as_os_str().as_bytes()), Size(done.bytes)));
@@ -33,6 +36,21 @@ pub(super) fn get(client: &mut Client, reference: &str, dest: &Path, json: bool)
         }
         other => Err(output::strange(&other)),
     }
+}
+
+fn incomplete(done: Fetched) -> Incomplete {
+    let shown = |path: &PathText| escape(path.0.as_os_str().as_bytes()).to_string();
+    let named = done.missing.iter().take(MISSING_SHOWN);
+    let mut list: Vec<String> = named.map(|lost| format!("{}: {}", shown(&lost.path), lost.error)).collect();
+    let more = done.missing_count.saturating_sub(list.len() as u64);
+    if more > 0 {
+        list.push(format!("and {more} more"));
+    }
+    let failure = Remedied {
+        error: format!("{} of the tree could not be fetched: {}", count(done.missing_count, "part"), list.join("; ")),
+        remedy: format!("the rest is in {}, and the same command tries again what is missing", shown(&done.dest)),
+    };
+    Incomplete { failure, missing: done.missing }
 }
 
 /// A reference of kind `R` in its usual form; anything else is wrong usage.

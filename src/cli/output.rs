@@ -1,14 +1,22 @@
 //! What the user sees: lines on the standard output, messages on the standard error, exit codes.
 
-use super::process;
+use super::{closed, process};
 use crate::control::client::{ClientError, START};
-use crate::control::message::Answer;
+use crate::control::message::{Answer, Missing};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Prints one line on the standard output.
+/// Prints one line of what this command was called for on the standard output.
 pub(super) fn line(text: impl std::fmt::Display) -> io::Result<()> {
+    if closed::stdout_was_closed() {
+        return Err(io::Error::other("nothing can be printed: the standard output is closed"));
+    }
+    announce(text)
+}
+
+/// Prints one line of a process that does more than print: nobody need listen.
+pub(super) fn announce(text: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
@@ -50,23 +58,41 @@ pub(super) struct Remedied {
     pub(super) remedy: String,
 }
 
+/// A tree that could not be fetched whole.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub(super) struct Incomplete {
+    pub(super) failure: Remedied,
+    pub(super) missing: Vec<Missing>,
+}
+
 /// A failure as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Failure {
     error: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<Missing>,
 }
 
 impl Failure {
     fn of(error: &anyhow::Error) -> Failure {
-        if let Some(Remedied { error, remedy }) = error.downcast_ref() {
-            return Failure { error: error.clone(), remedy: Some(remedy.clone()) };
+        let of = |Remedied { error, remedy }: &Remedied, missing: &[Missing]| Failure {
+            error: error.clone(),
+            remedy: Some(remedy.clone()),
+            missing: missing.to_vec(),
+        };
+        if let Some(remedied) = error.downcast_ref() {
+            return of(remedied, &[]);
+        }
+        if let Some(Incomplete { failure, missing }) = error.downcast_ref() {
+            return of(failure, missing);
         }
         let remedy = matches!(error.downcast_ref(), Some(ClientError::NotRunning { .. })).then(|| START.to_string());
         let text = reasons(error);
         let end = remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
-        Failure { error: text.strip_suffix(&end).unwrap_or(&text).to_string(), remedy }
+        Failure { error: text.strip_suffix(&end).unwrap_or(&text).to_string(), remedy, missing: Vec::new() }
     }
 }
 
@@ -103,7 +129,7 @@ pub(super) fn refuse(program: &str, error: &clap::Error, json: bool) -> ExitCode
     let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
     let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
-    fail(program, &Failure { error: first, remedy: Some("see --help".into()) }, json);
+    fail(program, &Failure { error: first, remedy: Some("see --help".into()), missing: Vec::new() }, json);
     ExitCode::from(2)
 }
 

@@ -4,7 +4,7 @@ use super::waiting::Waiting;
 use super::{get, output};
 use crate::base::amount::Msat;
 use crate::base::text::escape;
-use crate::base::units::{Size, Span};
+use crate::base::units::{Size, Span, count};
 use crate::content::reference::RootRef;
 use crate::control::client::Client;
 use crate::control::message::{Answer, BalanceStatus, PathText, PeerStatus, Reference, Request, Status, Verified, Why};
@@ -109,7 +109,7 @@ fn kept(status: &Status) -> String {
         Some(at) => format!("; all proved within {}", Span(Duration::from_secs(now.saturating_sub(at).max(1)))),
         None => String::new(),
     };
-    format!("{} of {} parts as they should be{lost}{proved}", kept.whole, kept.groups)
+    format!("{} of {} as they should be{lost}{proved}", kept.whole, count(kept.groups, "part"))
 }
 
 fn publishing(status: &Status) -> String {
@@ -118,7 +118,7 @@ fn publishing(status: &Status) -> String {
         parts.push(format!("sealing {} of {}", Size(work.done), Size(work.total)));
     }
     if status.staged > 0 {
-        parts.push(format!("{} changed paths wait", status.staged));
+        parts.push(format!("waiting: {}", count(status.staged, "changed path")));
     }
     if status.hosting.done < status.hosting.total {
         parts.push(format!("{} of {} copies hosted", status.hosting.done, status.hosting.total));
@@ -247,7 +247,11 @@ pub(super) fn verify(client: &mut Client, reference: String, repair: bool, json:
         output::line(condition(&found))?
     }
     if found.lost > 0 {
-        anyhow::bail!("{} of {} parts of the tree cannot be read from the swarm now", found.lost, found.groups);
+        anyhow::bail!(
+            "{} of {} of the tree cannot be read from the swarm now",
+            found.lost,
+            count(found.groups, "part")
+        );
     }
     Ok(())
 }
@@ -256,7 +260,10 @@ fn condition(found: &Verified) -> String {
     let Verified { groups, whole, weak, lost, chunks, found, peers, repaired } = found;
     let made = if *repaired > 0 { format!("; {repaired} given to new hosts") } else { String::new() };
     format!(
-        "{groups} parts: {whole} whole, {weak} weak, {lost} lost; {found} of {chunks} chunks proved by {peers} other nodes{made}"
+        "{}: {whole} whole, {weak} weak, {lost} lost; {found} of {} proved by {}{made}",
+        count(*groups, "part"),
+        count(*chunks, "chunk"),
+        count(*peers, "other node")
     )
 }
 
@@ -309,6 +316,8 @@ mod tests {
         assert!(screen(&status).contains("also at           10.0.3.1:7, 127.0.0.1:7\n"));
         status.kept = Some(KeptStatus { groups: 1, wanted: 5, ..KeptStatus::default() });
         assert!(screen(&status).contains("safe to shut down yes: nothing is published or pinned here\n"));
+        status.kept = Some(KeptStatus { groups: 1, whole: 1, hosts: 12, wanted: 12, ..KeptStatus::default() });
+        assert!(screen(&status).contains("1 of 1 part as they should be"));
         status.kept = Some(KeptStatus { groups: 2, whole: 2, hosts: 1, wanted: 12, ..KeptStatus::default() });
         assert!(screen(&status).contains("yes, though parts of it lie on no more than 1 of 12 wanted nodes"));
         status.safe_to_shut_down = false;

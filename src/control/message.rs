@@ -195,6 +195,26 @@ pub struct Fetched {
     pub dest: PathText,
     /// Bytes of its files, those that were here before included.
     pub bytes: u64,
+    /// What of the tree could not be fetched, as far as it fits in an answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+    /// How much that is in all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missing_count: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A part of a tree that could not be fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Missing {
+    /// Where it lies in the tree.
+    pub path: PathText,
+    /// Why.
+    pub error: String,
 }
 
 /// A pinned tree.

@@ -1,14 +1,14 @@
 //! What a running node answers to commands.
 
 use super::message::{
-    Allowed, Answer, Fetched, Paid, PathText, Pinned, Progress, Published, Reference, Request, Setting, Status,
-    Unpinned, Verified, Why,
+    Allowed, Answer, Fetched, Missing, Paid, PathText, Pinned, Progress, Published, Reference, Request, Setting,
+    Status, Unpinned, Verified, Why,
 };
 use super::server::{Replies, Service};
 use crate::base::bitcoin::Sat;
 use crate::base::peer::PeerId;
 use crate::base::text::{TextError, canonical, escape};
-use crate::base::units::Span;
+use crate::base::units::{Span, count};
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef, VerifyRef};
 use crate::engine::{Counter, DirectoryHandle, Engine, PublishState, Survey, TreeNode};
@@ -30,6 +30,8 @@ use tokio::time::Instant;
 const CREDIT_LIMIT: &str = "credit limit reached";
 /// And one for its price.
 const TOO_DEAR: &str = "it costs more than you allow";
+/// Of a tree's missing parts so many are named: an answer has its limit, and so has whoever reads it.
+const MISSING_TOLD: usize = 100;
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
 /// How long a reference of a file that is being written may be waited for.
@@ -333,8 +335,17 @@ impl Node {
         let count = counter.clone();
         let work =
             apart(async move || engine.copy_out(&reference, &to, deadline, count).await.map_err(|e| e.to_string()));
-        self.told("fetching", "bytes", replies, || far(&counter), work).await?;
-        Ok(Fetched { dest: PathText::from(dest), bytes: counter.total.load(Ordering::Relaxed) })
+        let all = self.told("fetching", "bytes", replies, || far(&counter), work).await?;
+        let missing_count = all.len() as u64;
+        let mut missing = Vec::new();
+        for lost in all {
+            let error = self.explained(lost.error.to_string(), None).await;
+            missing.push(Missing { path: PathText(lost.path), error });
+            if missing.len() == MISSING_TOLD {
+                break;
+            }
+        }
+        Ok(Fetched { dest: PathText::from(dest), bytes: counter.total.load(Ordering::Relaxed), missing, missing_count })
     }
 
     async fn pin(&self, reference: &RootRef, replies: &Replies) -> Result<Pinned, String> {
@@ -378,7 +389,7 @@ impl Node {
                 _ => None,
             };
             let reason = self.explained(reason, reference).await;
-            let detail = format!("{}: {reason} ({ago} ago)", escape(at.as_os_str().as_bytes()));
+            let detail = format!("{}: {reason} ({ago} ago)", escape(shortened(&at).as_os_str().as_bytes()));
             return Ok(Why { state: "refused".into(), detail });
         }
         match place {
@@ -454,15 +465,31 @@ impl Node {
                 "sealed and kept here; no other node holds it, because this one has no peers: give it one with --bootstrap".to_string()
             }
             PublishState::Stored => {
-                format!("sealed and kept here; no other node holds enough of it yet, {peers} are linked")
+                format!("sealed and kept here; no other node holds enough of it yet; linked: {}", count(peers as u64, "peer"))
             }
             PublishState::Hosted { hosts, wanted } if hosts < wanted => format!(
-                "every part of it is on at least {hosts} other nodes, {wanted} are wanted: more peers, or peers with more room, would do; {peers} are linked"
+                "every part of it is on at least {}, {wanted} are wanted: more peers, or peers with more room, would do; linked: {}",
+                count(u64::from(hosts), "other node"),
+                count(peers as u64, "peer")
             ),
             PublishState::Hosted { .. } => "other nodes hold all of it, as wanted".to_string(),
         };
         Ok(Why { state: state.to_string(), detail })
     }
+}
+
+/// Letters of a reference that are told where all of it would hide the rest.
+const REFERENCE_SHOWN: usize = 20;
+
+/// The path with references in it cut down to what tells them apart.
+fn shortened(path: &Path) -> PathBuf {
+    let short = |part: Component<'_>| match part.as_os_str().to_str() {
+        Some(text) if text.parse::<RootRef>().is_ok() => {
+            format!("{}...", text.chars().take(REFERENCE_SHOWN).collect::<String>()).into()
+        }
+        _ => part.as_os_str().to_os_string(),
+    };
+    path.components().map(short).collect()
 }
 
 /// Runs work over a whole tree on a thread of its own, so that its future need not move between threads; ends it when the
@@ -546,5 +573,20 @@ impl Service for Node {
                 Answer::Nothing
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_told_with_its_reference_cut_short() {
+        let reference = crate::base::text::encode(crate::base::text::TextKind::File, &[1; 67]);
+        let path = PathBuf::from(format!("ref/{reference}/some/file"));
+        assert!(reference.parse::<RootRef>().is_ok());
+        let short: String = reference.chars().take(REFERENCE_SHOWN).collect();
+        assert_eq!(shortened(&path), Path::new(&format!("ref/{short}.../some/file")));
+        assert_eq!(shortened(Path::new("tornet1/file")), Path::new("tornet1/file"));
     }
 }

@@ -2,7 +2,8 @@
 
 use super::bulk::Unit;
 use super::error::{ReadError, ReadErrorKind};
-use super::reader::{Child, FileHandle};
+use super::missed::{Missed, Missing};
+use super::reader::{Body, Child, FileHandle};
 use super::start::Engine;
 use super::survey::{Counter, Visit, os_name};
 use super::swarm::lock;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 /// Units (up to 1 MiB each) that are fetched at once.
@@ -35,17 +36,19 @@ impl Engine {
     /// Copies what a reference points to, to `dest`: a file becomes the file `dest`, a directory the directory `dest`
     /// (which may exist: what is there already and equal is kept, so an interrupted copy goes on where it stopped). What an
     /// interrupted copy of another tree left there goes when this one is complete; one that fails leaves what it fetched, and nothing else.
+    /// What cannot be read of a tree keeps nothing else from being fetched: it is given back.
     pub async fn copy_out(
         &self,
         reference: &RootRef,
         dest: &Path,
         deadline: Duration,
         progress: Arc<Counter>,
-    ) -> Result<(), ReadError> {
+    ) -> Result<Vec<Missing>, ReadError> {
         let made = Made::default();
-        self.copy_tree(reference, dest, deadline, progress, &made).await?;
+        let missed = Missed::new(deadline, progress.clone());
+        self.copy_tree(reference, dest, deadline, progress, &made, &missed).await?;
         lock(&made.0).clear();
-        Ok(())
+        Ok(missed.all())
     }
 
     async fn copy_tree(
@@ -55,8 +58,14 @@ impl Engine {
         deadline: Duration,
         progress: Arc<Counter>,
         made: &Made,
+        missed: &Missed,
     ) -> Result<(), ReadError> {
-        let small = Mutex::new(JoinSet::new());
+        let small: Mutex<JoinSet<Ended>> = Mutex::default();
+        let ended = |done: Option<Result<Ended, JoinError>>| match done {
+            Some(Ok((path, pack, Err(error)))) => missed.note(path, pack, error),
+            Some(Err(_)) => Err(ReadError::stopped()),
+            Some(Ok((_, _, Ok(())))) | None => Ok(()),
+        };
         let directories = Mutex::new(Vec::new());
         let files = self.reader().fetcher.at_once(FILES);
         // Unfinished files that were there before, until they turn out to belong to this tree.
@@ -81,17 +90,25 @@ impl Engine {
                     Ok(())
                 }
                 Visit::Symlink(link, child) => make_link(&target, &link, child),
+                Visit::Unreadable(error) => missed.note(path.to_path_buf(), None, error),
                 Visit::File(file, child) => {
                     progress.total.fetch_add(file.size(), Ordering::Relaxed);
                     let (engine, child, progress) = (self.clone(), child.cloned(), progress.clone());
+                    let (path, pack) = (path.to_path_buf(), pack(&file));
                     if file.size() > SMALL {
-                        return engine.copy_file(file, child, target, deadline, progress).await;
+                        let copied = engine.copy_file(file, child, target, deadline, progress).await;
+                        return copied.or_else(|error| missed.note(path, pack, error));
+                    }
+                    if missed.goes_with(&path, pack) {
+                        return Ok(());
                     }
                     let mut set = std::mem::take(&mut *lock(&small));
-                    set.spawn(async move { engine.copy_file(file, child, target, deadline, progress).await });
+                    set.spawn(
+                        async move { (path, pack, engine.copy_file(file, child, target, deadline, progress).await) },
+                    );
                     let mut result = Ok(());
                     while result.is_ok() && set.len() >= files {
-                        result = joined(set.join_next().await);
+                        result = ended(set.join_next().await);
                     }
                     *lock(&small) = set;
                     result
@@ -101,16 +118,23 @@ impl Engine {
         let mut result = walked.await;
         let mut set = std::mem::take(&mut *lock(&small));
         while result.is_ok() && !set.is_empty() {
-            result = joined(set.join_next().await);
+            result = ended(set.join_next().await);
         }
         // Those that go on end first: what they made without filling it they take away.
         set.shutdown().await;
         result?;
-        // Attributes of directories last, the deepest first: filling a directory changes its time.
-        for path in std::mem::take(&mut *lock(&stale)) {
+        let missing = missed.places(dest);
+        // Begun copies of what is missing may be among them.
+        for path in std::mem::take(&mut *lock(&stale)).into_iter().filter(|_| missing.is_empty()) {
             let _ = std::fs::remove_file(path);
         }
-        for (path, child) in lock(&directories).iter().rev() {
+        // Directories that were made for what did not come, and hold nothing else.
+        let mut idle: Vec<PathBuf> = lock(&made.0).clone();
+        idle.retain(|dir| missing.iter().any(|path| path.starts_with(dir)));
+        let mut idle: BTreeSet<PathBuf> =
+            idle.into_iter().rev().filter(|dir| std::fs::remove_dir(dir).is_ok()).collect();
+        // Attributes of directories last, the deepest first: filling a directory changes its time.
+        for (path, child) in lock(&directories).iter().rev().filter(|(path, _)| !idle.remove(path)) {
             match child {
                 Some(child) => set_attributes(path, child),
                 // A reference says nothing of its top's permissions: like those of a file.
@@ -216,6 +240,15 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// How the copy of a small file ended: its place in the tree, its pack.
+type Ended = (PathBuf, Option<ChunkId>, Result<(), ReadError>);
+
+/// What names the pack that a file lies in.
+fn pack(file: &FileHandle) -> Option<ChunkId> {
+    let Body::Packed { pack, .. } = &file.body else { return None };
+    pack.data.first().map(|chunk| chunk.id)
 }
 
 /// Directories that a copy made. Those of them in which nothing is go with it, unless it succeeds.

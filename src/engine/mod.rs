@@ -19,6 +19,7 @@ mod link;
 mod mark;
 mod memory;
 mod mend;
+mod missed;
 mod money;
 mod node_cache;
 mod packs;
@@ -41,6 +42,7 @@ mod writer;
 
 pub use audit::AuditEntry;
 pub use error::{ReadError, ReadErrorKind};
+pub use missed::Missing;
 pub use money::HeldUp;
 pub use purse::{Purse, PurseSettings, PurseState};
 pub use reader::{Child, DirectoryHandle, FileHandle, Reader, TreeNode};

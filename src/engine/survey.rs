@@ -41,6 +41,8 @@ pub(super) enum Visit<'a> {
     File(Arc<FileHandle>, Option<&'a Child>),
     /// A symbolic link and its target.
     Symlink(Vec<u8>, &'a Child),
+    /// What cannot be opened, or a directory, visited before, whose rest cannot be listed.
+    Unreadable(ReadError),
 }
 
 impl Engine {
@@ -60,18 +62,25 @@ impl Engine {
         visit(std::path::Path::new(""), Visit::Directory(None)).await?;
         let mut stack = vec![(PathBuf::new(), root, None::<Vec<u8>>)];
         while let Some((path, directory, after)) = stack.pop() {
-            let page = reader.list(&directory, after.as_deref(), PAGE, deadline).await?;
+            let page = match reader.list(&directory, after.as_deref(), PAGE, deadline).await {
+                Ok(page) => page,
+                Err(error) => {
+                    visit(&path, Visit::Unreadable(error)).await?;
+                    continue;
+                }
+            };
             let more = page.len() == PAGE;
             let mut inside = Vec::new();
             for child in &page {
                 let below = path.join(os_name(&child.name));
-                match reader.open(&directory, child, deadline).await? {
-                    TreeNode::Directory(handle) => {
+                match reader.open(&directory, child, deadline).await {
+                    Err(error) => visit(&below, Visit::Unreadable(error)).await?,
+                    Ok(TreeNode::Directory(handle)) => {
                         visit(&below, Visit::Directory(Some(child))).await?;
                         inside.push((below, handle, None));
                     }
-                    TreeNode::File(file) => visit(&below, Visit::File(file, Some(child))).await?,
-                    TreeNode::Symlink(target) => visit(&below, Visit::Symlink(target, child)).await?,
+                    Ok(TreeNode::File(file)) => visit(&below, Visit::File(file, Some(child))).await?,
+                    Ok(TreeNode::Symlink(target)) => visit(&below, Visit::Symlink(target, child)).await?,
                 }
             }
             if let Some(last) = page.last().filter(|_| more) {
@@ -203,8 +212,10 @@ impl Engine {
         self.mark_pinned(label, &groups).await?;
         let total = Mutex::new(0);
         self.walk(reference, deadline, async |_, visit| {
-            if let Visit::File(file, _) = visit {
-                *lock(&total) += file.size();
+            match visit {
+                Visit::File(file, _) => *lock(&total) += file.size(),
+                Visit::Unreadable(error) => return Err(error),
+                Visit::Directory(_) | Visit::Symlink(..) => {}
             }
             Ok(())
         })

@@ -33,6 +33,9 @@ pub enum MountError {
     /// The device refuses.
     #[error("cannot open {DEVICE}: {0}", DEVICE = DEVICE)]
     Device(#[source] io::Error),
+    /// The device is for root alone.
+    #[error("only root may open {DEVICE} here: give it the usual mode (chmod 666 {DEVICE}), or run as root", DEVICE = DEVICE)]
+    Reserved,
     /// The helper for ordinary users is missing.
     #[error(
         "mounting as an ordinary user needs fusermount3: install the package fuse3 (Debian, Ubuntu, Fedora, Arch: fuse3), or run as root"
@@ -279,9 +282,7 @@ fn run_helper(helper: &Path, arguments: &[&OsStr], socket: Option<&OwnedFd>) -> 
         ));
     }
     if said.contains("failed to open /dev/fuse: Permission denied") {
-        return Err(MountError::HelperRefused(
-            "only root may open /dev/fuse here: give it the usual mode (chmod 666 /dev/fuse), or run as root".into(),
-        ));
+        return Err(MountError::Reserved);
     }
     // It looks for a mount of this user's.
     if said.contains("not found in") && said.contains("mtab") {
