@@ -388,6 +388,40 @@ fn mount_in_the_background_returns_once_it_serves_and_ends_with_its_mount() {
 }
 
 #[test]
+fn start_names_who_holds_a_mount_that_was_taken_out_of_sight() {
+    require_fuse();
+    let lab = Lab::new();
+    let node = Plan::new("a").mounted().start(&lab);
+    fs::write(node.path("open"), b"held").unwrap();
+    fs::create_dir(node.path("dir")).unwrap();
+    let file = fs::File::open(node.path("open")).unwrap();
+    let mut reader = std::process::Command::new("sleep").arg("600").stdin(file).spawn().unwrap();
+    let mut inside = std::process::Command::new("sleep").arg("601").current_dir(node.path("dir")).spawn().unwrap();
+    shell(&format!("umount -l '{}' || fusermount3 -uz '{0}'", node.mount().display()));
+    // The next node waits for that one to end; who gives that up leaves none.
+    let started = || processes_naming(lab.dir()).into_iter().any(|(_, line)| line.contains("--report"));
+    let mut command = Plan::new("a").mounted().background(&lab);
+    let waiting = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the next node waits", || started().then_some(()));
+    signal(waiting.id(), Signal::INT);
+    let given_up = waiting.wait_with_output().unwrap();
+    let left = started();
+    let output = Plan::new("a").mounted().background(&lab).output().unwrap();
+    for child in [&mut reader, &mut inside] {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    assert_eq!(given_up.status.code(), Some(130), "{}", printed(&given_up));
+    assert!(!left);
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    let said = String::from_utf8_lossy(&output.stderr);
+    for child in [&reader, &inside] {
+        assert!(said.contains(&format!("sleep (process {})", child.id())), "{said}");
+    }
+    assert!(said.contains(&format!("end process {}", node.pid())), "{said}");
+}
+
+#[test]
 fn unmounting_a_busy_mount_names_who_holds_it() {
     require_fuse();
     let lab = Lab::new();

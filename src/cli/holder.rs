@@ -1,11 +1,20 @@
 //! The mount table, and who holds a mount: read from /proc alone, so that a mount that no longer answers is no hindrance.
 
-use std::collections::BTreeMap;
+use rustix::fs::{Mode, OFlags};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How long the look for holders of a mount that cannot be seen may take: its file system is asked what it is.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// What the kernel calls FUSE where it gives kinds of file systems as numbers.
+const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
 
 /// One line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +138,53 @@ fn holder(pid: u32, dir: &Path, mount: &Mount) -> Option<Holder> {
         .or_else(|| inside("exe").then(|| "was started from there".to_string()))
         .or_else(|| maps(dir, mount).then(|| "has a file mapped from there".to_string()))?;
     Some(Holder { pid, name: name(), how, writes: false })
+}
+
+/// Processes that hold a mount which is in no mount table any more (`umount -l`), as far as this user may look.
+pub(super) fn holders_unseen() -> Vec<Holder> {
+    let (sender, found) = mpsc::channel();
+    // A mount that does not answer holds the thread, and not this process.
+    std::thread::spawn(move || {
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            if let Some(holder) = pid.and_then(|pid| holder_unseen(pid, &entry.path())) {
+                let _ = sender.send(holder);
+            }
+        }
+    });
+    let until = Instant::now() + LOOK_MAX;
+    std::iter::from_fn(|| found.recv_timeout(until.saturating_duration_since(Instant::now())).ok()).collect()
+}
+
+fn holder_unseen(pid: u32, dir: &Path) -> Option<Holder> {
+    let table = fs::read_to_string(dir.join("mountinfo")).ok()?;
+    let seen: BTreeSet<&str> = table.lines().filter_map(|line| line.split(' ').next()).collect();
+    let unseen = |info: &str| {
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        id.is_some_and(|id| !seen.contains(id.trim()))
+    };
+    let holder = |how: String, writes: bool| {
+        let name = fs::read_to_string(dir.join("comm")).unwrap_or_default().trim_end().to_string();
+        Some(Holder { pid, name, how, writes })
+    };
+    for entry in fs::read_dir(dir.join("fdinfo")).ok()?.flatten() {
+        let link = dir.join("fd").join(entry.file_name());
+        let path = fs::read_link(&link).unwrap_or_default();
+        let info = fs::read_to_string(entry.path()).unwrap_or_default();
+        // Pipes and the like lie in no mount either, and have no path.
+        if path.is_absolute() && unseen(&info) && is_fuse(&link) {
+            return holder(format!("has {} open", crate::base::text::escape(path.as_os_str().as_bytes())), false);
+        }
+    }
+    // Opened for its place alone, which asks no file system.
+    let there = rustix::fs::open(dir.join("cwd"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", there.as_raw_fd())).unwrap_or_default();
+    let inside = unseen(&info) && is_fuse(&dir.join("cwd"));
+    if inside { holder("has its working directory there".to_string(), false) } else { None }
+}
+
+fn is_fuse(link: &Path) -> bool {
+    rustix::fs::statfs(link).is_ok_and(|stat| stat.f_type as u64 == FUSE_SUPER_MAGIC)
 }
 
 fn maps(dir: &Path, mount: &Mount) -> bool {

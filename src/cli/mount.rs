@@ -120,6 +120,7 @@ fn stay(program: &MountProgram) -> anyhow::Result<()> {
             let _ = output::json(&Outcome::Ready(running.report.clone()));
             running.serve()
         }
+        Err(error) if error.is::<Interrupted>() => Err(error),
         Err(error) => Ok(output::json(&Outcome::Failed(output::reasons(&error)))?),
     }
 }

@@ -1,6 +1,6 @@
 //! A node in this process: started, served, and ended by a signal, a command or an unmount.
 
-use super::output::{self, Usage};
+use super::output::{self, Interrupted, Remedied, Usage};
 use super::{holder, process, reload};
 use crate::cli::command::Meet;
 use crate::config::{ConfigError, Convergence, Settings, Source};
@@ -140,7 +140,7 @@ impl Running {
         let identity_made = !data_dir.join("identity").exists();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tornet").build()?;
         // Before anything that would have to be cleaned up.
-        let ending = runtime.block_on(async { process::Ending::new() })?;
+        let mut ending = runtime.block_on(async { process::Ending::new() })?;
         let engine_settings = engine::Settings {
             listen: settings.listen.value.addr,
             other_port: settings.listen.value.flexible,
@@ -171,7 +171,7 @@ impl Running {
             },
             ..engine::Settings::new(data_dir.clone())
         };
-        let engine = runtime.block_on(start(engine_settings))?;
+        let engine = runtime.block_on(start(engine_settings, &mut ending))?;
         let stop = Arc::new(Notify::new());
         let begun = runtime.block_on(async {
             let mount = mount.map(|plan| fuse::mount(&engine, &plan.point, &plan.options)).transpose()?;
@@ -268,18 +268,39 @@ impl Running {
 }
 
 /// Starts the engine. A node that is ending, and takes no more commands, is waited for: who unmounted the folder may mount it again at once.
-async fn start(settings: engine::Settings) -> Result<Engine, StartError> {
+async fn start(settings: engine::Settings, ending: &mut process::Ending) -> anyhow::Result<Engine> {
     let until = Instant::now() + ENDING_MAX;
     loop {
         match Engine::start(settings.clone()).await {
             Err(StartError::Store(StoreError::InUse { .. }))
                 if Instant::now() < until && is_ending(&settings.data_dir) =>
             {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                    _ = ending.wait() => return Err(Interrupted("nothing was started").into()),
+                }
             }
-            done => return done,
+            done => return done.map_err(|error| why_in_use(error, &settings.data_dir)),
         }
     }
+}
+
+/// A node whose mount was taken out of sight goes on until the last file in it is closed: whose that is is not to be seen in any mount table.
+fn why_in_use(error: StartError, data_dir: &Path) -> anyhow::Error {
+    let StartError::Store(StoreError::InUse { pid, .. }) = &error else { return error.into() };
+    if !is_ending(data_dir) {
+        return error.into();
+    }
+    let holders: Vec<String> = holder::holders_unseen().iter().map(ToString::to_string).collect();
+    if holders.is_empty() {
+        return error.into();
+    }
+    let error = format!(
+        "the data directory {} is in use: the mount of process {pid} was taken out of sight (umount -l), but {}",
+        data_dir.display(),
+        holders.join("; ")
+    );
+    Remedied { error, remedy: format!("close that, or end process {pid}") }.into()
 }
 
 /// Whether the node of this data directory has lost its mount, or takes no more commands.

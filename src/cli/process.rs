@@ -131,10 +131,11 @@ fn lock(care: &Mutex<Care>) -> MutexGuard<'_, Care> {
     care.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a process ended by a signal of those that ask it to.
+/// Whether a process ended because a signal asked it to.
 pub(super) fn was_asked_to_end(status: ExitStatus) -> bool {
     let asking = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP];
-    status.signal().is_some_and(|number| asking.iter().any(|signal| signal.as_raw() == number))
+    let killed = status.signal().is_some_and(|number| asking.iter().any(|signal| signal.as_raw() == number));
+    killed || status.code() == Some(INTERRUPTED.into())
 }
 
 /// Whether nohup(1) or the like started this process.
