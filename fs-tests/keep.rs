@@ -6,9 +6,10 @@ mod harness;
 
 use harness::node::{Node, Plan, is_hosted};
 use harness::tree::noise;
-use harness::{Lab, require_fuse, until};
+use harness::{Lab, require_fuse, until, within};
 use serde_json::Value;
 use std::fs;
+use std::time::Duration;
 
 /// Six hosts for each part, looked after every other second.
 const CARE: &str = "[network]\nmdns = false\n\n[storage]\nredundancy = \"4+2\"\n\n\
@@ -134,6 +135,38 @@ fn what_is_lost_is_made_of_the_rest_by_who_cannot_read_it() {
     // Without the first repair four lost shards of six would have been too many.
     let reader = Plan::new("reader").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
     assert!(fs::read(reader.reference(&reference)).unwrap() == bytes);
+}
+
+#[test]
+fn repair_makes_what_it_can_and_says_in_bounded_time_what_is_lost() {
+    let lab = Lab::new();
+    let (mut publisher, mut hosts) = swarm(&lab, 10, NO_CARE);
+    let film = publisher.path("film");
+    fs::write(&film, noise(57, 6 << 20)).unwrap();
+    publisher.stored(&film);
+    publisher.hosted(&film);
+    let verify = publisher.tornet(&["ref", "--verify", film.to_str().unwrap()]);
+    let late = Plan::new("late").config(NO_CARE).knows(&publisher).knows(&hosts[9]).start(&lab);
+    let look = move |what: &str| -> (Value, Option<i32>) {
+        let output = late.run(&["--json", what, &verify]);
+        (serde_json::from_slice(&output.stdout).unwrap(), output.status.code())
+    };
+    // It has the manifests from now on.
+    assert_eq!(look("verify").0["lost"], 0);
+    publisher.kill();
+    hosts.drain(..3).for_each(|mut host| host.kill());
+    let seen = loop {
+        hosts.remove(holder(&hosts)).kill();
+        let (seen, code) = look("verify");
+        if seen["lost"].as_u64() > Some(0) {
+            assert_eq!(code, Some(1));
+            break seen;
+        }
+    };
+    let (made, _) = within(Duration::from_secs(150), "repair", move || look("repair"));
+    println!("{seen}\n{made:?}");
+    assert_eq!((&made.0["lost"], &made.0["weak"], made.1), (&seen["lost"], &0.into(), Some(1)));
+    assert_eq!(made.0["repaired"].as_u64() > Some(0), seen["weak"].as_u64() > Some(0));
 }
 
 #[test]

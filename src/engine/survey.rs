@@ -28,8 +28,9 @@ use tokio::time::Instant;
 const PAGE: usize = 1024;
 /// Holders asked at once what they hold.
 const HOLDERS_ASKED: usize = 16;
-/// Groups whose holders are asked for proofs at once.
-const TENDED: usize = 128;
+/// Groups whose holders are asked for proofs together, and how many times so many at once.
+const TENDED: usize = 16;
+const BATCHES: usize = 16;
 /// What is pinned does not vanish but by damage: then it is fetched again.
 const PIN_TRIES: usize = 3;
 
@@ -106,9 +107,18 @@ impl Engine {
         progress.total.store(groups.iter().map(|group| group.chunks.len() as u64).sum(), Ordering::Relaxed);
         let own = self.peer_id();
         let (mut peers, mut chunks, mut found) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for batch in groups.chunks(TENDED) {
-            let asked = batch.iter().map(keep::fresh).collect();
-            let seen = self.swarm().tend(asked, repair).await.ok_or_else(ReadError::stopped)?;
+        let mut waiting = groups.chunks(TENDED);
+        let mut asked = JoinSet::new();
+        loop {
+            while asked.len() < BATCHES
+                && let Some(batch) = waiting.next()
+            {
+                let (swarm, batch) = (self.swarm().clone(), batch.iter().map(keep::fresh).collect());
+                asked.spawn(async move { swarm.tend(batch, repair).await });
+            }
+            // What takes long, or is lost, holds up no others.
+            let Some(seen) = asked.join_next().await else { break };
+            let seen = seen.ok().flatten().ok_or_else(ReadError::stopped)?;
             for kept in &seen {
                 let others = kept.holders.iter().flatten().map(|holder| holder.peer).filter(|peer| *peer != own);
                 peers.extend(others);
@@ -123,7 +133,7 @@ impl Engine {
                 let missing = kept.chunks.iter().zip(&kept.holders).filter(|(_, holders)| holders.is_empty());
                 survey.count(kept.is_whole(), kept.shards(), usize::from(kept.data), missing.map(|((id, _), _)| *id));
             }
-            progress.done.fetch_add(batch.iter().map(|group| group.chunks.len() as u64).sum(), Ordering::Relaxed);
+            progress.done.fetch_add(seen.iter().map(|kept| kept.chunks.len() as u64).sum(), Ordering::Relaxed);
         }
         (survey.peers, survey.chunks, survey.found) = (peers.len() as u64, chunks.len() as u64, found.len() as u64);
         Ok(survey)

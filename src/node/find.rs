@@ -47,7 +47,7 @@ pub(crate) struct Searches {
     near: BTreeMap<PeerId, Contact>,
     /// Chunks in running searches for the fetch core.
     running: BTreeSet<ChunkId>,
-    commands: VecDeque<(WantId, Vec<ChunkId>, Instant)>,
+    commands: VecDeque<(WantId, Vec<ChunkId>, Instant, bool)>,
     /// Chunks looked for lately and when: who asks again was not helped, so everybody close is asked then.
     lately: BTreeMap<ChunkId, Instant>,
     /// Something happened since the searches were last moved on.
@@ -118,10 +118,10 @@ impl Searches {
         }
     }
 
-    /// The user wants to know who holds these chunks.
-    pub(crate) fn want_holders(&mut self, want: WantId, chunks: Vec<ChunkId>, deadline: Instant) {
+    /// The user wants to know who holds these chunks; `thorough` has those asked as well who were silent lately.
+    pub(crate) fn want_holders(&mut self, want: WantId, chunks: Vec<ChunkId>, deadline: Instant, thorough: bool) {
         self.dirty = true;
-        self.commands.push_back((want, chunks, deadline));
+        self.commands.push_back((want, chunks, deadline, thorough));
     }
 }
 
@@ -204,11 +204,11 @@ impl Node {
 
     fn start_locates(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        while let Some((want, order, deadline)) = self.searches.commands.pop_front() {
+        while let Some((want, order, deadline, thorough)) = self.searches.commands.pop_front() {
             moved = true;
             let id = self.searches.id();
             let config = LocateConfig { enough: usize::MAX, ..LocateConfig::default() };
-            let locate = self.locate(config, &order);
+            let locate = self.locate(config, &order, thorough);
             let holders = BTreeMap::new();
             self.searches.locates.insert(id, (locate, For::Command { want, deadline, order, holders }, true));
         }
@@ -254,7 +254,7 @@ impl Node {
                     }
                 }
                 let enough = if again { usize::MAX } else { LocateConfig::default().enough };
-                let mut locate = self.locate(LocateConfig { enough, ..LocateConfig::default() }, &batch);
+                let mut locate = self.locate(LocateConfig { enough, ..LocateConfig::default() }, &batch, false);
                 for contact in std::mem::take(&mut self.searches.near).into_values() {
                     locate.ask_first(contact);
                 }
@@ -265,8 +265,10 @@ impl Node {
         moved
     }
 
-    fn locate(&self, config: LocateConfig, chunks: &[ChunkId]) -> Locate {
-        let known = if self.table.everyone_known() {
+    fn locate(&self, config: LocateConfig, chunks: &[ChunkId], thorough: bool) -> Locate {
+        let known = if thorough && self.table.everyone_known() {
+            self.table.closest(&self.table.me(), usize::MAX)
+        } else if self.table.everyone_known() {
             self.table.closest_healthy(&self.table.me(), usize::MAX)
         } else {
             let mut known: BTreeMap<PeerId, Contact> = BTreeMap::new();

@@ -37,6 +37,15 @@ pub(crate) struct Mending {
     next: u64,
     /// Where peers were found that searches named.
     addresses: BTreeMap<PeerId, Contact>,
+    /// When those who had been silent were last given another chance.
+    again_at: Instant,
+}
+
+impl Mending {
+    /// Whether anything is fetched to make lost shards of.
+    pub(super) fn gathers(&self) -> bool {
+        !self.wants.is_empty()
+    }
 }
 
 #[derive(Debug)]
@@ -67,9 +76,13 @@ impl Node {
                 KeeperAction::Check { check, peer, chunk, len, slice } => {
                     self.check(now, check, peer, chunk, len, slice);
                 }
-                KeeperAction::Search { tend, chunks } => {
+                KeeperAction::Search { tend, chunks, thorough } => {
+                    if thorough && now.since(self.mending.again_at) >= SEARCH_TIMEOUT {
+                        self.mending.again_at = now;
+                        self.peers.try_again();
+                    }
                     let want = WantId(OWN_WANT | OWN_SEARCH | tend.0);
-                    self.searches.want_holders(want, chunks, now.after(SEARCH_TIMEOUT));
+                    self.searches.want_holders(want, chunks, now.after(SEARCH_TIMEOUT), thorough);
                 }
                 KeeperAction::Renew { renewal, peer, chunks, lease } => {
                     let contact = self.peers.contact(&peer);
@@ -154,7 +167,9 @@ impl Node {
                 }
                 self.mending.addresses.insert(contact.peer, contact.clone());
             }
-            found.push((*chunk, contacts.iter().map(|contact| contact.peer).collect()));
+            let mut peers: Vec<PeerId> = contacts.iter().map(|contact| contact.peer).collect();
+            peers.sort_by_key(|peer| (!self.peers.is_linked(peer), self.peers.is_doubtful(peer)));
+            found.push((*chunk, peers));
         }
         let unix = self.unix(now);
         self.keeper.found(now, unix, tend, &found);
@@ -190,6 +205,11 @@ impl Node {
         let each = |held: bool| (0..kept.chunks.len()).filter(move |index| here(*index) == held);
         let needs: Vec<(u8, SliceRange)> =
             each(false).filter(|index| *index < usize::from(kept.data)).map(|index| (index as u8, whole)).collect();
+        let left = (0..kept.chunks.len()).filter(|index| here(*index) || !hosts.get(*index).is_none_or(Vec::is_empty));
+        if !lost.is_empty() && left.count() < usize::from(kept.data) {
+            // Nothing is made of too few.
+            return self.keeper.mended(unix, tend);
+        }
         if lost.is_empty() || needs.is_empty() {
             let mend = Mend { kept, hosts, lost };
             let rebuild = !mend.lost.is_empty();
@@ -257,7 +277,7 @@ impl Node {
         self.keeper.holds(peer);
         let unix = self.unix(now);
         if job.0 & OWN_JOB != 0 {
-            self.keeper.placed(unix, TendId(job.0 & !OWN_JOB), &chunk, peer);
+            self.keeper.placed(now, unix, TendId(job.0 & !OWN_JOB), &chunk, peer);
         } else {
             self.effects.push_back(Effect::Placed { job, group, chunk, peer });
         }

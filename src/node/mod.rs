@@ -191,6 +191,9 @@ impl Node {
                     self.upload.share.contributed(now, *peer, bytes);
                 }
                 self.fetch.delivered(now, call, slices);
+                if self.mending.gathers() {
+                    self.keeper.moved(now);
+                }
             }
             Input::Served { token, bytes, charge, whole } => {
                 self.uploaded(token, bytes);
@@ -254,7 +257,7 @@ impl Node {
         match command {
             Command::Bootstrap(contacts) => self.bootstrap(now, contacts),
             Command::Announce(chunks) => self.announcer.renew(now, &chunks),
-            Command::Locate { want, chunks, deadline } => self.searches.want_holders(want, chunks, deadline),
+            Command::Locate { want, chunks, deadline } => self.searches.want_holders(want, chunks, deadline, false),
             Command::Want(mut want) => {
                 want.id.0 &= !hosting::OWN_WANT;
                 self.fetch.want(now, want);

@@ -244,6 +244,11 @@ impl Peers {
         entry.retry_at = now.after(pause);
     }
 
+    /// Who could not be reached may be tried at once.
+    pub(crate) fn try_again(&mut self) {
+        self.known.values_mut().for_each(|peer| peer.retry_at = Instant::default());
+    }
+
     /// A peer answered.
     pub(crate) fn answered(&mut self, now: Instant, peer: &PeerId) {
         if let Some(entry) = self.known.get_mut(peer) {

@@ -9,7 +9,7 @@ use crate::base::peer::PeerId;
 use crate::base::random::Random;
 use crate::base::range::slice_count;
 use crate::base::time::Instant;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// How often is looked, and for how much.
@@ -101,6 +101,8 @@ pub enum KeeperAction {
         tend: TendId,
         /// Which.
         chunks: Vec<ChunkId>,
+        /// Also of those who were silent when they were last asked anything.
+        thorough: bool,
     },
     /// Offer a peer what it holds anew, for another lease; ends with `renewed`.
     Renew {
@@ -168,6 +170,8 @@ const PAGE: usize = 64;
 const MENDING_MAX: usize = 64;
 /// How long one may take.
 const MEND_TIMEOUT: Duration = Duration::from_secs(900);
+/// The same where the user waits: when nothing moves for so long, it is as good as it gets.
+const MEND_QUIET: Duration = Duration::from_secs(60);
 /// Proofs asked for at once, and of one peer.
 const CHECKS_MAX: usize = 32;
 const PER_PEER_MAX: usize = 4;
@@ -221,6 +225,8 @@ struct Tend {
     placing: bool,
     /// A holder on record gave nothing.
     failed: bool,
+    /// Who was silent is asked once more, for it seems lost.
+    again: bool,
     until: Instant,
 }
 
@@ -260,7 +266,7 @@ pub struct Keeper {
     queue: VecDeque<Place>,
     checks: BTreeMap<CheckId, Place>,
     per_peer: BTreeMap<PeerId, usize>,
-    to_search: VecDeque<(TendId, Vec<ChunkId>)>,
+    to_search: VecDeque<(TendId, Vec<ChunkId>, bool)>,
     searching: usize,
     to_renew: BTreeMap<PeerId, Vec<Place>>,
     renewals: BTreeMap<RenewalId, Vec<Place>>,
@@ -273,6 +279,8 @@ pub struct Keeper {
     haste_at: Option<Instant>,
     rest_until: Instant,
     began_at: Instant,
+    /// When something last came or was placed for a group that is made good.
+    moved_at: Instant,
     presence: Presence,
     /// Hosts in reach.
     reach: usize,
@@ -309,6 +317,7 @@ impl Keeper {
             haste_at: None,
             rest_until: Instant::default(),
             began_at: Instant::default(),
+            moved_at: Instant::default(),
             presence: Presence::default(),
             reach: 0,
             budget_at: Instant::default(),
@@ -435,6 +444,7 @@ impl Keeper {
             spread,
             placing,
             failed,
+            again: false,
             until,
         };
         self.tends.insert(tend, state);
@@ -506,12 +516,20 @@ impl Keeper {
                 }
                 tend.stage = Stage::Searching;
                 let chunks = sought.iter().filter_map(|index| tend.kept.chunks.get(*index)).map(|(id, _)| *id);
-                self.to_search.push_back((id, chunks.collect()));
+                self.to_search.push_back((id, chunks.collect(), false));
             }
             Stage::Searching => {}
+            // Nobody's silence says that it is lost.
+            Stage::Found if errand && !tend.again && tend.kept.shards() < usize::from(tend.kept.data.max(1)) => {
+                tend.again = true;
+                tend.stage = Stage::Searching;
+                let chunks = lacking.iter().filter_map(|index| tend.kept.chunks.get(*index)).map(|(id, _)| *id);
+                self.to_search.push_back((id, chunks.collect(), true));
+            }
             Stage::Found if tend.repair && !lacking.is_empty() => {
                 tend.stage = Stage::Mending;
                 tend.until = now.after(MEND_TIMEOUT);
+                self.moved_at = now;
                 let kept = tend.kept.clone();
                 self.actions.push_back(KeeperAction::Mend { tend: id, kept, hosts: standing });
             }
@@ -589,7 +607,7 @@ impl Keeper {
         queue.push_back(place);
     }
 
-    /// A search ended: who says that it holds which chunk.
+    /// A search ended: who says that it holds which chunk, those first who are likely to answer.
     pub fn found(&mut self, now: Instant, unix: u64, id: TendId, holders: &[(ChunkId, Vec<PeerId>)]) {
         let Some(tend) = self.tends.get_mut(&id).filter(|tend| tend.stage == Stage::Searching) else { return };
         self.searching -= 1;
@@ -601,8 +619,14 @@ impl Keeper {
             let good = |peer: &PeerId| known.into_iter().flatten().any(|h| h.peer == *peer && h.silent == 0);
             let count = known.into_iter().flatten().filter(|holder| holder.silent == 0).count();
             let of_chunk = holders.iter().filter(|(id, _)| id == chunk).flat_map(|(_, peers)| peers);
-            let others: BTreeSet<PeerId> = of_chunk.filter(|peer| **peer != self.me && !good(peer)).copied().collect();
-            let mut others: VecDeque<PeerId> = others.into_iter().collect();
+            // Who is away keeps the others waiting: asked only where it seems lost without him.
+            let here = |peer: &PeerId| tend.again || self.presence.away(peer).is_none();
+            let mut others: VecDeque<PeerId> = VecDeque::new();
+            for peer in of_chunk.filter(|peer| **peer != self.me && !good(peer) && here(peer)) {
+                if !others.contains(peer) {
+                    others.push_back(*peer);
+                }
+            }
             for _ in count..copies {
                 if let Some(peer) = others.pop_front() {
                     places.push(Place { tend: id, index, peer });
@@ -625,15 +649,18 @@ impl Keeper {
             let Some(tend) = self.tends.get_mut(&place.tend) else { continue };
             tend.open -= 1;
             if yes {
-                tend.kept.proved(place.index, place.peer, unix, Some(until));
+                // Of what the user asked for the new holders alone are told by their promise.
+                let until = matches!(tend.origin, Origin::Row(_)).then_some(until);
+                tend.kept.proved(place.index, place.peer, unix, until);
             }
             self.go_on(now, unix, place.tend);
         }
     }
 
     /// A chunk of a group that is made good has a new holder.
-    pub fn placed(&mut self, unix: u64, id: TendId, chunk: &ChunkId, peer: PeerId) {
+    pub fn placed(&mut self, now: Instant, unix: u64, id: TendId, chunk: &ChunkId, peer: PeerId) {
         let Some(tend) = self.tends.get_mut(&id) else { return };
+        self.moved_at = now;
         let until = unix.saturating_add(u64::from(self.config.lease));
         let index = tend.kept.chunks.iter().position(|(id, _)| id == chunk);
         if let Some(index) = index {
@@ -652,8 +679,19 @@ impl Keeper {
 
     /// Groups whose making good takes too long: what is under way for them is to be given up.
     pub fn late(&self, now: Instant) -> Vec<TendId> {
-        let late = self.tends.iter().filter(|(_, tend)| tend.stage == Stage::Mending && tend.until <= now);
+        let late = self.tends.iter().filter(|(_, tend)| self.mend_until(tend).is_some_and(|until| until <= now));
         late.map(|(id, _)| *id).collect()
+    }
+
+    fn mend_until(&self, tend: &Tend) -> Option<Instant> {
+        let quiet = self.moved_at.after(MEND_QUIET);
+        let until = if matches!(tend.origin, Origin::Errand(..)) { tend.until.min(quiet) } else { tend.until };
+        (tend.stage == Stage::Mending).then_some(until)
+    }
+
+    /// Something came of what lost chunks are made of.
+    pub fn moved(&mut self, now: Instant) {
+        self.moved_at = now;
     }
 
     /// Repair moved so many bytes: the next proofs wait for them.
@@ -673,10 +711,10 @@ impl Keeper {
             return Some(KeeperAction::Call(peer));
         }
         if self.searching < SEARCHES_MAX
-            && let Some((tend, chunks)) = self.to_search.pop_front()
+            && let Some((tend, chunks, thorough)) = self.to_search.pop_front()
         {
             self.searching += 1;
-            return Some(KeeperAction::Search { tend, chunks });
+            return Some(KeeperAction::Search { tend, chunks, thorough });
         }
         self.refill(now);
         if let Some(action) = self.next_check(random) {
@@ -758,7 +796,7 @@ impl Keeper {
         let quiet =
             self.checks.is_empty() && self.queue.is_empty() && self.urgent.is_empty() && self.to_renew.is_empty();
         let pass = (self.paging == Paging::Rest && quiet && !self.busy()).then(|| self.begin_at());
-        let mend = self.tends.values().filter(|tend| tend.stage == Stage::Mending).map(|tend| tend.until).min();
+        let mend = self.tends.values().filter_map(|tend| self.mend_until(tend)).min();
         let lack = CHECK_BYTES.saturating_sub(self.budget);
         let wait =
             Duration::from_micros((u128::from(lack) * 1_000_000).div_ceil(u128::from(self.config.rate.max(1))) as u64);

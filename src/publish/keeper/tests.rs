@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::publish::job::Group;
+use std::collections::BTreeSet;
 
 const DAY: u64 = 86_400;
 
@@ -18,6 +19,10 @@ struct World {
     mended: usize,
     done: Vec<Vec<Kept>>,
     away: Vec<(PeerId, bool)>,
+    /// Those who answer only when they are asked again.
+    deaf: BTreeSet<PeerId>,
+    /// Mending neither moves on nor ends by itself.
+    stuck: bool,
     written: usize,
 }
 
@@ -44,6 +49,8 @@ impl World {
             mended: 0,
             done: Vec::new(),
             away: Vec::new(),
+            deaf: BTreeSet::new(),
+            stuck: false,
             written: 0,
         };
         let chunks = (1..=6).map(|number| (chunk(number), 1 << 20)).collect();
@@ -84,13 +91,14 @@ impl World {
                     assert!(slice < slice_count(len));
                     self.asked.push((unix, peer, slice));
                     let proof = match self.peers.get(&peer) {
+                        _ if self.deaf.remove(&peer) => Proof::Silent,
                         None => Proof::Silent,
                         Some(held) if held.contains(&chunk) => Proof::Given,
                         Some(_) => Proof::Gone,
                     };
                     self.keeper.checked(now, unix, check, proof);
                 }
-                KeeperAction::Search { tend, chunks } => {
+                KeeperAction::Search { tend, chunks, .. } => {
                     let holders = |chunk: &ChunkId| -> Vec<PeerId> {
                         let have = self.peers.iter().filter(|(_, held)| held.contains(chunk));
                         have.map(|(peer, _)| *peer).collect()
@@ -102,11 +110,12 @@ impl World {
                     self.renewed += chunks.len();
                     self.keeper.renewed(now, unix, renewal, Some(&vec![0xff; chunks.len().div_ceil(8)]));
                 }
+                KeeperAction::Mend { .. } if self.stuck => self.mended += 1,
                 KeeperAction::Mend { tend, kept, hosts } => {
                     self.mended += 1;
                     for ((chunk, _), _) in kept.chunks.iter().zip(&hosts).filter(|(_, hosts)| hosts.is_empty()) {
                         self.peers.get_mut(&peer(9)).unwrap().insert(*chunk);
-                        self.keeper.placed(unix, tend, chunk, peer(9));
+                        self.keeper.placed(now, unix, tend, chunk, peer(9));
                     }
                     self.keeper.mended(unix, tend);
                 }
@@ -206,6 +215,8 @@ fn what_the_user_asks_is_answered_from_proofs_and_searches() {
     world.keeper.errand(now, unix, ErrandId(2), vec![nobody], true);
     world.act();
     assert_eq!((world.done[1][0].shards(), world.mended), (6, 1));
+    let new = |kept: &Kept| kept.holders.iter().flatten().filter(|holder| holder.until > 0).count();
+    assert_eq!((new(&world.done[1][0]), world.renewed > 0), (1, true), "who held it before is not new");
 }
 
 #[test]
@@ -269,4 +280,40 @@ fn who_is_cut_off_itself_replaces_nobody() {
     world.peers.clear();
     world.run_for(Duration::from_secs(3600));
     assert_eq!((world.mended, world.kept().hosts()), (0, 6));
+}
+
+#[test]
+fn who_is_silent_is_asked_again_before_anything_is_called_lost() {
+    let mut world = World::new();
+    let nobody = Kept::new(&world.kept().group());
+    world.deaf.extend((1..=5).map(peer));
+    let (now, unix) = (world.now, world.unix());
+    world.keeper.errand(now, unix, ErrandId(1), vec![nobody.clone()], false);
+    world.act();
+    assert_eq!((world.done[0][0].shards(), world.asked.len()), (6, 11));
+    // Who does not answer then either is not asked for ever.
+    world.cut(1..=3);
+    world.asked.clear();
+    world.keeper.errand(now, unix, ErrandId(2), vec![nobody], false);
+    world.act();
+    assert_eq!(world.done[1][0].shards(), 3);
+}
+
+#[test]
+fn user_waits_for_no_repair_that_does_not_move() {
+    let mut world = World::new();
+    let nobody = Kept::new(&world.kept().group());
+    world.cut(1..=1);
+    world.stuck = true;
+    let (now, unix) = (world.now, world.unix());
+    world.keeper.errand(now, unix, ErrandId(1), vec![nobody], true);
+    world.act();
+    assert_eq!((world.mended, world.done.len()), (1, 0));
+    world.now = now.after(MEND_QUIET / 2);
+    world.keeper.moved(world.now);
+    let wait = |world: &World| world.keeper.late(world.now).len();
+    world.now = now.after(MEND_QUIET);
+    assert_eq!(wait(&world), 0, "something came meanwhile");
+    world.now = now.after(MEND_QUIET * 2);
+    assert_eq!(wait(&world), 1);
 }
