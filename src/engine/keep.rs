@@ -402,7 +402,9 @@ mod tests {
 
     /// A store with a published tree of a large and some small files.
     fn published(dir: &std::path::Path) -> (Arc<Store>, u64) {
-        let store = Arc::new(Store::open(&dir.join("store"), StoreConfig::default()).unwrap());
+        let store = Arc::new(
+            Store::open(&dir.join("store"), StoreConfig { disk_free_min: 0.0, ..StoreConfig::default() }).unwrap(),
+        );
         let sealer = Sealer::new(store.clone(), ConvergenceSecret::PUBLIC, Scheme { k: 2, m: 1 }).unwrap();
         let tree = dir.join("tree");
         std::fs::create_dir(&tree).unwrap();

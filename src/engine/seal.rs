@@ -18,11 +18,11 @@ use crate::content::reference::NodeRef;
 use crate::content::section::Stripe;
 use crate::node::input::{Group, Kept};
 use crate::store::{Class, Store, StoreError, Table};
-use disk::{is_hole, open, read_short, replaced, wait_for_tick};
+use disk::{is_hole, open, read_exact, read_short, replaced, wait_for_tick};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::{File, Metadata};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -484,12 +484,11 @@ impl Run<'_> {
                     done();
                     return Ok(Some(known));
                 }
-                let mut plain = vec![0; extent.len as usize];
-                match file.read_exact_at(&mut plain, extent.offset) {
-                    Ok(()) => {}
+                let plain = match read_exact(file, extent.offset, extent.len as usize) {
+                    Ok(plain) => plain,
                     Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
                     Err(source) => return Err(SealError::read(path, source)),
-                }
+                };
                 let sealed = seal_stripe(secret, *scheme, &plain);
                 drop(plain);
                 self.stripe(&sealed)?;

@@ -79,6 +79,21 @@ pub(super) fn read_short(
     Ok((same && bytes.len() as u64 == stamp.size).then_some(bytes))
 }
 
+/// So many bytes from there on, into memory that is not zeroed first.
+pub(super) fn read_exact(file: &File, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 /// Whether nothing is stored of these bytes, which read as zeros then. A file system that cannot tell has no holes.
 pub(super) fn is_hole(file: &File, offset: u64, len: u64) -> bool {
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {

@@ -4,6 +4,7 @@ use super::disk::{TICK, tick_left};
 use super::*;
 use crate::store::StoreConfig;
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 struct Bench {
     sealer: Arc<Sealer>,
@@ -13,7 +14,9 @@ struct Bench {
 
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::open(&dir.path().join("store"), StoreConfig::default()).unwrap());
+    let store = Arc::new(
+        Store::open(&dir.path().join("store"), StoreConfig { disk_free_min: 0.0, ..StoreConfig::default() }).unwrap(),
+    );
     let sealer = Sealer::new(store, ConvergenceSecret::PUBLIC, Scheme { k: 2, m: 1 }).unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
@@ -177,6 +180,17 @@ fn directory_beyond_a_limit_is_left_out_and_named_and_the_rest_is_sealed() {
     let deepest = deep.ancestors().nth(2).unwrap();
     fs::remove_dir(bench.tree.join(deepest)).unwrap();
     assert!(bench.pass(&Extent::All, 2).unreadable.is_empty());
+}
+
+#[test]
+fn what_is_read_is_as_long_as_asked_for_or_nothing() {
+    let bench = bench();
+    let path = bench.tree.join("file");
+    fs::write(&path, (0..100u8).collect::<Vec<u8>>()).unwrap();
+    let file = File::open(&path).unwrap();
+    assert_eq!(disk::read_exact(&file, 10, 20).unwrap(), (10..30).collect::<Vec<u8>>());
+    assert_eq!(disk::read_exact(&file, 90, 10).unwrap(), (90..100).collect::<Vec<u8>>());
+    assert_eq!(disk::read_exact(&file, 90, 11).unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
 }
 
 #[test]
