@@ -225,19 +225,6 @@ fn link_that_leads_nowhere_has_no_reference_and_that_is_said() {
 }
 
 #[test]
-fn result_that_cannot_be_printed_is_a_failure() {
-    let lab = Lab::new();
-    let a = Plan::new("a").start(&lab);
-    let line = format!("exec '{TORNET}' --data-dir '{}' status", a.data.display());
-    for (end, code) in [(" >&-", 1), (" >/dev/null", 0), (" <&- 2>&-", 0)] {
-        let output = Command::new("sh").args(["-c", &format!("{line}{end}")]).output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{end}: {}", printed(&output));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(said.contains("standard output is closed"), code == 1, "{said}");
-    }
-}
-
-#[test]
 fn json_is_one_value_with_the_fields_that_scripts_read() {
     let lab = Lab::new();
     require_fuse();

@@ -1,6 +1,5 @@
 //! Floor 9: commands: assembly and talk with the user.
 
-mod closed;
 pub mod command;
 mod get;
 mod helper;

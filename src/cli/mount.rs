@@ -96,7 +96,7 @@ fn foreground(program: &MountProgram) -> anyhow::Result<()> {
     first(&settings, &plan)?;
     let running = Running::start(&settings, &program.meet, Some(plan))?;
     point.keep();
-    output::announce(format_args!("ready {}", running.report.address))?;
+    output::line(format_args!("ready {}", running.report.address))?;
     running.serve()
 }
 
@@ -183,14 +183,11 @@ fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
 fn tell(report: &Report) -> std::io::Result<()> {
     let data = report.data_dir.0.display();
     let made = if report.identity_made { "made now, kept in" } else { "kept in" };
-    output::announce(format_args!(
-        "node       {} ({made} {data}/identity)",
-        report.peer.get(..16).unwrap_or_default()
-    ))?;
-    output::announce(format_args!("data       {data}"))?;
+    output::line(format_args!("node       {} ({made} {data}/identity)", report.peer.get(..16).unwrap_or_default()))?;
+    output::line(format_args!("data       {data}"))?;
     let found = if report.config_found { "" } else { " (not there: defaults hold)" };
-    output::announce(format_args!("settings   {}{found}", report.config.0.display()))?;
-    output::announce(format_args!("address    {}", report.address))?;
+    output::line(format_args!("settings   {}{found}", report.config.0.display()))?;
+    output::line(format_args!("address    {}", report.address))?;
     let peers = match report.peers {
         0 if report.mdns => {
             "none answered yet; --bootstrap ADDR or the settings name some, the local network is searched".to_string()
@@ -199,13 +196,13 @@ fn tell(report: &Report) -> std::io::Result<()> {
         1 => "1 answered".to_string(),
         count => format!("{count} answered"),
     };
-    output::announce(format_args!("peers      {peers}"))?;
-    output::announce("reachable  not known: this version does not test it from outside")?;
+    output::line(format_args!("peers      {peers}"))?;
+    output::line("reachable  not known: this version does not test it from outside")?;
     let spending =
         if report.spending { "on, within the limits of [payments]" } else { "off; payments.enabled turns it on" };
-    output::announce(format_args!("spending   {spending}"))?;
+    output::line(format_args!("spending   {spending}"))?;
     if let Some(point) = &report.mountpoint {
-        output::announce(format_args!("mounted    {}", point.0.display()))?;
+        output::line(format_args!("mounted    {}", point.0.display()))?;
     }
     Ok(())
 }

@@ -316,6 +316,6 @@ pub(super) fn node(place: &super::command::Place, meet: &Meet) -> anyhow::Result
     let settings = settings(place, meet)?;
     log(telemetry::Target::Stderr, meet.verbose)?;
     let running = Running::start(&settings, meet, None)?;
-    output::announce(format_args!("ready {}", running.report.address))?;
+    output::line(format_args!("ready {}", running.report.address))?;
     running.serve()
 }

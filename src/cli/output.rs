@@ -1,22 +1,14 @@
 //! What the user sees: lines on the standard output, messages on the standard error, exit codes.
 
-use super::{closed, process};
+use super::process;
 use crate::control::client::{ClientError, START};
 use crate::control::message::{Answer, Missing};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Prints one line of what this command was called for on the standard output.
+/// Prints one line on the standard output.
 pub(super) fn line(text: impl std::fmt::Display) -> io::Result<()> {
-    if closed::stdout_was_closed() {
-        return Err(io::Error::other("nothing can be printed: the standard output is closed"));
-    }
-    announce(text)
-}
-
-/// Prints one line of a process that does more than print: nobody need listen.
-pub(super) fn announce(text: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
