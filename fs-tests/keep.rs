@@ -170,6 +170,19 @@ fn repair_makes_what_it_can_and_says_in_bounded_time_what_is_lost() {
 }
 
 #[test]
+fn publish_with_wait_returns_once_all_is_on_as_many_nodes_as_wanted() {
+    let lab = Lab::new();
+    let (publisher, _hosts) = swarm(&lab, 9, NO_CARE);
+    for round in 0..3 {
+        let file = lab.path("file");
+        fs::write(&file, noise(60 + round, 5 << 20)).unwrap();
+        let reference = publisher.tornet(&["publish", "--wait", file.to_str().unwrap()]);
+        let seen = publisher.json(&["--json", "verify", &reference]);
+        assert_eq!((&seen["whole"], &seen["weak"]), (&seen["groups"], &0.into()), "{round}: {seen}");
+    }
+}
+
+#[test]
 fn part_on_fewer_nodes_than_wanted_is_weak_and_what_the_asker_hosts_itself_counts() {
     let lab = Lab::new();
     let (mut publisher, mut hosts) = swarm(&lab, 6, NO_CARE);

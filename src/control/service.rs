@@ -11,7 +11,7 @@ use crate::base::text::{TextError, canonical, escape};
 use crate::base::units::{Span, count};
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef, VerifyRef};
-use crate::engine::{Counter, DirectoryHandle, Engine, PublishState, Survey, TreeNode};
+use crate::engine::{Claims, Counter, DirectoryHandle, Engine, PublishState, Survey, TreeNode};
 use crate::vfs::Refusals;
 use std::ffi::OsStr;
 use std::future::Future;
@@ -40,6 +40,9 @@ const SETTLE_MAX: Duration = Duration::from_secs(600);
 const TROUBLE_MAX: Duration = Duration::from_secs(12);
 /// `publish --wait` is content with fewer hosts than wanted when no more came for this long.
 const HOSTS_QUIET: Duration = Duration::from_secs(5);
+/// The same where there are enough hosts and some of them refused for now, and where hosts have accepted and are slow.
+const HOSTS_PAUSED: Duration = Duration::from_secs(30);
+const HOSTS_BUSY: Duration = Duration::from_secs(150);
 
 /// Where the node is mounted.
 pub struct Mounted {
@@ -284,22 +287,28 @@ impl Node {
         self.engine.writer().sealing().map_or((0, 0), |work| (work.done, work.total))
     }
 
-    /// Waits until other nodes hold and find every chunk of a tree, or no more of them for a while: a small swarm cannot
-    /// do better, and the rest is had from this node.
+    /// Waits until a tree is on as many other nodes as wanted, and found there, or on no more of them for a while: a small swarm
+    /// cannot do better, and the rest is had from this node.
     async fn hosted(&self, reference: &RootRef, replies: &Replies) -> Result<Survey, String> {
         let (mut best, mut since, mut pause) = (0, Instant::now(), TELL);
         loop {
-            let survey = self.claimed(&reference.verify()).await?;
+            let claims = self.claimed(&reference.verify()).await?;
+            let survey = claims.survey;
             replies.progress(Progress {
                 stage: "hosting".into(),
                 done: survey.found,
                 total: survey.chunks,
                 unit: "chunks".into(),
             });
-            if survey.found > best {
-                (best, since) = (survey.found, Instant::now());
+            if claims.copies > best {
+                (best, since) = (claims.copies, Instant::now());
             }
-            if survey.found == survey.chunks || since.elapsed() >= HOSTS_QUIET {
+            let quiet = match (claims.under_way, claims.enough) {
+                (true, _) => HOSTS_BUSY,
+                (false, true) => HOSTS_PAUSED,
+                (false, false) => HOSTS_QUIET,
+            };
+            if claims.done || since.elapsed() >= quiet {
                 return Ok(survey);
             }
             tokio::time::sleep(pause).await;
@@ -356,7 +365,7 @@ impl Node {
         Ok(Pinned { chunks: kept.chunks, bytes: kept.bytes })
     }
 
-    async fn claimed(&self, reference: &VerifyRef) -> Result<Survey, String> {
+    async fn claimed(&self, reference: &VerifyRef) -> Result<Claims, String> {
         let (engine, reference, deadline) = (self.engine.clone(), *reference, self.deadline());
         let work = async move || engine.claimed(&reference, deadline, &Counter::default()).await;
         apart(async move || work().await.map_err(|e| e.to_string())).await

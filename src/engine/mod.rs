@@ -50,5 +50,5 @@ pub use seal::SealError;
 pub use setting::{Convergence, Settings};
 pub use start::{Engine, StartError};
 pub use status::{BalanceStatus, KeptStatus, PaymentStatus, PeerStatus, Status, StoreStatus, Work};
-pub use survey::{Counter, Kept, Survey, SurveyError};
+pub use survey::{Claims, Counter, Kept, Survey, SurveyError};
 pub use writer::{PublishError, PublishState, Published, Writer};

@@ -145,7 +145,7 @@ impl Engine {
         reference: &VerifyRef,
         deadline: Duration,
         progress: &Counter,
-    ) -> Result<Survey, SurveyError> {
+    ) -> Result<Claims, SurveyError> {
         let groups = self.groups_named(reference, deadline).await?;
         let mut survey = Survey { stripes: groups.len() as u64, ..Survey::default() };
         let ids: BTreeSet<ChunkId> = groups.iter().flat_map(|group| group.chunks.iter().map(|(id, _)| *id)).collect();
@@ -163,32 +163,50 @@ impl Engine {
             }
             progress.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
         }
-        let mut holders: BTreeMap<ChunkId, usize> = BTreeMap::new();
+        let mut holders: BTreeMap<ChunkId, BTreeSet<PeerId>> = BTreeMap::new();
         let mut asked = JoinSet::new();
         let mut waiting = announced.into_values();
         loop {
             while asked.len() < HOLDERS_ASKED
                 && let Some((contact, ids)) = waiting.next()
             {
-                asked.spawn(client::held(self.links().clone(), contact, ids));
+                let (peer, held) = (contact.peer, client::held(self.links().clone(), contact, ids));
+                asked.spawn(async move { (peer, held.await) });
             }
             let Some(held) = asked.join_next().await else { break };
-            let held = held.unwrap_or_default();
+            let Ok((peer, held)) = held else { continue };
             survey.peers += u64::from(!held.is_empty());
             for id in held {
-                *holders.entry(id).or_default() += 1;
+                holders.entry(id).or_default().insert(peer);
             }
         }
-        survey.found = holders.values().filter(|count| **count > 0).count() as u64;
+        survey.found = holders.len() as u64;
+        let (mut copies, mut wanted, mut hosts, mut spread) = (0, 0, 0, true);
         for group in groups {
-            let missing = |(id, _): &(ChunkId, u32)| holders.get(id).is_none_or(|count| *count == 0);
+            let each = group.chunks.iter().map(|(id, _)| holders.get(id).map_or(0, BTreeSet::len));
+            copies += each.map(|count| count.min(usize::from(group.copies)) as u64).sum::<u64>();
+            let peers: BTreeSet<PeerId> =
+                group.chunks.iter().filter_map(|(id, _)| holders.get(id)).flatten().copied().collect();
+            let of_group = group.chunks.len() * usize::from(group.copies);
+            (wanted, hosts) = (wanted + of_group as u64, hosts.max(of_group));
+            spread &= peers.len() >= of_group;
+            let missing = |(id, _): &(ChunkId, u32)| !holders.contains_key(id);
             let missing: Vec<ChunkId> = group.chunks.iter().filter(|chunk| missing(chunk)).map(|(id, _)| *id).collect();
             let found = group.chunks.len() - missing.len();
-            let often = |(id, _): &(ChunkId, u32)| holders.get(id).is_some_and(|n| *n >= usize::from(group.copies));
+            let often = |(id, _): &(ChunkId, u32)| {
+                holders.get(id).is_some_and(|peers| peers.len() >= usize::from(group.copies))
+            };
             let whole = group.chunks.iter().all(often);
             survey.count(whole, found, usize::from(group.data), missing.into_iter());
         }
-        Ok(survey)
+        // What may still come of it by itself.
+        let (under_way, reach) = self
+            .swarm()
+            .inspect(move |node| (node.under_way(&ids), node.stats().publish.hosts))
+            .await
+            .unwrap_or_default();
+        let done = spread && copies == wanted;
+        Ok(Claims { survey, copies, done, under_way, enough: reach >= hosts })
     }
 
     /// All groups of a tree as a verifier sees them: the stripes, and lone chunks.
@@ -335,6 +353,21 @@ pub struct Kept {
     pub chunks: u64,
     /// Bytes of its files.
     pub bytes: u64,
+}
+
+/// How far the hosting of a tree is, by what other peers say.
+#[derive(Debug, Clone, Default)]
+pub struct Claims {
+    /// Of what.
+    pub survey: Survey,
+    /// Copies that others have, of no chunk more than wanted.
+    pub copies: u64,
+    /// All is on as many distinct peers as wanted.
+    pub done: bool,
+    /// Hosts have accepted some of it, or will be asked.
+    pub under_way: bool,
+    /// There are enough hosts in reach for the part that takes most.
+    pub enough: bool,
 }
 
 /// How well a tree is kept by others.

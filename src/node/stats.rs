@@ -97,6 +97,11 @@ impl Node {
         state.collect()
     }
 
+    /// Whether hosts are being found for any of these chunks.
+    pub fn under_way(&self, chunks: &[ChunkId]) -> bool {
+        self.publisher.under_way(chunks)
+    }
+
     /// How often a chunk was asked for here.
     pub fn demand(&self, chunk: &ChunkId) -> Demand {
         self.popularity.demand(self.now, chunk)

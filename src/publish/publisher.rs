@@ -641,6 +641,23 @@ impl Publisher {
         items.any(|item| item.placed.iter().any(|(other, state)| other == peer && open(state)))
     }
 
+    /// Whether a host is asked for any of these chunks or pulls it, or not all hosts in reach were tried for it.
+    pub fn under_way(&self, chunks: &[ChunkId]) -> bool {
+        let jobs = self.stuck.iter().filter_map(|id| Some((*id, self.jobs.get(id)?)));
+        let slots = jobs.flat_map(|(job, state)| {
+            state.stuck.iter().map(move |(group, item)| Slot { job, group: *group, item: *item })
+        });
+        let stuck: BTreeSet<Slot> = slots.collect();
+        let open = |slot: &Slot| {
+            let Some(job) = self.jobs.get(&slot.job) else { return false };
+            let Some(group) = job.groups.get(slot.group as usize) else { return false };
+            let Some(item) = group.items.get(slot.item as usize) else { return false };
+            let lacks = item.placed.len() < usize::from(group.copies) + usize::from(item.extra);
+            item.confirmed() < item.placed.len() || lacks && !stuck.contains(slot)
+        };
+        chunks.iter().any(|chunk| self.index.get(chunk).into_iter().flatten().any(open))
+    }
+
     /// Whether a peer still owes a confirmation.
     pub fn waits_for(&self, peer: &PeerId) -> bool {
         self.hosts.get(peer).is_some_and(|host| !host.outstanding.is_empty())

@@ -394,3 +394,20 @@ fn whatever_hosts_do_the_books_are_balanced_and_in_the_end_all_is_hosted() {
         assert_eq!(hosted, wanted, "seed {seed}");
     }
 }
+
+#[test]
+fn it_is_known_whether_more_hosts_will_come_by_themselves() {
+    let mut world = World::new(3);
+    let groups = stripes(2, 3, 1);
+    let ids = |groups: &[Group]| -> Vec<ChunkId> { groups.iter().flat_map(|g| &g.chunks).map(|(id, _)| *id).collect() };
+    world.publish(1, &groups);
+    assert!(world.publisher.under_way(&ids(&groups)));
+    world.run(60);
+    assert_eq!(world.hosted(1), (6, 6));
+    assert!(!world.publisher.under_way(&ids(&groups)));
+    // Five are wanted and three are there.
+    let lone = [lone(5, 2)];
+    world.publish(2, &lone);
+    world.run(9);
+    assert_eq!((world.hosted(2), world.publisher.under_way(&ids(&lone))), ((3, 5), false));
+}
