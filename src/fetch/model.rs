@@ -99,25 +99,6 @@ fn four_providers_add_up() {
 }
 
 #[test]
-fn one_slow_source_of_all_shards_sends_each_byte_once() {
-    let mut world = World::new(5);
-    let all: Vec<Vec<ChunkId>> = (0..2).map(|n| world.chunks(n * 100..n * 100 + 12, 1 << 20)).collect();
-    let every: Vec<ChunkId> = all.iter().flatten().copied().collect();
-    world.provider(1, Manner::Honest, MIB, 5, &every);
-    world.link(1);
-    for (id, ids) in (0..).zip(&all) {
-        world.want(Want { likely: vec![contact(1)], ..stripe(id, ids, 8, 1 << 20, Urgency::Reader, ms(60_000)) });
-    }
-    world.run(ms(60_000));
-    assert!(world.done.len() == 2 && world.done.values().all(|(_, result)| result.is_ok()));
-    let stats = world.fetch.stats();
-    assert!(
-        stats.delivered_bytes <= 16 * MIB + MIB / 2,
-        "parity of a late shard comes no earlier from the same peer: {stats:?}"
-    );
-}
-
-#[test]
 fn a_slow_host_among_twelve_is_not_waited_for() {
     let mut world = World::new(11);
     let stripes: Vec<Vec<ChunkId>> = (0..16).map(|n| world.chunks(n * 100..n * 100 + 12, 1 << 20)).collect();

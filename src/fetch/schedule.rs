@@ -4,7 +4,7 @@ use super::core::{Fetch, FetchAction};
 use super::holder::{Chunk, HOLDERS_MAX};
 use super::inflight::bytes_of;
 use super::job::Job;
-use super::score::{Peer, WINDOW_BYTES_MAX};
+use super::score::WINDOW_BYTES_MAX;
 use super::stripe::run_from;
 use super::want::{Urgency, WantId};
 use crate::base::digest::ChunkId;
@@ -232,8 +232,6 @@ impl Fetch {
         let known = candidates.len();
         candidates.extend(guesses.map(|peer| (*peer, true)));
         let spare = job.want.chunks.len() > usize::from(job.want.data);
-        let place = job.want.chunks.iter().position(|other| *other == id);
-        let substitute = spare && place.is_some_and(|place| job.need.get(place).is_none_or(|need| *need == 0));
         let looked = chunk.lookup.rounds > 0 && chunk.lookup.running.is_none();
         for (place, (peer_id, guess)) in candidates.into_iter().enumerate() {
             if place == known && (best.is_some() || full) {
@@ -265,9 +263,6 @@ impl Fetch {
                 continue;
             }
             if self.asked_of(peer_id, id) & first != 0 || peer.on_trial() && !peer.calls.is_empty() {
-                continue;
-            }
-            if substitute && self.is_behind(now, peer, job) {
                 continue;
             }
             if guess && !peer.proven() && peer.guesses >= if looked { GUESSES_LOOKED_MAX } else { 1 } {
@@ -318,13 +313,6 @@ impl Fetch {
             None if full => Choice::Full,
             None => Choice::Nobody(retry),
         }
-    }
-
-    /// Whether a peer is late with something else of this stripe: what stands in for that comes no earlier from itself.
-    fn is_behind(&self, now: Instant, peer: &Peer, job: &Job) -> bool {
-        let mut calls = peer.calls.iter().filter_map(|call| self.calls.get(call));
-        calls
-            .any(|call| !call.cancelled && !call.covers && now < call.late_max && job.want.chunks.contains(&call.chunk))
     }
 
     /// Microseconds after which a transfer of so many bytes is slow, by what peers do here on average.

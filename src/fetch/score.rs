@@ -7,11 +7,8 @@ use crate::wire::message::{CallFailure, Price, Refusal};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Bytes that may be in flight at one peer at least, unless it is known to need longer than `WINDOW_US` for them...
+/// Bytes that may be in flight at one peer at least, whatever was measured.
 pub const WINDOW_BYTES_MIN: u64 = 2 << 20;
-/// ...so that what is asked of it is not late before it is its turn; but always so many.
-const WINDOW_BYTES_LEAST: u64 = 256 << 10;
-const WINDOW_US: u64 = 1_000_000;
 /// Bytes that may be in flight at one peer at most.
 pub const WINDOW_BYTES_MAX: u64 = 16 << 20;
 
@@ -179,9 +176,9 @@ impl Peer {
     /// Bytes that may be in flight: twice rate x delay.
     pub(super) fn window(&self) -> u64 {
         let (Some(rate), Some((rtt, _))) = (self.rate, self.rtt) else { return WINDOW_BYTES_MIN };
-        let of = |us: u64| u64::try_from(u128::from(rate) * u128::from(us) / 1_000_000).unwrap_or(u64::MAX);
-        let least = of(WINDOW_US).clamp(WINDOW_BYTES_LEAST, WINDOW_BYTES_MIN);
-        of(2 * (rtt + SLACK_US)).clamp(least, WINDOW_BYTES_MAX)
+        let delay = 2 * (rtt + SLACK_US);
+        (u128::from(rate) * u128::from(delay) / 1_000_000)
+            .clamp(u128::from(WINDOW_BYTES_MIN), u128::from(WINDOW_BYTES_MAX)) as u64
     }
 
     /// Slices to ask for in one piece, so that a slow peer is not given what a fast one would be waited for.
@@ -327,17 +324,6 @@ mod tests {
         let rate = peer.rate().unwrap();
         assert!((11_000_000..14_000_000).contains(&rate), "{rate}");
         assert_eq!(peer.window(), WINDOW_BYTES_MIN.max(rate * 110_000 / 1_000_000));
-    }
-
-    #[test]
-    fn slow_peer_is_asked_for_no_more_than_it_sends_in_a_second() {
-        let mut peer = peer();
-        peer.linked = true;
-        peer.hint_rtt(Duration::from_millis(50));
-        for (rate, window) in [(10_000, WINDOW_BYTES_LEAST), (1_000_000, 1_000_000), (3_000_000, WINDOW_BYTES_MIN)] {
-            peer.rate = Some(rate);
-            assert_eq!(peer.window(), window, "at {rate}");
-        }
     }
 
     #[test]
