@@ -159,15 +159,14 @@ fn repair_makes_what_it_can_and_says_in_bounded_time_what_is_lost() {
     let seen = loop {
         hosts.remove(holder(&hosts)).kill();
         // Who has just lost a link, or is slow on a busy machine, may be missed once.
-        let (mut seen, mut code) = look("verify");
-        loop {
-            let again = look("verify");
-            let same = again.0["found"] == seen["found"];
-            (seen, code) = again;
-            if same {
-                break;
+        let mut before = look("verify").0;
+        let (seen, code) = loop {
+            let (now, code) = look("verify");
+            if now["found"] == before["found"] {
+                break (now, code);
             }
-        }
+            before = now;
+        };
         if seen["lost"].as_u64() > Some(0) {
             assert_eq!(code, Some(1));
             break seen;
