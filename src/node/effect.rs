@@ -131,7 +131,7 @@ pub enum Effect {
         /// Its value.
         kept: Kept,
     },
-    /// A peer that may hold something for us went out of reach, or is back: who is away holds nothing that can be counted on.
+    /// A peer that is on record as a holder went out of reach, or is back: on who is away one cannot count.
     Away {
         /// Who.
         peer: PeerId,

@@ -2,6 +2,7 @@
 
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -27,14 +28,25 @@ struct Missing {
 pub(super) struct Presence {
     holders: BTreeSet<PeerId>,
     missing: BTreeMap<PeerId, Missing>,
-    /// Who went away (`true`) or is back, to be told.
+    /// When those of the missing that are holders are called.
+    calls: BTreeSet<(Instant, PeerId)>,
+    /// Holders that went away (`true`) or are back, to be told.
     changes: VecDeque<(PeerId, bool)>,
 }
 
 impl Presence {
     /// A peer is on record as a holder. Returns whether that is new.
     pub(super) fn holds(&mut self, peer: PeerId) -> bool {
-        self.holders.len() < HOLDERS_MAX && self.holders.insert(peer)
+        if self.holders.len() >= HOLDERS_MAX || !self.holders.insert(peer) {
+            return false;
+        }
+        if let Some(missing) = self.missing.get(&peer) {
+            self.calls.insert((missing.call_at, peer));
+            if missing.away {
+                self.changes.push_back((peer, true));
+            }
+        }
+        true
     }
 
     pub(super) fn is_holder(&self, peer: &PeerId) -> bool {
@@ -61,7 +73,9 @@ impl Presence {
             return false;
         }
         missing.away = true;
-        self.changes.push_back((peer, true));
+        if self.holders.contains(&peer) {
+            self.changes.push_back((peer, true));
+        }
         true
     }
 
@@ -73,37 +87,44 @@ impl Presence {
                 self.heard(&spare);
             }
         }
-        let call_at = now.after(CALL_FIRST);
-        self.missing.entry(peer).or_insert(Missing { since: now, call_at, pause: CALL_FIRST, away: false });
+        if let Entry::Vacant(place) = self.missing.entry(peer) {
+            let call_at = now.after(CALL_FIRST);
+            place.insert(Missing { since: now, call_at, pause: CALL_FIRST, away: false });
+            if self.holders.contains(&peer) {
+                self.calls.insert((call_at, peer));
+            }
+        }
     }
 
     /// A peer gave a sign of life. Returns whether it had been away.
     pub(super) fn heard(&mut self, peer: &PeerId) -> bool {
-        let was = self.missing.remove(peer).is_some_and(|missing| missing.away);
-        if was {
+        let Some(missing) = self.missing.remove(peer) else { return false };
+        self.calls.remove(&(missing.call_at, *peer));
+        if missing.away && self.holders.contains(peer) {
             self.changes.push_back((*peer, false));
         }
-        was
+        missing.away
     }
 
-    /// Who went away or is back since the last call.
+    /// Which holder went away or is back since the last call.
     pub(super) fn change(&mut self) -> Option<(PeerId, bool)> {
         self.changes.pop_front()
     }
 
     /// Whom to call now.
     pub(super) fn call(&mut self, now: Instant) -> Option<PeerId> {
-        let due = |(peer, missing): &(&PeerId, &mut Missing)| missing.call_at <= now && self.holders.contains(*peer);
-        let (peer, missing) = self.missing.iter_mut().find(due)?;
+        let peer = self.calls.first().filter(|(at, _)| *at <= now).map(|(_, peer)| *peer)?;
+        let missing = self.missing.get_mut(&peer)?;
+        self.calls.remove(&(missing.call_at, peer));
         missing.pause = (missing.pause * 2).min(CALL_MAX);
         missing.call_at = now.after(missing.pause);
-        Some(*peer)
+        self.calls.insert((missing.call_at, peer));
+        Some(peer)
     }
 
     /// When somebody is to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let due = self.missing.iter().filter(|(peer, _)| self.holders.contains(*peer));
-        due.map(|(_, missing)| missing.call_at).min()
+        self.calls.first().map(|(at, _)| *at)
     }
 }
 
@@ -137,6 +158,21 @@ mod tests {
             [Some((peer(1), true)), Some((peer(1), false)), None]
         );
         assert_eq!((presence.away(&peer(1)), presence.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn of_strangers_nothing_is_told_until_they_turn_out_to_be_holders() {
+        let mut presence = Presence::default();
+        for name in [1, 2] {
+            presence.unreachable(at(0), peer(name));
+            assert!(presence.unreachable(at(9), peer(name)));
+        }
+        assert!(presence.heard(&peer(2)));
+        assert_eq!((presence.change(), presence.call(at(99)), presence.poll_timeout()), (None, None, None));
+        assert!(presence.holds(peer(1)) && presence.holds(peer(2)));
+        assert_eq!((presence.change(), presence.change()), (Some((peer(1), true)), None));
+        assert_eq!((presence.call(at(99)), presence.call(at(99))), (Some(peer(1)), None));
+        assert_eq!(presence.poll_timeout(), Some(at(109)));
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub enum KeeperAction {
     },
     /// See whether a peer is there.
     Call(PeerId),
-    /// A peer went out of reach, or is back.
+    /// A peer that is on record as a holder went out of reach, or is back.
     Away {
         /// Who.
         peer: PeerId,
