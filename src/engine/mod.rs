@@ -18,7 +18,6 @@ mod keep;
 mod link;
 mod mark;
 mod memory;
-mod mend;
 mod missed;
 mod money;
 mod node_cache;

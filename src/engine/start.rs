@@ -184,9 +184,10 @@ impl Engine {
         tokio::task::spawn_blocking(move || adopting.adopt());
         tasks.push(tokio::spawn(keeping.clone().run(swarm.events.clone())));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
-        tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone(), writer.clone())));
+        tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
+        tasks.push(tokio::spawn(writer.clone().mend()));
         tasks.push(tokio::spawn(purse.clone().open_at_start()));
         tasks.push(tokio::spawn(payer.run()));
         rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
@@ -273,8 +274,8 @@ impl Engine {
     /// One screen of health of a node that is mounted there.
     pub async fn status(&self, mountpoint: Option<&Path>) -> Status {
         let inner = &self.inner;
-        let stats = inner.swarm.inspect(|node| node.stats()).await.unwrap_or_default();
-        let rank = inner.swarm.inspect(|node| node.rank()).await.unwrap_or_default();
+        let known = inner.swarm.inspect(|node| (node.stats(), node.rank(), node.pays())).await;
+        let (stats, rank, spending) = known.unwrap_or_default();
         let usage = inner.store.usage();
         // Before what is counted: what is sealed meanwhile counts as staged or as not kept yet.
         let staged = inner.writer.staged();
@@ -321,7 +322,7 @@ impl Engine {
             owed_to_us_msat: stats.credit.owed_to_us.0,
             owed_by_us_msat: stats.credit.owed_by_us.0,
             rank,
-            spending: inner.swarm.inspect(|node| node.pays()).await.unwrap_or_default(),
+            spending,
         }
     }
 
@@ -415,8 +416,8 @@ async fn tell_stored(store: Arc<Store>, swarm: Swarm) {
 }
 
 /// Tells the machine how much room there is for others' chunks, and what was evicted or found damaged, so that it is announced no
-/// longer, until the engine stops. Own chunks that were found damaged are made anew.
-async fn tell_changes(store: Arc<Store>, swarm: Swarm, writer: Writer) {
+/// longer, until the engine stops.
+async fn tell_changes(store: Arc<Store>, swarm: Swarm) {
     let mut ticks = tokio::time::interval(TELL_CHANGES);
     let mut told = None;
     loop {
@@ -424,9 +425,8 @@ async fn tell_changes(store: Arc<Store>, swarm: Swarm, writer: Writer) {
             _ = ticks.tick() => {}
             () = swarm.events.closed() => return,
         }
-        let (this, mending) = (store.clone(), writer.clone());
+        let this = store.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            mending.mend(&this.take_damaged_own());
             let usage = this.usage();
             let dropped = this.take_dropped();
             // Some may have been fetched again.

@@ -1,22 +1,21 @@
 //! The publisher: what changes in the own tree is sealed after a quiet moment, stored, hosted by peers and announced.
 
 mod forget;
+mod mend;
 
 use super::change::Changes;
 use super::gate::Gate;
 use super::keep::{self, Keeping, Totals};
-use super::mend;
 use super::reactor::unix_now;
 use super::record::{self, DirectoryRecord, FileRecord, JobRecord, SingleRecord, Stamp};
 use super::seal::{self, Extent, MayBeMapped, Pass, SealError, Sealer};
 use super::status::Work;
 use super::swarm::{Swarm, lock};
-use crate::base::digest::ChunkId;
 use crate::content::reference::{Kind, RootRef};
 use crate::node::effect::Progress;
 use crate::node::input::{Input, JobId};
 use crate::store::{Store, StoreError};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -185,18 +184,6 @@ impl Writer {
         let since = since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
         // Nothing to look at yet, so nothing to wake anybody for.
         lock(&self.inner.dirty).waiting.add_rewritten(record::file_key(dev, ino), since);
-    }
-
-    /// Has these chunks of the own tree, which were found damaged in the store, sealed again from its files.
-    pub(super) fn mend(&self, damaged: &BTreeSet<ChunkId>) {
-        if damaged.is_empty() {
-            return;
-        }
-        warn!(chunks = damaged.len(), "own chunks are damaged: what they belong to is sealed again");
-        if let Err(error) = mend::forget(&self.inner.store, damaged, &|| !self.stopping()) {
-            warn!(%error, "it is not known what damaged chunks belong to");
-        }
-        self.note(|waiting| waiting.merge(Changes::all()));
     }
 
     fn note(&self, add: impl FnOnce(&mut Changes)) {
