@@ -11,6 +11,7 @@ pub mod path;
 pub mod peer;
 pub mod random;
 pub mod range;
+pub mod sync;
 pub mod text;
 pub mod time;
 pub mod units;

@@ -14,6 +14,16 @@ impl fmt::Display for PeerId {
     }
 }
 
+impl PeerId {
+    /// What `Display` writes in full: 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<PeerId> {
+        let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
+        let bytes: Vec<u8> =
+            digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+        if digits.len() != 64 { None } else { bytes.try_into().ok().map(PeerId) }
+    }
+}
+
 impl fmt::Debug for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:.8}")
@@ -27,4 +37,22 @@ pub struct Contact {
     pub peer: PeerId,
     /// At most `limit::CONTACT_ADDRS_MAX`; may be empty for a peer known only through a link it opened.
     pub addrs: Vec<SocketAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_digits_are_read_back_and_nothing_else_is() {
+        let peer = PeerId(std::array::from_fn(|place| (place * 37) as u8));
+        let text = peer.to_string();
+        assert_eq!(PeerId::from_hex(&text), Some(peer));
+        assert_eq!(PeerId::from_hex(&text.to_uppercase()), Some(peer));
+        for bad in
+            ["", &text[1..], &text[2..], &format!("{text}0"), &"+1".repeat(32), &"\u{e9}".repeat(32), &"g".repeat(64)]
+        {
+            assert_eq!(PeerId::from_hex(bad), None, "{bad}");
+        }
+    }
 }

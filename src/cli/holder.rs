@@ -163,9 +163,9 @@ fn holder_unseen(pid: u32, dir: &Path) -> Option<Holder> {
         let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
         id.is_some_and(|id| !seen.contains(id.trim()))
     };
-    let holder = |how: String, writes: bool| {
+    let holder = |how: String| {
         let name = fs::read_to_string(dir.join("comm")).unwrap_or_default().trim_end().to_string();
-        Some(Holder { pid, name, how, writes })
+        Holder { pid, name, how, writes: false }
     };
     for entry in fs::read_dir(dir.join("fdinfo")).ok()?.flatten() {
         let link = dir.join("fd").join(entry.file_name());
@@ -173,14 +173,14 @@ fn holder_unseen(pid: u32, dir: &Path) -> Option<Holder> {
         let info = fs::read_to_string(entry.path()).unwrap_or_default();
         // Pipes and the like lie in no mount either, and have no path.
         if path.is_absolute() && unseen(&info) && is_fuse(&link) {
-            return holder(format!("has {} open", crate::base::text::escape(path.as_os_str().as_bytes())), false);
+            return Some(holder(format!("has {} open", crate::base::text::escape(path.as_os_str().as_bytes()))));
         }
     }
     // Opened for its place alone, which asks no file system.
     let there = rustix::fs::open(dir.join("cwd"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", there.as_raw_fd())).unwrap_or_default();
     let inside = unseen(&info) && is_fuse(&dir.join("cwd"));
-    if inside { holder("has its working directory there".to_string(), false) } else { None }
+    inside.then(|| holder("has its working directory there".to_string()))
 }
 
 fn is_fuse(link: &Path) -> bool {

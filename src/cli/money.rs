@@ -3,6 +3,7 @@
 use super::output;
 use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
+use crate::base::units::count;
 use crate::control::client::Client;
 use crate::control::message::{Allowed, Answer, AuditEntry, Paid, PaymentStatus, Request};
 use anyhow::bail;
@@ -17,7 +18,9 @@ fn whole(amount: Msat) -> anyhow::Result<u64> {
 /// `tornet pay`.
 pub(super) fn pay(client: &mut Client, peer: String, amount: Option<Msat>, json: bool) -> anyhow::Result<()> {
     let amount_sat = amount.map(whole).transpose()?;
-    let _waiting = super::waiting::Waiting::begin("waiting for an invoice");
+    let _waiting = super::waiting::Waiting::begin(
+        "the peer's invoice; Ctrl-C takes nothing back, `tornet payments` tells what was paid",
+    );
     match client.ask(&Request::Pay { peer, amount_sat })? {
         Answer::Paid(paid) if json => output::json(&paid)?,
         Answer::Paid(Paid { payment }) => output::line(payment)?,
@@ -31,7 +34,11 @@ pub(super) fn allow(client: &mut Client, reference: String, amount: Msat, json: 
     match client.ask(&Request::Allow { reference, amount_sat: whole(amount)? })? {
         Answer::Allowed(allowed) if json => output::json(&allowed)?,
         Answer::Allowed(Allowed { peers, amount_sat }) => {
-            output::line(format_args!("{} beyond the limits, once, to {peers} peers together", Sat(amount_sat)))?;
+            output::line(format_args!(
+                "{} beyond the limits, once, to {} together",
+                Sat(amount_sat),
+                count(peers as u64, "peer")
+            ))?;
         }
         other => return Err(output::strange(&other)),
     }
@@ -59,7 +66,7 @@ fn payments_table(payments: &[PaymentStatus]) -> String {
     rows.extend(payments.iter().map(|payment| {
         let state = match payment.blocks {
             0 => payment.state.clone(),
-            blocks => format!("{} ({blocks} blocks)", payment.state),
+            blocks => format!("{} ({})", payment.state, count(u64::from(blocks), "block")),
         };
         let fee = if payment.txid.is_some() {
             Sat(payment.fee_sat).to_string()

@@ -1,11 +1,12 @@
 //! What a process does before anything else: nobody reads its files, nobody reads its memory, it ends with its parent.
 
+use crate::base::sync::lock;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
 use std::io::{self, IsTerminal};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
 
 /// Exit status of what was interrupted.
@@ -125,10 +126,6 @@ impl Ward {
             }
         }
     }
-}
-
-fn lock(care: &Mutex<Care>) -> MutexGuard<'_, Care> {
-    care.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a process ended because a signal asked it to.

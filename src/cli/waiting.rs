@@ -1,8 +1,9 @@
 //! Words for a user who waits: what for, and what can be done, on the standard error at growing intervals.
 
 use super::output;
+use crate::base::sync::lock;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -50,10 +51,6 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         *lock(&self.words) = None;
     }
-}
-
-fn lock(words: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
-    words.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

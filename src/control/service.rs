@@ -7,11 +7,12 @@ use super::message::{
 use super::server::{Replies, Service};
 use crate::base::bitcoin::Sat;
 use crate::base::peer::PeerId;
+use crate::base::sync::lock;
 use crate::base::text::{TextError, canonical, escape};
 use crate::base::units::{Span, count};
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef, VerifyRef};
-use crate::engine::{Claims, Counter, DirectoryHandle, Engine, PublishState, Survey, TreeNode};
+use crate::engine::{CREDIT_LIMIT, Claims, Counter, DirectoryHandle, Engine, PublishState, Survey, TOO_DEAR, TreeNode};
 use crate::vfs::Refusals;
 use std::ffi::OsStr;
 use std::future::Future;
@@ -26,10 +27,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-/// How a refusal for want of credit begins.
-const CREDIT_LIMIT: &str = "credit limit reached";
-/// And one for its price.
-const TOO_DEAR: &str = "it costs more than you allow";
 /// Of a tree's missing parts so many are named: an answer has its limit, and so has whoever reads it.
 const MISSING_TOLD: usize = 100;
 /// How often progress is told.
@@ -96,7 +93,7 @@ impl Node {
         let mut found = known.iter().filter(|peer| peer.starts_with(&name));
         let shown = escape(name.as_bytes());
         match (found.next(), found.next()) {
-            (Some(peer), None) => peer_id(peer).ok_or_else(|| format!("{shown} is no name of a peer")),
+            (Some(peer), None) => PeerId::from_hex(peer).ok_or_else(|| format!("{shown} is no name of a peer")),
             (Some(_), Some(_)) => Err(format!("more than one peer begins with {shown}: give more of its digits")),
             (None, _) => Err(format!("no peer {shown} is known: `tornet balances` and `tornet peers` list them")),
         }
@@ -521,19 +518,6 @@ where
     let result = tokio::task::spawn_blocking(run).await;
     drop(caller);
     result.unwrap_or_else(|_| Err("the node is stopping".to_string()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// The peer of 64 hexadecimal digits.
-fn peer_id(text: &str) -> Option<PeerId> {
-    let mut bytes = [0; 32];
-    for (place, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok()?;
-    }
-    Some(PeerId(bytes))
 }
 
 fn no_such(path: &Path) -> String {

@@ -4,6 +4,11 @@ use crate::node::effect::{WantFailure, WantFailureKind};
 use crate::wire::message::Refusal;
 use std::fmt::Write;
 
+/// How a refusal for want of credit begins; what pays for it is told besides.
+pub const CREDIT_LIMIT: &str = "credit limit reached";
+/// And one for its price.
+pub const TOO_DEAR: &str = "it costs more than you allow";
+
 /// Class of a failed read; one errno each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReadErrorKind {
@@ -67,11 +72,11 @@ impl From<WantFailure> for ReadError {
             WantFailureKind::NotFound => "nobody in reach holds enough of it".to_string(),
             WantFailureKind::Damaged => "only false data was delivered".to_string(),
             WantFailureKind::Price(Refusal::CreditLimit { owed, line }) => format!(
-                "credit limit reached: this node owes {owed} to a peer that lends it at most {line}; it is served again once it has \
+                "{CREDIT_LIMIT}: this node owes {owed} to a peer that lends it at most {line}; it is served again once it has \
                  paid or served that peer (what it holds of interest to others earns credit), or by a higher rank (credit.rank_cpu)"
             ),
             WantFailureKind::Price(_) => {
-                "it costs more than you allow: raise credit.max_price in the configuration file".to_string()
+                format!("{TOO_DEAR}: raise credit.max_price in the configuration file")
             }
         };
         let (found, needed) = (failure.found, failure.needed);

@@ -1,7 +1,7 @@
 //! Between passes, which store chunks before anything durable refers to them, and the collector, which must not take such chunks for
 //! forgotten ones.
 
-use super::swarm::lock;
+use crate::base::sync::lock;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Counts passes, and keeps them out for the moments in which the collector changes something.

@@ -3,10 +3,10 @@
 use super::mark::MarkError;
 use super::reactor::{Event, unix_now};
 use super::record;
-use super::swarm::lock;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::base::range::SliceRange;
+use crate::base::sync::lock;
 use crate::content::section::{VerifySection, VerifyStripe};
 use crate::content::walk::{ChunkGroup, VerifyWalk};
 use crate::node::effect::{JobId, TendId};
@@ -402,9 +402,7 @@ mod tests {
 
     /// A store with a published tree of a large and some small files.
     fn published(dir: &std::path::Path) -> (Arc<Store>, u64) {
-        let store = Arc::new(
-            Store::open(&dir.join("store"), StoreConfig { disk_free_min: 0.0, ..StoreConfig::default() }).unwrap(),
-        );
+        let store = Arc::new(Store::open(&dir.join("store"), StoreConfig::roomy()).unwrap());
         let sealer = Sealer::new(store.clone(), ConvergenceSecret::PUBLIC, Scheme { k: 2, m: 1 }).unwrap();
         let tree = dir.join("tree");
         std::fs::create_dir(&tree).unwrap();

@@ -3,6 +3,7 @@
 use super::reactor::Event;
 use super::server;
 use crate::base::peer::{Contact, PeerId};
+use crate::base::sync::lock;
 use crate::net::endpoint::Endpoint;
 use crate::net::link::Link;
 use crate::node::input::Input;
@@ -14,8 +15,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::debug;
-
-use super::swarm::lock;
 
 /// One address gets this long to answer a handshake.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -28,16 +28,5 @@ pub(super) fn remember(store: &Store, contacts: Vec<Contact>) {
 pub(super) fn recall(store: &Store) -> Vec<Contact> {
     let bytes = store.state().value(TABLE, KEY).ok().flatten().unwrap_or_default();
     let kept: Vec<(String, Vec<SocketAddr>)> = serde_json::from_slice(&bytes).unwrap_or_default();
-    kept.into_iter().filter_map(|(peer, addrs)| Some(Contact { peer: PeerId(unhex(&peer)?), addrs })).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut out = [0; 32];
-    if text.len() != 64 {
-        return None;
-    }
-    for (place, byte) in out.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(place * 2..place * 2 + 2)?, 16).ok()?;
-    }
-    Some(out)
+    kept.into_iter().filter_map(|(peer, addrs)| Some(Contact { peer: PeerId::from_hex(&peer)?, addrs })).collect()
 }

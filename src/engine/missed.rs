@@ -2,8 +2,8 @@
 
 use super::error::{ReadError, ReadErrorKind};
 use super::survey::Counter;
-use super::swarm::lock;
 use crate::base::digest::ChunkId;
+use crate::base::sync::lock;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;

@@ -40,7 +40,7 @@ mod swarm;
 mod writer;
 
 pub use audit::AuditEntry;
-pub use error::{ReadError, ReadErrorKind};
+pub use error::{CREDIT_LIMIT, ReadError, ReadErrorKind, TOO_DEAR};
 pub use missed::Missing;
 pub use money::HeldUp;
 pub use purse::{Purse, PurseSettings, PurseState};

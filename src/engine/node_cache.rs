@@ -1,7 +1,7 @@
 //! Decoded manifest nodes, the least recently used forgotten first.
 
-use super::swarm::lock;
 use crate::base::digest::ChunkId;
+use crate::base::sync::lock;
 use crate::content::directory::{Inner, Leaf};
 use crate::content::manifest::FileNode;
 use crate::content::node::Node;

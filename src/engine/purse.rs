@@ -1,5 +1,6 @@
 //! The wallet of a running node: there is none, or it is locked, or open.
 
+use crate::base::sync::lock;
 use crate::chain::{self, Backend, Chain, ChainConfig, ChainError, Network, Passphrase, Seed, Start};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,7 +63,7 @@ impl Purse {
         };
         if let Err(why) = opened {
             warn!(%why, "the wallet stays locked");
-            *super::swarm::lock(&self.0.trouble) = Some(why);
+            *lock(&self.0.trouble) = Some(why);
         }
     }
 
@@ -80,7 +81,7 @@ impl Purse {
         let config = ChainConfig { network, backend, start: Start::New };
         let chain = Chain::open(&chain::folder(&self.0.data_dir), seed, config).await?;
         info!(%network, "wallet open");
-        *super::swarm::lock(&self.0.trouble) = None;
+        *lock(&self.0.trouble) = None;
         self.0.open.send_replace(Some(chain));
         Ok(())
     }
@@ -98,7 +99,7 @@ impl Purse {
     pub fn state(&self) -> PurseState {
         match &*self.0.open.borrow() {
             Some(chain) => PurseState::Open(chain.clone()),
-            None if self.has_seed() => PurseState::Locked(super::swarm::lock(&self.0.trouble).clone()),
+            None if self.has_seed() => PurseState::Locked(lock(&self.0.trouble).clone()),
             None => PurseState::None,
         }
     }

@@ -116,7 +116,7 @@ mod tests {
         if spoil {
             shards[4][5 * SLICE_BYTES] ^= 1;
         }
-        let store = Store::open(dir, StoreConfig { disk_free_min: 0.0, ..StoreConfig::default() }).unwrap();
+        let store = Store::open(dir, StoreConfig::roomy()).unwrap();
         for (shard, mask) in shards.iter().zip(held) {
             let (id, outline) = Outline::of(shard);
             for slice in (0..SLICES).filter(|slice| mask >> slice & 1 == 1) {

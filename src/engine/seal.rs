@@ -5,9 +5,9 @@ mod disk;
 
 use super::record::{self, FileRecord, Stamp};
 use super::status::Work;
-use super::swarm::lock;
 use crate::base::digest::ChunkId;
 use crate::base::limit::PACKED_BYTES_MAX;
+use crate::base::sync::lock;
 use crate::content::build::{FileBuilder, SealedStripe, build_file, seal_stripe};
 use crate::content::chunk::SealedChunk;
 use crate::content::cipher::{ConvergenceSecret, ReadKey};

@@ -5,6 +5,7 @@ use super::reactor::Event;
 use crate::base::digest::ChunkId;
 use crate::base::peer::Contact;
 use crate::base::range::SliceRange;
+use crate::base::sync::lock;
 use crate::node::effect::{Kept, Progress, WantFailure, WantOk};
 use crate::node::input::{Command, ErrandId, Group, Input, JobId, Publish, Urgency, Want, WantId};
 use std::collections::HashMap;
@@ -80,11 +81,6 @@ impl Waiting {
             sender.send_replace(progress);
         }
     }
-}
-
-/// A lock whose holder cannot have left half a change behind: it only guards maps.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Slices that a reader misses.

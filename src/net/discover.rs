@@ -114,13 +114,7 @@ fn contact_of(service: &ResolvedService, ipv6: bool) -> Option<Contact> {
 /// What somebody on the local network claims, if it can be true: who is there has whatever address that network gives. Without
 /// `ipv6` no such address can be dialled.
 fn contact(peer: &str, ips: impl Iterator<Item = IpAddr>, port: u16, ipv6: bool) -> Option<Contact> {
-    let mut id = [0; 32];
-    if peer.len() != 64 || port == 0 {
-        return None;
-    }
-    for (byte, pair) in id.iter_mut().zip(peer.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
+    let peer = PeerId::from_hex(peer).filter(|_| port != 0)?;
     let usable = |ip: &IpAddr| match ip {
         // Useless without the interface that it belongs to.
         IpAddr::V6(ip) if ip.is_unicast_link_local() => false,
@@ -132,7 +126,7 @@ fn contact(peer: &str, ips: impl Iterator<Item = IpAddr>, port: u16, ipv6: bool)
     addrs.sort_by_key(|addr| (reach(addr.ip()), *addr));
     addrs.dedup();
     addrs.truncate(CONTACT_ADDRS_MAX);
-    if addrs.is_empty() { None } else { Some(Contact { peer: PeerId(id), addrs }) }
+    if addrs.is_empty() { None } else { Some(Contact { peer, addrs }) }
 }
 
 #[cfg(test)]

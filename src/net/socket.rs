@@ -3,6 +3,7 @@
 use super::cid::CidKey;
 use super::mask::{MaskKey, MaskKeys, Revealed, SAMPLE_BYTES, is_long};
 use crate::base::peer::PeerId;
+use crate::base::sync::lock;
 use noq::udp::{RecvMeta, Transmit};
 use noq::{AsyncUdpSocket, ConnectionId, UdpSender};
 use std::cell::RefCell;
@@ -12,7 +13,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
 /// The longest datagram that we take: large enough for loopback and for any network with jumbo frames.
@@ -25,11 +26,6 @@ const SPILLED_MAX: usize = 64;
 const SEEN_GENERATION: usize = 32 * 1024;
 /// Keys that are tried for one address.
 const KEYS_PER_ADDR_MAX: usize = 8;
-
-/// A lock whose holder cannot leave it half changed, so that a panic elsewhere does not spread.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Tags that were accepted: a datagram with long headers passes once, so that a replay gets no answer.
 #[derive(Default)]

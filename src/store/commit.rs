@@ -1,11 +1,12 @@
 //! The thread that makes things durable: syncs the data, commits the index, frees what the index no longer knows.
 
+use super::Inner;
 use super::error::StoreError;
 use super::index::Batch;
 use super::queue::Round;
 use super::segment::Place;
-use super::{Inner, lock};
 use crate::base::digest::ChunkId;
+use crate::base::sync::lock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

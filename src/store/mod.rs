@@ -27,6 +27,7 @@ pub use state::{Table, Transaction};
 use crate::base::digest::ChunkId;
 use crate::base::limit::CHUNK_BYTES_MAX;
 use crate::base::range::{SliceRange, slice_count};
+use crate::base::sync::lock;
 use crate::content::chunk::Outline;
 use bytes::Bytes;
 use entry::{Entries, Entry, Piece};
@@ -40,7 +41,7 @@ use state::State;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// Pins taken at once before they are committed.
@@ -86,6 +87,12 @@ impl StoreConfig {
         let usual = StoreConfig::default();
         let segment_bytes = (cache_bytes / SEGMENTS).clamp(SEGMENT_BYTES_MIN, usual.segment_bytes);
         StoreConfig { cache_bytes, segment_bytes, ..usual }
+    }
+
+    /// For tests: how full the machine's own disk is makes no difference.
+    #[cfg(test)]
+    pub(crate) fn roomy() -> StoreConfig {
+        StoreConfig { disk_free_min: 0.0, ..StoreConfig::default() }
     }
 }
 
@@ -187,10 +194,6 @@ struct Counters {
     evicted_bytes: AtomicU64,
     written_bytes: AtomicU64,
     commits: AtomicU64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Chunks and tables in a folder. All methods take `&self`, may be called from any thread, and may block for the disk.

@@ -2,6 +2,7 @@
 
 use super::error::StoreError;
 use crate::base::digest::ChunkId;
+use crate::base::sync::lock;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,10 +22,6 @@ struct QueueState {
     pushed: u64,
     finished: u64,
     closed: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A condition variable whose notice costs nothing where nobody waits: the standard one makes a system call each time, and chunks are

@@ -1,14 +1,15 @@
 //! Reading slices: from memory as they are, from disk verified.
 
+use super::Inner;
 use super::entry::Entry;
 use super::error::StoreError;
 use super::record::{BLOCK, parse_header, payload_start, whole_mask};
 use super::schema::Class;
 use super::segment::Place;
-use super::{Inner, lock};
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
 use crate::base::range::{SliceRange, slice_count};
+use crate::base::sync::lock;
 use crate::content::chunk::Outline;
 use bytes::Bytes;
 use rustix::io::Errno;

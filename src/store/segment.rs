@@ -4,6 +4,7 @@ use super::error::StoreError;
 use super::folder::{Folder, open_file};
 use super::record::{BLOCK, segment_header};
 use super::schema::SegmentRow;
+use crate::base::sync::lock;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, FallocateFlags, OFlags};
@@ -77,10 +78,6 @@ struct Handles {
 
 fn name(number: u32) -> String {
     format!("{number:08x}.segment")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Segments {

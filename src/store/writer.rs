@@ -1,13 +1,14 @@
 //! The thread that writes what was put to the segments.
 
+use super::Inner;
 use super::entry::Piece;
 use super::error::StoreError;
 use super::record::{payload_start, record_bytes, record_header};
 use super::schema::Class;
 use super::segment::Place;
-use super::{Inner, lock};
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
+use crate::base::sync::lock;
 use crate::content::chunk::Outline;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

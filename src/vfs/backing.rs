@@ -3,11 +3,10 @@
 //! All descriptors of one file that are open at a time must be of one kind, and the kernel's ones share one registration: it refuses anything else
 //! with EIO. So the first to open decides, and the last to close ends it.
 
+use crate::base::sync::lock;
 use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
-
-use super::node::lock;
 
 /// A file's registration with the kernel; dropping it ends it. Only the floor above knows what it is.
 pub type Lent = Arc<dyn Any + Send + Sync>;

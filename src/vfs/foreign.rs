@@ -1,5 +1,6 @@
 //! Published trees below `ref`: read-only, unchanging, fetched when asked for.
 
+use crate::base::sync::lock;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -18,7 +19,6 @@ use super::control::{Owner, REF};
 use super::error::{Error, Result};
 use super::foreign_list::OpenForeignDirectory;
 use super::handle::Handles;
-use super::node::lock;
 use super::outcome::{Outcome, Waiting};
 use super::refusal::Refusals;
 use super::swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};

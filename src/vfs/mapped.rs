@@ -8,6 +8,7 @@
 //! - the publisher writes their pages to the disk before it reads them. A store into a page that is dirty already leaves no trace;
 //!   one into a page that was written out moves the file's times.
 
+use crate::base::sync::lock;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::File;
@@ -15,7 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use super::lease;
-use super::node::{Key, Node, lock};
+use super::node::{Key, Node};
 
 /// Closed files that are remembered; the oldest go first. A map that stands for longer than so many others are mapped, or, where the file
 /// system does not tell who can write, opened and closed, is looked at again only when the file is.

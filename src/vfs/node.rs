@@ -4,13 +4,14 @@
 //! names passes through us; from there a descriptor is opened when needed and dropped when too many are open. A node that loses its last known
 //! name keeps its descriptor for as long as the kernel knows the node, so its inode number cannot come back for another file.
 
+use crate::base::sync::lock;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -28,10 +29,6 @@ const PLACES_MAX: usize = 16;
 
 /// A directory tree deeper than this has a cycle in our books.
 const DEPTH_MAX: usize = 4096;
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What tells files apart on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,5 +1,6 @@
 //! The own tree's attributes, plain and extended.
 
+use crate::base::sync::lock;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ impl OwnTree {
     pub(crate) fn set_attr(&self, id: u64, set: &SetAttr) -> Result<Attr, Errno> {
         let node = self.nodes.find(id)?;
         let fd = self.nodes.fd(&node)?;
-        let turn = super::node::lock(&node.times);
+        let turn = lock(&node.times);
         if let Some(mode) = set.mode {
             if node.kind == FileType::Symlink {
                 return Err(Errno::OPNOTSUPP);
@@ -54,7 +55,7 @@ impl OwnTree {
             if set.kill_privileges {
                 self.kill_privileges(&node)?;
             }
-            *super::node::lock(&node.stamp) = Some((&rustix::fs::fstat(&*fd)?).into());
+            *lock(&node.stamp) = Some((&rustix::fs::fstat(&*fd)?).into());
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let time = |time: Option<SetTime>| match time {
@@ -64,7 +65,7 @@ impl OwnTree {
             };
             let times = Timestamps { last_access: time(set.atime), last_modification: time(set.mtime) };
             rustix::fs::utimensat(&*fd, "", &times, AtFlags::EMPTY_PATH)?;
-            *super::node::lock(&node.stamp) = Some((&rustix::fs::fstat(&*fd)?).into());
+            *lock(&node.stamp) = Some((&rustix::fs::fstat(&*fd)?).into());
         }
         let stat = rustix::fs::fstat(&*fd)?;
         drop(turn);

@@ -1,5 +1,6 @@
 //! The own tree's open files: opening, reading, writing, and the word that they changed.
 
+use crate::base::sync::lock;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +15,7 @@ use super::attr::{Attr, Caller, Entry, KEPT, Opened, PERMISSIONS};
 use super::backing::{Lend, Lent};
 use super::lease;
 use super::mapped::Mapped;
-use super::node::{Node, Stamp, lock};
+use super::node::{Node, Stamp};
 use super::own::{OwnTree, number};
 use super::own_attr::UTIME_OMIT;
 use super::swarm::Reach;

@@ -1,5 +1,6 @@
 //! Listing the own tree's directories.
 
+use crate::base::sync::lock;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::attr::{Entry, Item, Listing};
-use super::node::{Node, ROOT, lock};
+use super::node::{Node, ROOT};
 use super::own::{OwnTree, RESERVED, number};
 
 /// Bytes of directory read at once.

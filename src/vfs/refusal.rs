@@ -1,13 +1,12 @@
 //! The last refusals by path, for `tornet why`.
 
+use crate::base::sync::lock;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use super::node::lock;
 
 /// Refusals remembered; the oldest go first.
 const REFUSALS_MAX: usize = 1024;

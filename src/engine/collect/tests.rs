@@ -34,10 +34,7 @@ impl Bench {
     }
 
     fn open(dir: tempfile::TempDir) -> Bench {
-        let store = Arc::new(
-            Store::open(&dir.path().join("store"), StoreConfig { disk_free_min: 0.0, ..StoreConfig::default() })
-                .unwrap(),
-        );
+        let store = Arc::new(Store::open(&dir.path().join("store"), StoreConfig::roomy()).unwrap());
         let sealer = Sealer::new(store.clone(), ConvergenceSecret::PUBLIC, Scheme { k: 2, m: 1 }).unwrap();
         let tree = dir.path().join("tree");
         let collector = Collector { store, gate: Arc::default(), tree: tree.clone() };

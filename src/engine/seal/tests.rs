@@ -2,6 +2,8 @@
 
 use super::disk::{TICK, tick_left};
 use super::*;
+use crate::base::range::SliceRange;
+use crate::content::section::VerifySection;
 use crate::store::StoreConfig;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -14,9 +16,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(
-        Store::open(&dir.path().join("store"), StoreConfig { disk_free_min: 0.0, ..StoreConfig::default() }).unwrap(),
-    );
+    let store = Arc::new(Store::open(&dir.path().join("store"), StoreConfig::roomy()).unwrap());
     let sealer = Sealer::new(store, ConvergenceSecret::PUBLIC, Scheme { k: 2, m: 1 }).unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
@@ -174,11 +174,16 @@ fn directory_beyond_a_limit_is_left_out_and_named_and_the_rest_is_sealed() {
     assert_eq!(told.len(), 1);
     assert!(told[0].contains("nested deeper than 256") && told[0].len() < 300, "{told:?}");
     assert_eq!(pass.unstable.len(), 1);
-    // All that is not too deep is in it.
-    fs::remove_dir(bench.tree.join(&deep)).unwrap();
-    fs::remove_dir(bench.tree.join(deep.parent().unwrap())).unwrap();
-    let deepest = deep.ancestors().nth(2).unwrap();
-    fs::remove_dir(bench.tree.join(deepest)).unwrap();
+    // All that is not too deep was sealed.
+    let known = |path: &Path, table| {
+        let key = record::inode_key(&fs::symlink_metadata(bench.tree.join(path)).unwrap());
+        bench.sealer.store.state().value(table, &key).unwrap().is_some()
+    };
+    let at = |depth: usize| deep.components().take(depth).collect::<PathBuf>();
+    assert!(known(Path::new("file"), record::FILES) && known(Path::new(""), record::DIRECTORIES));
+    assert!(known(&at(crate::base::limit::TREE_DEPTH_MAX), record::DIRECTORIES));
+    assert!(!known(&at(crate::base::limit::TREE_DEPTH_MAX + 1), record::DIRECTORIES));
+    fs::remove_dir_all(bench.tree.join(at(crate::base::limit::TREE_DEPTH_MAX + 1))).unwrap();
     assert!(bench.pass(&Extent::All, 2).unreadable.is_empty());
 }
 
@@ -211,7 +216,18 @@ fn holes_are_sealed_once_and_are_the_zeros_that_they_read_as() {
     };
     let (of_holes, kinds) = node(&sparse);
     assert_eq!(kinds, 1, "all holes are of one length");
+    // All is here that readers will ask for, before the other file is sealed.
+    let mut pending = vec![of_holes.verify()];
+    let mut chunks = 0;
+    while let Some(node) = pending.pop() {
+        let bytes = bench.sealer.store.read(&node.id, SliceRange::whole(node.len)).unwrap().unwrap();
+        let section = VerifySection::open(&node.key, &bytes).unwrap();
+        let ids: Vec<ChunkId> = section.stripes.iter().flat_map(|stripe| stripe.ids.clone()).collect();
+        assert!(bench.sealer.store.holds_each(&ids).unwrap().into_iter().all(|held| held));
+        chunks += ids.len();
+        pending.extend(section.children);
+    }
+    // 32 stripes of 2+1.
+    assert_eq!(chunks, 96);
     assert_eq!((of_holes, 0), node(&written));
-    // The publisher has all that readers will ask for.
-    assert!(bench.sealer.store.usage().chunks > 0);
 }

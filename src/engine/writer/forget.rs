@@ -1,9 +1,9 @@
 //! When the collector runs, and what becomes of jobs whose chunks it forgot.
 
 use super::Writer;
+use crate::base::sync::lock;
 use crate::engine::collect::Collector;
 use crate::engine::mark::MarkError;
-use crate::engine::swarm::lock;
 use crate::node::input::JobId;
 use std::collections::BTreeMap;
 use std::sync::Arc;

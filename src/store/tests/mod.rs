@@ -20,7 +20,7 @@ pub(super) fn whole(len: usize) -> SliceRange {
 
 /// A store that evicts nothing by itself.
 pub(super) fn roomy() -> StoreConfig {
-    StoreConfig { disk_free_min: 0.0, segment_bytes: 8 << 20, ..StoreConfig::default() }
+    StoreConfig { segment_bytes: 8 << 20, ..StoreConfig::roomy() }
 }
 
 #[test]
