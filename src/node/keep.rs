@@ -37,8 +37,6 @@ pub(crate) struct Mending {
     next: u64,
     /// Where peers were found that searches named.
     addresses: BTreeMap<PeerId, Contact>,
-    /// When those who had been silent were last given another chance.
-    again_at: Instant,
 }
 
 impl Mending {
@@ -77,9 +75,8 @@ impl Node {
                     self.check(now, check, peer, chunk, len, slice);
                 }
                 KeeperAction::Search { tend, chunks, thorough } => {
-                    if thorough && now.since(self.mending.again_at) >= SEARCH_TIMEOUT {
-                        self.mending.again_at = now;
-                        self.peers.try_again();
+                    if thorough {
+                        self.peers.try_again(now);
                     }
                     let want = WantId(OWN_WANT | OWN_SEARCH | tend.0);
                     self.searches.want_holders(want, chunks, now.after(SEARCH_TIMEOUT), thorough);

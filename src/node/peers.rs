@@ -13,6 +13,8 @@ use std::time::Duration;
 const KNOWN_MAX: usize = 4096;
 /// First pause before an unreachable peer is dialled again; doubles up to `PAUSE_MAX`.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
+/// What failed so shortly ago would fail again.
+const FAILED_LATELY: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// First ban; doubles with every further fault up to `BAN_MAX`.
 const BAN_MIN: Duration = Duration::from_secs(600);
@@ -47,6 +49,7 @@ pub(crate) struct Peer {
     pub(crate) greeting: bool,
     seen: Instant,
     failures: u32,
+    failed_at: Instant,
     retry_at: Instant,
     banned_until: Instant,
     faults: u32,
@@ -77,6 +80,7 @@ impl Peer {
             greeting: false,
             seen: now,
             failures: 0,
+            failed_at: Instant::default(),
             retry_at: Instant::default(),
             banned_until: Instant::default(),
             faults: 0,
@@ -241,12 +245,14 @@ impl Peers {
         let entry = self.entry(now, *peer);
         let pause = PAUSE_MIN.saturating_mul(1 << entry.failures.min(10)).min(PAUSE_MAX);
         entry.failures += 1;
+        entry.failed_at = now;
         entry.retry_at = now.after(pause);
     }
 
-    /// Who could not be reached may be tried at once.
-    pub(crate) fn try_again(&mut self) {
-        self.known.values_mut().for_each(|peer| peer.retry_at = Instant::default());
+    /// Who could not be reached may be tried again, but for who was tried in vain a moment ago.
+    pub(crate) fn try_again(&mut self, now: Instant) {
+        let earlier = self.known.values_mut().filter(|peer| now.since(peer.failed_at) >= FAILED_LATELY);
+        earlier.for_each(|peer| peer.retry_at = Instant::default());
     }
 
     /// A peer answered.
@@ -330,6 +336,20 @@ mod tests {
             price: Price::default(),
             capabilities: 3,
             observed: None,
+        }
+    }
+
+    #[test]
+    fn who_failed_is_tried_again_when_that_is_wanted_but_not_at_once() {
+        let mut peers = Peers::new(peer(0));
+        let contact = Contact { peer: peer(1), addrs: vec![at("203.0.114.1:5000")] };
+        let seconds = |count| Instant(1).after(Duration::from_secs(count));
+        peers.named(seconds(0), &contact);
+        (0..4).for_each(|_| peers.unreachable(seconds(0), &peer(1)));
+        for (after, may) in [(4, false), (5, true)] {
+            assert!(!peers.may_call(seconds(after), &contact), "it is left alone by itself");
+            peers.try_again(seconds(after));
+            assert_eq!(peers.may_call(seconds(after), &contact), may);
         }
     }
 
