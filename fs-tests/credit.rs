@@ -67,7 +67,7 @@ fn balances_agree_after_a_transfer_and_after_kills_of_either_side() {
     get(&buyer, &references[0], &lab.path("out0"));
     let first = agreed(&seller, &buyer);
     println!("24 MiB cost {first} msat");
-    assert!((24 * MIB_MSAT..=30 * MIB_MSAT).contains(&first), "24 MiB cost {first} msat");
+    assert!((24 * MIB_MSAT * 15 / 16..=30 * MIB_MSAT).contains(&first), "24 MiB cost {first} msat");
     let text = seller.tornet(&["balances"]);
     assert!(text.contains("owes us") && text.contains("sat"), "{text}");
     let text = buyer.tornet(&["balances"]);
@@ -114,8 +114,9 @@ fn balances_agree_after_a_transfer_and_after_kills_of_either_side() {
     buyer = buy(&seller).start(&lab);
     assert_eq!(agreed(&seller, &buyer), before);
     get(&buyer, &references[3], &lab.path("out3"));
-    let last = agreed(&seller, &buyer);
-    assert!(last >= before + 24 * MIB_MSAT, "{last} owed, {before} before");
+    let cost = agreed(&seller, &buyer) - before;
+    // Of a call that is given up half-way, and asked for again, parts of a millisatoshi are not charged; a seller lets a sixteenth go.
+    assert!(cost >= 24 * MIB_MSAT * 15 / 16, "24 MiB cost {cost} msat");
 }
 
 #[test]
