@@ -4,59 +4,22 @@
 
 mod harness;
 
-use harness::node::{Node, Plan};
+use harness::machine::{Machine, possible};
+use harness::node::{Node, Plan, READER};
 use harness::tree::noise;
-use harness::{Lab, installed, require_fuse, shell, signal, until};
+use harness::wan::{Line, Wan};
+use harness::{Lab, require_fuse, signal, until};
 use rustix::process::Signal;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-/// A network namespace, there as long as a process sleeps in it.
-struct Machine(Child);
-
-impl Machine {
-    fn new() -> Machine {
-        let here = fs::read_link("/proc/self/ns/net").unwrap();
-        let child = Command::new("unshare").args(["--net", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
-        let machine = Machine(child);
-        until("the machine has a network of its own", || {
-            fs::read_link(machine.network()).is_ok_and(|network| network != here).then_some(())
-        });
-        machine
-    }
-
-    fn network(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.0.id()).into()
-    }
-
-    fn ip(&self, words: &str) {
-        shell(&format!("nsenter --net={} ip {words}", self.network().display()));
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Whether this user can have such machines.
-fn possible() -> bool {
-    let tools = ["ip", "unshare", "nsenter"].into_iter().all(installed);
-    if !tools || !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root and the packages iproute2 and util-linux");
-        return false;
-    }
-    true
-}
+use std::process::Stdio;
+use std::time::Duration;
 
 /// Two machines with one cable between them, which have these addresses.
 fn two_machines(addresses: [&[&str]; 2]) -> [Machine; 2] {
     let machines = [Machine::new(), Machine::new()];
-    machines[0].ip(&format!("link add cable type veth peer name cable netns {}", machines[1].0.id()));
+    machines[0].ip(&format!("link add cable type veth peer name cable netns {}", machines[1].id()));
     for (machine, addresses) in machines.iter().zip(addresses) {
         for address in addresses {
             // Of no interest: whether another has the address already.
@@ -172,4 +135,40 @@ fn nodes_without_a_chosen_port_start_at_the_same_moment_and_keep_theirs() {
         assert!(node.address.ends_with(&format!(":{before}")), "{name}: {} and {before}", node.address);
         node.stop();
     }
+}
+
+#[test]
+fn file_comes_over_a_long_way_with_losses_though_half_of_its_sources_fall_silent() {
+    if !possible() {
+        return;
+    }
+    require_fuse();
+    let line = Line { delay: Duration::from_millis(25), rate: 12.5e6, loss: 100 };
+    let wan = Wan::new(line, 4);
+    let lab = Lab::new();
+    let plan = |name: &str, (network, ip): (PathBuf, String)| {
+        Plan::new(name).config(READER).network(network).listen(&format!("{ip}:0"))
+    };
+    let mut sources: Vec<Node> = Vec::new();
+    for number in 0..4 {
+        let plan = plan(&format!("source{number}"), wan.source(number));
+        sources.push(sources.iter().fold(plan, |plan, source| plan.knows(source)).start(&lab));
+    }
+    let film = lab.path("film");
+    fs::write(&film, noise(7, 24 << 20)).unwrap();
+    let reference = sources[0].publish(&film);
+    for source in &sources[1..] {
+        source.tornet(&["pin", &reference]);
+    }
+    wan.shape(true);
+    let reader = plan("reader", wan.reader()).mounted();
+    let reader = sources.iter().fold(reader, |reader, source| reader.knows(source)).start(&lab);
+    until("all four are linked", || (linked(&reader).len() == 4).then_some(()));
+    let mut file = fs::File::open(reader.reference(&reference)).unwrap();
+    let mut got = vec![0; 4 << 20];
+    file.read_exact(&mut got).unwrap();
+    // Those that published and pinned last go on.
+    wan.cut(&[0, 1]);
+    file.read_to_end(&mut got).unwrap();
+    assert!(got == noise(7, 24 << 20));
 }

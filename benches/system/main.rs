@@ -1,7 +1,7 @@
 //! The whole system through real processes and mounts, beside its peers where they are installed.
 //!
 //! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little,
-//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, start). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
+//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, start, wan). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
@@ -11,13 +11,14 @@ mod harness;
 mod measure;
 mod peers;
 mod table;
+mod wan;
 
 use coded::{Sendme, Tahoe};
 use harness::Lab;
 use harness::node::{Node, Plan, READER};
 use harness::tree::{self, Dice};
 use measure::{cpu_of, drop_caches, median, memory_of, run, seconds};
-use peers::{Over, Ssh, Torrent};
+use peers::{Over, Place, Ssh, Torrent};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -78,24 +79,24 @@ fn main() {
     make_file(&file, file_bytes);
     let tree = lab.make_dir("tree");
     tree::make_many(&tree, tree_files, 10_240);
-    let ssh = Ssh::new(lab.dir());
+    let ssh = Ssh::new(lab.dir(), Place::here(1), Place::here(1));
     let rounds = 3;
     let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, ssh, table: Table::default() };
     let only = std::env::var("TORNET_BENCH_ONLY").unwrap_or_default();
-    let parts: [Part; 6] = [
+    let parts: [Part; 7] = [
         ("publish", Bench::publish),
         ("fetch", Bench::fetch),
         ("tahoe", Bench::tahoe),
         ("read", Bench::read),
         ("tree", Bench::tree),
         ("start", Bench::start),
+        ("wan", Bench::wan),
     ];
     let mut failed = Vec::new();
     for (name, part) in parts {
         // What one part or peer cannot do takes no other's figures away.
-        if (only.is_empty() || only.split(',').any(|word| word == name))
-            && catch_unwind(AssertUnwindSafe(|| part(&mut bench))).is_err()
-        {
+        let chosen = if only.is_empty() { !short || name != "wan" } else { only.split(',').any(|word| word == name) };
+        if chosen && catch_unwind(AssertUnwindSafe(|| part(&mut bench))).is_err() {
             failed.push(name);
         }
     }
@@ -286,7 +287,8 @@ impl Bench {
             let disk = self.rounds(|_| bytes / MB / copied(&file, &copy));
             self.table.peer(&work, "MB/s", DISK, Some(disk));
             let dest = self.lab.make_dir("got-peer");
-            let torrent = Torrent::new(&self.file, self.lab.dir(), count as u8);
+            let places: Vec<Place> = (0..count).map(|place| Place::here(11 + place as u8)).collect();
+            let torrent = Torrent::new(&self.file, self.lab.dir(), &places, Place::here(1));
             for name in ["aria2", "libtorrent"] {
                 let mut fetched = Vec::new();
                 for _ in 0..self.rounds {

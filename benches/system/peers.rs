@@ -74,6 +74,33 @@ impl Drop for Helper {
     }
 }
 
+/// Where a program runs: on this machine, or on one at the end of a long way.
+#[derive(Clone)]
+pub struct Place {
+    network: Option<PathBuf>,
+    /// Its address.
+    pub ip: String,
+}
+
+impl Place {
+    /// On this machine, at one of its own addresses.
+    pub fn here(last: u8) -> Place {
+        Place { network: None, ip: format!("127.0.0.{last}") }
+    }
+
+    /// On a machine with this network and address.
+    pub fn there((network, ip): (PathBuf, String)) -> Place {
+        Place { network: Some(network), ip }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let Some(network) = &self.network else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", network.display())).arg("--").arg(program);
+        command
+    }
+}
+
 /// Free port, for now.
 pub fn port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -133,37 +160,39 @@ pub struct Torrent {
     torrent: PathBuf,
     seeds: Vec<Helper>,
     peers: Vec<String>,
+    reader: Place,
     _tracker: Helper,
     python: &'static str,
 }
 
 impl Torrent {
-    /// Seeds `file` `count` times; `None` without libtorrent.
-    pub fn new(file: &Path, dir: &Path, count: u8) -> Option<Torrent> {
+    /// Seeds `file` at each of these places for a reader; `None` without libtorrent.
+    pub fn new(file: &Path, dir: &Path, places: &[Place], reader: Place) -> Option<Torrent> {
         let python = python()?;
-        let peers: Vec<String> = (0..count).map(|place| format!("127.0.0.{}:{}", 11 + place, port())).collect();
+        let peers: Vec<String> = places.iter().map(|place| format!("{}:{}", place.ip, port())).collect();
         let tracker = port();
-        let torrent = dir.join(format!("seeds{count}.torrent"));
+        let torrent = dir.join(format!("seeds{}.torrent", places.len()));
         torrent_make(file, &torrent, &format!("http://127.0.0.1:{tracker}/announce"))?;
-        let seeds = peers
+        let seeds = places
             .iter()
-            .map(|peer| {
+            .zip(&peers)
+            .map(|(place, peer)| {
                 let (ip, port) = peer.split_once(':').unwrap();
-                let mut command = Command::new(python);
+                let mut command = place.command(python);
                 command.arg(script()).arg("seed").arg(&torrent).arg(file.parent().unwrap()).args([ip, port]);
                 Helper::start(&mut command, "ready")
             })
             .collect();
-        let mut track = Command::new(python);
+        let mut track = reader.command(python);
         track.arg(script()).args(["track", &tracker.to_string()]).args(&peers);
         let tracker = Helper::start(&mut track, "ready");
-        Some(Torrent { torrent, seeds, peers, _tracker: tracker, python })
+        Some(Torrent { torrent, seeds, peers, reader, _tracker: tracker, python })
     }
 
     /// Fetches with libtorrent into `dest`.
     pub fn fetch(&self, dest: &Path) -> Fetched {
-        let mut command = Command::new(self.python);
-        command.arg(script()).arg("get").arg(&self.torrent).arg(dest).args(["127.0.0.1", &port().to_string()]);
+        let mut command = self.reader.command(self.python);
+        command.arg(script()).arg("get").arg(&self.torrent).arg(dest).args([&self.reader.ip, &port().to_string()]);
         command.args(&self.peers);
         watched(&mut command, &self.seeds.iter().collect::<Vec<_>>())
     }
@@ -171,7 +200,7 @@ impl Torrent {
     /// Fetches with aria2 into `dest`; `None` when it is not installed.
     pub fn fetch_aria2(&self, dest: &Path) -> Option<Fetched> {
         installed("aria2c").then(|| {
-            let mut command = Command::new("aria2c");
+            let mut command = self.reader.command("aria2c");
             command.args(["--no-conf", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
             command.args(["--seed-time=0", "--file-allocation=none", "--quiet=true"]);
             command.arg(format!("--listen-port={}", port())).arg("-d").arg(dest).arg(&self.torrent);
@@ -185,6 +214,8 @@ pub struct Ssh {
     dir: PathBuf,
     port: u16,
     server: Helper,
+    at: Place,
+    client: Place,
     sshfs: bool,
     rclone: bool,
 }
@@ -236,8 +267,8 @@ impl Drop for PeerMount {
 }
 
 impl Ssh {
-    /// Starts the server; `None` where there is none, or neither client.
-    pub fn new(dir: &Path) -> Option<Ssh> {
+    /// Starts the server in one place for clients in another; `None` where there is none, or neither client.
+    pub fn new(dir: &Path, at: Place, client: Place) -> Option<Ssh> {
         let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|path| Path::new(path).exists())?;
         let (sshfs, rclone) = (installed("sshfs"), installed("rclone"));
         if !(sshfs || rclone) || !installed("ssh-keygen") || !rustix::process::geteuid().is_root() {
@@ -253,12 +284,13 @@ impl Ssh {
         let port = port();
         let config = format!(
             "HostKey {0}/host\nAuthorizedKeysFile {0}/allowed\nStrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\n\
-             PasswordAuthentication no\nSubsystem sftp internal-sftp\nPidFile none\nListenAddress 127.0.0.1:{port}\n",
-            dir.display()
+             PasswordAuthentication no\nSubsystem sftp internal-sftp\nPidFile none\nListenAddress {1}:{port}\n",
+            dir.display(),
+            at.ip
         );
         fs::write(dir.join("config"), config).unwrap();
-        let server = Helper::start(Command::new(sshd).args(["-D", "-e", "-f"]).arg(dir.join("config")), "listening");
-        Some(Ssh { dir, port, server, sshfs, rclone })
+        let server = Helper::start(at.command(sshd).args(["-D", "-e", "-f"]).arg(dir.join("config")), "listening");
+        Some(Ssh { dir, port, server, at, client, sshfs, rclone })
     }
 
     /// Whether a client is installed.
@@ -271,7 +303,8 @@ impl Ssh {
 
     fn remote(&self) -> String {
         format!(
-            ":sftp,host=127.0.0.1,port={},user=root,key_file={}/user,shell_type=unix,md5sum_command=none,sha1sum_command=none:",
+            ":sftp,host={},port={},user=root,key_file={}/user,shell_type=unix,md5sum_command=none,sha1sum_command=none:",
+            self.at.ip,
             self.port,
             self.dir.display()
         )
@@ -297,17 +330,17 @@ impl Ssh {
         let start = std::time::Instant::now();
         let mut command = match over {
             Over::Sshfs => {
-                let mut command = Command::new("sshfs");
+                let mut command = self.client.command("sshfs");
                 command.args(["-f", "-p", &self.port.to_string(), "-o"]);
                 command.arg(format!(
                     "IdentityFile={}/user,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null",
                     self.dir.display()
                 ));
-                command.arg(format!("root@127.0.0.1:{}", source.display()));
+                command.arg(format!("root@{}:{}", self.at.ip, source.display()));
                 command
             }
             Over::Rclone => {
-                let mut command = Command::new("rclone");
+                let mut command = self.client.command("rclone");
                 command.args(["--config", "/dev/null", "mount", "--vfs-cache-mode", "full", "--cache-dir"]);
                 command.arg(&cache).arg(format!("{}{}", self.remote(), source.display()));
                 command
@@ -344,7 +377,7 @@ impl Ssh {
                 Fetched { seconds: copy, cpu, memory: memory_of(mount.child.id()), memory_server: f64::NAN }
             }
             Over::Rclone => {
-                let mut command = Command::new("rclone");
+                let mut command = self.client.command("rclone");
                 command.args(["--config", "/dev/null", "copyto"]).arg(format!("{}{}", self.remote(), file.display()));
                 watched(command.arg(dest.join(name)), &[])
             }
@@ -364,7 +397,7 @@ impl Ssh {
                 run(Command::new("cp").arg("-r").arg(source).arg(&mount.point)).0
             }
             Over::Rclone => {
-                let mut command = Command::new("rclone");
+                let mut command = self.client.command("rclone");
                 command.args(["--config", "/dev/null", "copy"]).arg(source);
                 run(command.arg(format!("{}{}", self.remote(), inbox.display()))).0
             }

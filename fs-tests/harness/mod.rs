@@ -10,12 +10,14 @@ pub mod bitcoin;
 pub mod disk;
 pub mod forge;
 pub mod liar;
+pub mod machine;
 pub mod node;
 pub mod program;
 pub mod purse;
 pub mod save;
 pub mod tree;
 pub mod wallet;
+pub mod wan;
 
 use std::fs;
 use std::io::ErrorKind;
