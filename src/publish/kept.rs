@@ -80,16 +80,28 @@ impl Kept {
         self.shards() < data + spare.div_ceil(2)
     }
 
+    /// For how many seconds who is away is counted on. Where few are left that is a moment, and once it is over for one of them nobody
+    /// is waited for: else some would be replaced and the others, of whom enough are left then, missed for as long as `patience`.
+    fn patience(&self, now: u64, patience: u64) -> u64 {
+        if !self.is_urgent() {
+            return patience;
+        }
+        let moment = patience.min(HASTE.as_secs());
+        let over = |h: &Holder| h.silent > 0 && now.saturating_sub(h.silent) >= moment;
+        if self.holders.iter().flatten().any(over) { 0 } else { moment }
+    }
+
     /// Whether so little is left that those who are away will be replaced, who have been for a moment only.
     pub fn is_waiting(&self, now: u64, patience: u64) -> bool {
-        let young = |h: &Holder| h.silent > 0 && now.saturating_sub(h.silent) < patience.min(HASTE.as_secs());
+        let patience = self.patience(now, patience);
+        let young = |h: &Holder| h.silent > 0 && now.saturating_sub(h.silent) < patience;
         self.is_urgent() && self.holders.iter().flatten().any(young)
     }
 
     /// Whom to count on, for each chunk: those who answer, and those who are away for less than `patience` seconds, or for a moment
     /// where few are left. A peer counts once where `spread` asks for distinct ones.
     pub fn standing(&self, now: u64, patience: u64, spread: bool) -> Vec<Vec<PeerId>> {
-        let patience = if self.is_urgent() { patience.min(HASTE.as_secs()) } else { patience };
+        let patience = self.patience(now, patience);
         let counts = |h: &&Holder| h.silent == 0 || now.saturating_sub(h.silent) < patience;
         let mut taken = BTreeSet::new();
         let mut places = Vec::with_capacity(self.holders.len());
@@ -181,6 +193,10 @@ mod tests {
         assert_eq!(standing(&kept, 300), 9, "only one more than needed is left beside what two more may take");
         assert_eq!((standing(&kept, 229), standing(&kept, 230)), (12, 9), "but for who is only restarted");
         assert_eq!((kept.is_waiting(229, 1000), kept.is_waiting(230, 1000)), (true, false));
+        let mut later = kept.clone();
+        later.failed(3, &peer(3), 215, false);
+        assert_eq!((standing(&later, 229), standing(&later, 230)), (12, 8), "nor is who went later waited for, then");
+        assert_eq!((later.is_waiting(229, 1000), later.is_waiting(230, 1000)), (true, false));
         let gone = (3..8).map(peer).collect();
         assert_eq!((kept.clone().without(&gone).hosts(), kept.hosts()), (4, 9));
         kept.proved(0, peer(0), 400, None);
