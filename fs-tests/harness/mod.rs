@@ -28,7 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a condition may take before a test gives up. Generous: the machine may be slow and busy.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Program under test: `tornet`.
 pub const TORNET: &str = env!("CARGO_BIN_EXE_tornet");
