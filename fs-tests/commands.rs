@@ -379,6 +379,27 @@ fn peers_are_remembered_across_restarts() {
 }
 
 #[test]
+fn killed_node_finds_its_peers_again() {
+    let lab = Lab::new();
+    let a = Plan::new("a").start(&lab);
+    let linked = |node: &harness::node::Node| !node.json(&["--json", "peers"]).as_array().unwrap().is_empty();
+    until("a node that was killed finds its peer again", || {
+        let mut b = Plan::new("b").knows(&a).start(&lab);
+        until("they are linked", || linked(&b).then_some(()));
+        // Whom it met is written down some seconds later; a machine that takes longer has another try.
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        b.kill();
+        let b = Plan::new("b").start(&lab);
+        (0..100)
+            .any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                linked(&b)
+            })
+            .then_some(())
+    });
+}
+
+#[test]
 fn peer_that_moved_is_found_at_the_address_that_the_user_names() {
     let lab = Lab::new();
     let linked = |node: &harness::node::Node| !node.json(&["--json", "peers"]).as_array().unwrap().is_empty();

@@ -118,6 +118,8 @@ fn fetch(dir: &Path) -> Result<(), String> {
         "APT::Get::List-Cleanup=false".into(),
         "Acquire::Languages=none".into(),
         "Acquire::Retries=3".into(),
+        // Signatures count; a mirror may be some weeks old.
+        "Acquire::Check-Valid-Until=false".into(),
         "Debug::NoLocking=true".into(),
     ];
     let apt_get = |args: &[&str]| {

@@ -125,7 +125,7 @@ pub enum Command {
     },
     /// Fetch a file or directory
     ///
-    /// An interrupted fetch goes on where it stopped when it is repeated with the same DEST. Works without a running node.
+    /// An interrupted fetch goes on where it stopped when it is repeated with the same DEST. A file that is there is replaced once the new one is whole. Works without a running node.
     Get {
         /// A reference: tornet1...
         reference: String,

@@ -11,12 +11,12 @@ const KEY: &[u8] = b"best";
 /// Contacts kept.
 const CONTACTS_MAX: usize = 200;
 
-/// Writes the list down; losing it costs a slower start, nothing else.
+/// Writes the list down, durably: after a crash it is needed, too. Blocks.
 pub(super) fn remember(store: &Store, contacts: Vec<Contact>) {
     let kept: Vec<(String, Vec<SocketAddr>)> =
         contacts.iter().take(CONTACTS_MAX).map(|c| (format!("{}", c.peer), c.addrs.clone())).collect();
     let written = serde_json::to_vec(&kept).map_err(|e| e.to_string()).and_then(|bytes| {
-        let written: Result<(), StoreError> = store.state().write(false, |tx| tx.put(TABLE, KEY, &bytes));
+        let written: Result<(), StoreError> = store.state().write(true, |tx| tx.put(TABLE, KEY, &bytes));
         written.map_err(|e| e.to_string())
     });
     if let Err(error) = written {

@@ -196,7 +196,10 @@ fn carry_out(shell: &Shell, effect: Effect) {
         Effect::Tended { errand, kept } => shell.waiting.tended(errand, kept),
         Effect::Published { job, progress } => shell.waiting.job_progress(job, progress),
         Effect::Located { want, holders } => shell.waiting.located(want, holders),
-        Effect::Remember(contacts) => super::memory::remember(&shell.store, contacts),
+        Effect::Remember(contacts) => {
+            let store = shell.store.clone();
+            tokio::task::spawn_blocking(move || super::memory::remember(&store, contacts));
+        }
         Effect::Drop { peer, why } => {
             warn!(peer = %format_args!("{peer:.8}"), why, "peer dropped");
             shell.links.drop_peer(&peer);

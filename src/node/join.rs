@@ -45,7 +45,7 @@ const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(10);
 const HOUSEKEEPING_BUSY: Duration = Duration::from_secs(2);
 /// Silent contacts probed in one round of it.
 const SILENT_PROBES_MAX: usize = 8;
-const REMEMBER_FIRST: Duration = Duration::from_secs(5);
+const REMEMBER_FIRST: Duration = Duration::from_secs(2);
 const REMEMBER_PERIOD: Duration = Duration::from_secs(300);
 const REMEMBER_MAX: usize = 200;
 const PROBES_MAX: usize = 64;
