@@ -212,6 +212,8 @@ fn several_paths_are_published_with_a_json_line_for_each() {
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines.iter().zip(&paths).all(|(line, path)| line["reference"] == a.publish(path)), "{text}");
+    // Nobody was asked, so nothing is said of others.
+    assert!(lines.iter().all(|line| line["readable-elsewhere"].is_null()), "{text}");
 }
 
 #[test]
@@ -359,7 +361,9 @@ fn publish_with_wait_returns_when_another_node_finds_it() {
     let b = Plan::new("b").knows(&a).start(&lab);
     let c = Plan::new("c").knows(&b).start(&lab);
     fs::write(lab.path("file"), noise(25, 2 << 20)).unwrap();
-    let reference = a.tornet(&["publish", "--wait", lab.path("file").to_str().unwrap()]);
+    let published = a.json(&["--json", "publish", "--wait", lab.path("file").to_str().unwrap()]);
+    assert_eq!(published["readable-elsewhere"], true, "{published}");
+    let reference = published["reference"].as_str().unwrap().to_string();
     c.tornet(&["get", &reference, lab.path("dest").to_str().unwrap()]);
     assert_eq!(fs::read(lab.path("dest")).unwrap(), noise(25, 2 << 20));
 }

@@ -31,7 +31,7 @@ pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: 
                 Answer::Published(published) => published,
                 other => return Err(output::strange(&other)),
             };
-            if wait != Wait::Readable || published.readable_elsewhere {
+            if wait != Wait::Readable || published.readable_elsewhere == Some(true) {
                 break published;
             }
             if !told {
@@ -48,7 +48,7 @@ pub(super) fn publish(client: &mut Client, paths: &[PathBuf], wait: Wait, json: 
         } else {
             output::line(&published.reference)?
         }
-        if wait == Wait::Hosted && !published.readable_elsewhere {
+        if wait == Wait::Hosted && published.readable_elsewhere != Some(true) {
             output::note(format_args!("{}: the rest is had from this node only", published.state));
             alone += 1;
         }

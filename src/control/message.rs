@@ -183,8 +183,8 @@ pub struct Published {
     pub reference: String,
     /// How far it is, in words.
     pub state: String,
-    /// Whether other nodes were found to hold enough of it to be read without this one; only with `wait`.
-    pub readable_elsewhere: bool,
+    /// Whether other nodes were found to hold enough of it to be read without this one; `None`: none were asked, as without `wait`.
+    pub readable_elsewhere: Option<bool>,
 }
 
 /// A tree copied to plain files.

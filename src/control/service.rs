@@ -270,12 +270,12 @@ impl Node {
         let mut published = Published {
             reference: reference.to_string(),
             state: PublishState::Stored.to_string(),
-            readable_elsewhere: false,
+            readable_elsewhere: None,
         };
         if wait {
             let survey = self.hosted(&reference, replies).await?;
             published.state = format!("{} of {} chunks on other nodes", survey.found, survey.chunks);
-            published.readable_elsewhere = survey.lost == 0;
+            published.readable_elsewhere = Some(survey.lost == 0);
         }
         Ok(published)
     }
