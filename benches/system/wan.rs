@@ -16,7 +16,6 @@ const LINE: Line = Line { delay: Duration::from_millis(25), rate: 12.5e6, loss: 
 const SOURCES: usize = 4;
 const FETCH: &str = "WAN: fetch 100 MiB from 4";
 const CUT: &str = "WAN: longer with 2 of 4 cut off";
-const FETCH_ONE: &str = "WAN: fetch 100 MiB from 1";
 const RANDOM: &str = "WAN: random 4 KiB, cold, median";
 const TREE: &str = "WAN: tar of 2,000 files of 5 kB";
 
@@ -80,7 +79,7 @@ impl Bench {
             fs::create_dir_all(&dest).unwrap();
             took
         };
-        let own = |sources: &[Node], cut: Option<f64>| {
+        let own = |cut: Option<f64>| {
             self.rounds(|bench| {
                 let reader = bench.far_reader(wan, sources, false);
                 let mut get = || {
@@ -92,43 +91,37 @@ impl Bench {
                 took
             })
         };
-        let whole = own(sources, None);
-        let cut = own(sources, Some(whole * 0.4)) - whole;
-        let one = own(&sources[..1], None);
+        let whole = own(None);
+        let cut = own(Some(whole * 0.4)) - whole;
         let aim = LINE.rate * SOURCES as f64 * 0.9 / MB;
         self.table.row(FETCH, "MB/s", Better::More, bytes / MB / whole, Some(aim));
         self.table.row(CUT, "s", Better::Less, cut, Some(0.5));
-        self.table.row(FETCH_ONE, "MB/s", Better::More, bytes / MB / one, Some(LINE.rate * 0.9 / MB));
 
         let places: Vec<Place> = (0..SOURCES).map(|number| Place::there(wan.source(number))).collect();
         let reader = Place::there(wan.reader());
-        for (count, work) in [(SOURCES, FETCH), (1, FETCH_ONE)] {
-            let torrent = Torrent::new(film, self.lab.dir(), &places[..count], reader.clone());
-            for name in ["aria2", "libtorrent"] {
-                let one = |cut: Option<f64>| {
-                    let torrent = torrent.as_ref()?;
-                    let mut all = Vec::new();
-                    for _ in 0..self.rounds {
-                        let mut there = true;
-                        let mut get = || match name {
-                            "aria2" => there = torrent.fetch_aria2(&dest).is_some(),
-                            _ => drop(torrent.fetch(&dest)),
-                        };
-                        if name == "aria2" && !super::harness::installed("aria2c") {
-                            return None;
-                        }
-                        all.push(fetched(&mut get, cut));
-                        assert!(there);
+        let torrent = Torrent::new(film, self.lab.dir(), &places, reader);
+        for name in ["aria2", "libtorrent"] {
+            let one = |cut: Option<f64>| {
+                let torrent = torrent.as_ref()?;
+                let mut all = Vec::new();
+                for _ in 0..self.rounds {
+                    let mut there = true;
+                    let mut get = || match name {
+                        "aria2" => there = torrent.fetch_aria2(&dest).is_some(),
+                        _ => drop(torrent.fetch(&dest)),
+                    };
+                    if name == "aria2" && !super::harness::installed("aria2c") {
+                        return None;
                     }
-                    Some(median(&mut all))
-                };
-                let whole = one(None);
-                let cut = whole.filter(|_| count == SOURCES).and_then(|whole| Some(one(Some(whole * 0.4))? - whole));
-                self.table.peer(work, "MB/s", name, whole.map(|took| bytes / MB / took));
-                if count == SOURCES {
-                    self.table.peer(CUT, "s", name, cut);
+                    all.push(fetched(&mut get, cut));
+                    assert!(there);
                 }
-            }
+                Some(median(&mut all))
+            };
+            let whole = one(None);
+            let cut = whole.and_then(|whole| Some(one(Some(whole * 0.4))? - whole));
+            self.table.peer(FETCH, "MB/s", name, whole.map(|took| bytes / MB / took));
+            self.table.peer(CUT, "s", name, cut);
         }
         wan.cut(&[]);
     }
