@@ -240,9 +240,9 @@ fn json_is_one_value_with_the_fields_that_scripts_read() {
     let status = a.json(&["--json", "status"]);
     assert_eq!(status["pid"].as_u64().unwrap(), u64::from(a.pid()));
     assert_eq!(status["address"].as_str().unwrap(), a.address);
-    assert_eq!(status["mountpoint"].as_str().unwrap(), a.mount().to_str().unwrap());
+    assert_eq!(status["mountpoints"][0].as_str().unwrap(), a.mount().to_str().unwrap());
     assert_eq!(status["version"].as_str().unwrap(), env!("CARGO_PKG_VERSION"));
-    assert!(b.json(&["--json", "status"])["mountpoint"].is_null());
+    assert!(b.json(&["--json", "status"])["mountpoints"].as_array().unwrap().is_empty());
     let peers = until("the nodes are linked", || {
         let peers = a.json(&["--json", "peers"]);
         (peers.as_array().unwrap().len() == 1).then_some(peers)

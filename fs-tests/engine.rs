@@ -11,7 +11,7 @@ use tornet::base::peer::Contact;
 use tornet::base::random::Random;
 use tornet::config::CACHE_MIN;
 use tornet::content::reference::{Kind, RootRef};
-use tornet::engine::{Counter, Engine, Settings, TreeNode};
+use tornet::engine::{Counter, Engine, MountStatus, Settings, TreeNode};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -162,7 +162,7 @@ async fn small_files_come_together_once_a_second_is_read() {
         let read = reader.reader().read(&file, 0, 9000, patience).await;
         read.inspect(|read| assert!(*read == bytes(i, 9000)))
     };
-    let cached = async || reader.status(None).await.store.cached_bytes;
+    let cached = async || reader.status(MountStatus::default()).await.store.cached_bytes;
     let before = cached().await;
     read(30, PATIENCE).await.unwrap();
     assert!(cached().await - before < 60 * 9000 / 2, "one file came with the rest");
@@ -215,7 +215,7 @@ async fn read_thrice(engine: &Engine, reference: &RootRef, plain: &[u8]) {
     for round in 0..3 {
         assert!(read_all(engine, reference).await == plain, "round {round}");
     }
-    let store = engine.status(None).await.store;
+    let store = engine.status(MountStatus::default()).await.store;
     assert!(store.cached_bytes <= store.limit_bytes, "{store:?}");
 }
 
@@ -232,7 +232,7 @@ async fn smallest_cache_reads_and_pins_what_is_larger_than_it() {
     read_thrice(&reader, &reference, &plain).await;
     let kept = reader.pin(&reference, PATIENCE, &Counter::default()).await.unwrap();
     assert_eq!(kept.bytes, plain.len() as u64);
-    let pinned = reader.status(None).await.store.pinned_bytes;
+    let pinned = reader.status(MountStatus::default()).await.store.pinned_bytes;
     assert!(pinned >= kept.bytes, "{pinned} bytes are pinned");
     publisher.stop().await;
     assert!(read_all(&reader, &reference).await == plain, "with everybody else gone");
@@ -264,7 +264,7 @@ async fn pin_that_fails_leaves_nothing_pinned() {
     reader.reader().resolve(&reference, PATIENCE).await.unwrap();
     publisher.stop().await;
     reader.pin(&reference, Duration::from_secs(2), &Counter::default()).await.unwrap_err();
-    wait_for("the end of the pin", async || reader.status(None).await.store.pinned_bytes == 0).await;
+    wait_for("the end of the pin", async || reader.status(MountStatus::default()).await.store.pinned_bytes == 0).await;
     assert!(!reader.unpin(&reference).await.unwrap());
     reader.stop().await;
 }

@@ -4,10 +4,10 @@
 
 mod harness;
 
-use harness::node::{CONFIG, Node, Plan};
+use harness::node::{Node, Plan};
 use harness::program::{DATA_PATHS, assert_published, have, program, run};
 use harness::tree::{self, Dice, noise};
-use harness::{Lab, TORNET_MOUNT, code, errno, printed, require_fuse, shell};
+use harness::{Lab, code, errno, require_fuse, shell};
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom, copy_file_range, fallocate, renameat_with};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -310,28 +310,4 @@ fn nothing_changes_in_a_mount_that_is_read_only() {
     assert_eq!(errno(fs::create_dir(a.path("new"))), code(Errno::ROFS));
     assert_eq!(errno(fs::rename(&file, a.path("new"))), code(Errno::ROFS));
     assert_eq!(errno(fs::set_permissions(&file, fs::Permissions::from_mode(0o600))), code(Errno::ROFS));
-}
-
-// Promise 14 of tornet(7).
-#[test]
-fn second_mount_of_a_node_is_refused_and_leaves_the_first_as_it_is() {
-    let lab = Lab::new();
-    let a = mounted(&lab, "rw");
-    fs::write(a.path("file"), b"x").unwrap();
-    let config = lab.path("config.toml");
-    fs::write(&config, CONFIG).unwrap();
-    let second = lab.make_dir("second");
-    for point in [&second, a.mount()] {
-        let mut command = Command::new(TORNET_MOUNT);
-        command.arg("--data-dir").arg(&a.data).arg("--config").arg(&config).args(["--listen", "127.0.0.1:0", "-f"]);
-        let output = command.arg(point).env("HOME", lab.dir()).stdin(Stdio::null()).output().unwrap();
-        let said = printed(&output);
-        println!("{said}");
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(a.data.to_str().unwrap()), "it names what is in use: {said}");
-        assert!(output.stdout.is_empty(), "{said}");
-    }
-    assert_eq!(fs::read_dir(&second).unwrap().count(), 0);
-    assert_eq!(fs::read(a.path("file")).unwrap(), b"x");
-    assert_published(&a, "");
 }

@@ -426,7 +426,7 @@ fn control_files_tell_health_and_peers() {
         (shown, told)
     };
     let (shown, told) = same(".tornet/status", "status");
-    for field in ["pid", "peer", "address", "data-dir", "mountpoint"] {
+    for field in ["pid", "peer", "address", "data-dir", "mountpoints"] {
         assert_eq!(shown[field], told[field], "{field}");
     }
     let (shown, told) = same(".tornet/peers", "peers");

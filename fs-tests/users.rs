@@ -175,9 +175,15 @@ fn mount_and_fstab_mount_by_the_type_alone() {
     }
     let lab = Lab::new();
     let (data, config, point) = (lab.path("data"), lab.path("config.toml"), lab.make_dir("net"));
+    let other = lab.make_dir("other");
     fs::write(&config, CONFIG).unwrap();
     let ours = format!("config={},listen=127.0.0.1:0", config.display());
-    let (data, point) = (data.display(), point.display());
+    let (data, point, other) = (data.display(), point.display(), other.display());
+    fs::write(
+        lab.path("both"),
+        format!("{data} {point} tornet {ours} 0 0\n{data} {other} tornet ro,noexec,_netdev,{ours} 0 0\n"),
+    )
+    .unwrap();
     fs::write(
         lab.path("fstab"),
         format!("{data} {point} tornet ro,user,noauto,nofail,_netdev,x-systemd.automount,{ours} 0 0\n"),
@@ -199,7 +205,16 @@ fn mount_and_fstab_mount_by_the_type_alone() {
         cat '{point}/file'
         mount -T '{fstab}' '{point}' && exit 9
         umount '{point}'
+        gone
+        # As at a start of the machine, and again, which changes nothing.
+        mount -a -T '{both}'
+        mount -a -T '{both}'
+        grep -c fuse.tornet /proc/self/mountinfo
+        echo both > '{point}/new'
+        cat '{other}/new'
+        umount '{point}' '{other}'
         gone",
+        both = lab.path("both").display(),
         sbin = fs::canonicalize("/sbin").unwrap().display(),
         fstab = lab.path("fstab").display(),
     );
@@ -212,7 +227,9 @@ fn mount_and_fstab_mount_by_the_type_alone() {
     let shown: Vec<&str> = said.lines().filter(|line| line.contains("fuse.tornet")).collect();
     assert_eq!(shown.len(), 2, "{said}");
     assert!(shown[0].contains(" rw,") && shown[0].contains("noexec") && shown[1].contains(" ro,"), "{said}");
-    assert!(said.lines().any(|line| line == "x"), "{said}");
+    for line in ["x", "2", "both"] {
+        assert!(said.lines().any(|said| said == line), "{line}: {said}");
+    }
     until("its process is gone", || processes_naming(lab.dir()).is_empty().then_some(()));
 }
 

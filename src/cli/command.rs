@@ -41,6 +41,7 @@ pub struct Meet {
     max_term_width = 100,
     after_help = "\
 Returns once the mount serves; the node then runs in the background until it is unmounted. \
+If a node with this data directory runs already, it is mounted here as well. \
 Everything else is `tornet COMMAND`; see tornet(1) and tornet(7)."
 )]
 pub struct MountProgram {
@@ -70,6 +71,9 @@ not read own files by itself); and those that need no action here (rw, exec, nos
     /// The process that the foreground one left behind: reports to it over the standard output.
     #[arg(long, hide = true)]
     pub report: bool,
+    /// What the mount table is to name as the source: as fstab has it, so that mount(8) knows its line again.
+    #[arg(long, hide = true)]
+    pub source: Option<String>,
 }
 
 /// Publish, fetch and look after files in the tornet swarm.

@@ -60,6 +60,10 @@ fn translate(args: impl Iterator<Item = OsString>) -> Result<Call, String> {
         }
     }
     let [source, point]: [OsString; 2] = plain.try_into().map_err(|_| usage())?;
+    // By its source mount(8) knows a line of fstab that is mounted already.
+    if source.to_str().is_some() {
+        given.extend(["--source".into(), source.clone()]);
+    }
     // A source that is a path is the data directory, and the mount the system's, not a user's; any other word, such as `none`, says nothing.
     if source.as_bytes().starts_with(b"/") {
         if !given.iter().any(|arg| arg == "--config") {
@@ -89,13 +93,13 @@ mod tests {
     fn a_call_of_mount_becomes_one_of_tornet_mount() {
         assert_eq!(
             mounts("/sbin/mount.tornet /srv/tornet /mnt/net -o rw,allow_other,config=/etc/tornet.toml,_netdev"),
-            "tornet-mount --config /etc/tornet.toml --data-dir /srv/tornet -o rw,allow_other,_netdev -- /mnt/net"
+            "tornet-mount --config /etc/tornet.toml --source /srv/tornet --data-dir /srv/tornet -o rw,allow_other,_netdev -- /mnt/net"
         );
         assert_eq!(
             mounts("mount.tornet /srv /mnt -o defaults"),
-            "tornet-mount --config /etc/tornet/config.toml --data-dir /srv -o defaults -- /mnt"
+            "tornet-mount --source /srv --config /etc/tornet/config.toml --data-dir /srv -o defaults -- /mnt"
         );
-        assert_eq!(mounts("mount.tornet none /mnt -nv -t tornet -o ro"), "tornet-mount -o ro -- /mnt");
+        assert_eq!(mounts("mount.tornet none /mnt -nv -t tornet -o ro"), "tornet-mount --source none -o ro -- /mnt");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! The mount table, and who holds a mount: read from /proc alone, so that a mount that no longer answers is no hindrance.
+//! Who holds a mount: read from /proc alone, so that a mount that no longer answers is no hindrance.
 
+use crate::fuse::{self, Mounted};
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -16,67 +16,9 @@ const LOOK_MAX: Duration = Duration::from_secs(2);
 /// What the kernel calls FUSE where it gives kinds of file systems as numbers.
 const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
 
-/// One line of the mount table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
-    /// The kernel's number of it.
-    id: u64,
-    /// Device numbers as `major:minor`.
-    device: String,
-    /// Where.
-    pub(super) point: PathBuf,
-    kind: String,
-    source: OsString,
-}
-
-impl Mount {
-    fn is_ours(&self) -> bool {
-        self.kind == "fuse.tornet" || (self.kind == "fuse" && self.source == "tornet")
-    }
-}
-
 /// Every tornet mount that this process sees, in the order of mounting.
-pub(super) fn mounts() -> io::Result<Vec<Mount>> {
-    Ok(parse(&fs::read("/proc/self/mountinfo")?).into_iter().filter(Mount::is_ours).collect())
-}
-
-fn parse(table: &[u8]) -> Vec<Mount> {
-    table.split(|b| *b == b'\n').filter_map(parse_line).collect()
-}
-
-fn parse_line(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|b| *b == b' ');
-    let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
-    let id = text(fields.next()?)?.parse().ok()?;
-    let device = text(fields.nth(1)?)?;
-    let point = PathBuf::from(unescape(fields.nth(1)?));
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-    Some(Mount { id, device, point, kind: text(rest.next()?)?, source: unescape(rest.next()?) })
-}
-
-/// Undoes the kernel's `\040` for characters that would break its lines.
-fn unescape(field: &[u8]) -> OsString {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let code = (*first == b'\\').then(|| tail.get(..3)).flatten().and_then(|digits| {
-            digits.iter().try_fold(0u8, |value, digit| match digit {
-                b'0'..=b'7' => value.checked_mul(8)?.checked_add(digit - b'0'),
-                _ => None,
-            })
-        });
-        match code {
-            Some(byte) => {
-                out.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    OsString::from_vec(out)
+pub(super) fn mounts() -> io::Result<Vec<Mounted>> {
+    Ok(fuse::table()?.into_iter().filter(Mounted::is_ours).collect())
 }
 
 /// A process that holds a mount.
@@ -99,7 +41,7 @@ impl std::fmt::Display for Holder {
 }
 
 /// Processes that hold `mount`, as far as this user may look.
-pub(super) fn holders(mount: &Mount) -> Vec<Holder> {
+pub(super) fn holders(mount: &Mounted) -> Vec<Holder> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let mut found = BTreeMap::new();
     for entry in entries.flatten() {
@@ -114,7 +56,7 @@ pub(super) fn holders(mount: &Mount) -> Vec<Holder> {
     found.into_values().collect()
 }
 
-fn holder(pid: u32, dir: &Path, mount: &Mount) -> Option<Holder> {
+fn holder(pid: u32, dir: &Path, mount: &Mounted) -> Option<Holder> {
     let name = || fs::read_to_string(dir.join("comm")).unwrap_or_default().trim_end().to_string();
     let inside = |link: &str| fs::read_link(dir.join(link)).is_ok_and(|path| path.starts_with(&mount.point));
     let mut open = None;
@@ -187,7 +129,7 @@ fn is_fuse(link: &Path) -> bool {
     rustix::fs::statfs(link).is_ok_and(|stat| stat.f_type as u64 == FUSE_SUPER_MAGIC)
 }
 
-fn maps(dir: &Path, mount: &Mount) -> bool {
+fn maps(dir: &Path, mount: &Mounted) -> bool {
     let Some((major, minor)) = mount.device.split_once(':') else { return false };
     let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else { return false };
     // address perms offset dev inode path
@@ -205,30 +147,13 @@ pub(super) fn around(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(mounts()?.into_iter().map(|mount| mount.point).rfind(|point| there.starts_with(point)))
 }
 
-/// The mount at `path`.
-pub(super) fn find<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
-    mounts.iter().rev().find(|mount| mount.point.as_os_str().as_bytes() == path.as_os_str().as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_mount_table_is_read_with_its_escapes() {
-        let table = b"22 1 0:21 / /proc rw,nosuid - proc proc rw\n\
-            99 22 0:44 / /mnt/my\\040net rw,nosuid,nodev shared:1 master:2 - fuse.tornet tornet rw,user_id=0\nnonsense\n";
-        let mounts = parse(table);
-        assert_eq!(mounts.len(), 2);
-        let ours: Vec<_> = mounts.iter().filter(|mount| mount.is_ours()).collect();
-        assert_eq!(ours.len(), 1);
-        assert_eq!((ours[0].id, ours[0].device.as_str()), (99, "0:44"));
-        assert_eq!(find(&mounts, Path::new("/mnt/my net")).map(|m| m.id), Some(99));
-    }
-
-    #[test]
     fn a_process_with_an_open_file_is_named() {
-        let table = parse(&fs::read("/proc/self/mountinfo").unwrap());
+        let table = fuse::table().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         let mount = table

@@ -1,6 +1,7 @@
 //! Floor 9: commands: assembly and talk with the user.
 
 pub mod command;
+mod further;
 mod get;
 mod helper;
 mod holder;

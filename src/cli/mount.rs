@@ -4,6 +4,7 @@
 //! inherited but the pipe on which it reports.
 
 use super::command::MountProgram;
+use super::further;
 use super::node::{self, MountPlan, Report, Running};
 use super::output::{self, Interrupted, Usage};
 use super::process;
@@ -37,10 +38,8 @@ pub(super) fn run(program: &MountProgram, args: &[OsString]) -> anyhow::Result<(
 }
 
 fn plan(program: &MountProgram) -> anyhow::Result<MountPlan> {
-    let mut options = fuse::MountOptions::default();
-    for list in &program.options {
-        options.add(list).map_err(Usage::because)?;
-    }
+    let mut options = fuse::MountOptions::of(&program.options).map_err(Usage::because)?;
+    options.source.clone_from(&program.source);
     let point = std::path::absolute(&program.mountpoint)?;
     Ok(MountPlan { point, options })
 }
@@ -94,6 +93,11 @@ fn foreground(program: &MountProgram) -> anyhow::Result<()> {
     let plan = plan(program)?;
     let point = MadePoint::make(&plan)?;
     first(&settings, &plan)?;
+    if let Some(further) = further::add(&settings, program, &plan)? {
+        point.keep();
+        output::line(format_args!("ready {}", further.address))?;
+        return further.stay();
+    }
     let running = Running::start(&settings, &program.meet, Some(plan))?;
     point.keep();
     output::line(format_args!("ready {}", running.report.address))?;
@@ -133,6 +137,10 @@ fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
     let plan = plan(program)?;
     let point = MadePoint::make(&plan)?;
     first(&settings, &plan)?;
+    if let Some(further) = further::add(&settings, program, &plan)? {
+        point.keep();
+        return Ok(further.tell()?);
+    }
     let data_dir = node::data_dir(&settings)?;
     let log = data_dir.join(telemetry::LOG_NAME);
     let errors = OpenOptions::new().create(true).append(true).mode(0o600).open(&log);

@@ -7,10 +7,11 @@ use crate::config::{ConfigError, Convergence, Settings, Source};
 use crate::control::client::Client;
 use crate::control::message::{Answer, PathText, Request, Setting};
 use crate::control::server::Server;
-use crate::control::service::{Mounted, Node};
-use crate::engine::{self, Engine, StartError};
+use crate::control::service::{self, Node};
+use crate::engine::{self, Engine, MountStatus, StartError};
 use crate::publish::KeeperConfig;
 use crate::store::StoreError;
+use crate::vfs::Refusals;
 use crate::{config, fuse, telemetry};
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,7 @@ pub(super) struct MountPlan {
 pub(super) struct Running {
     runtime: Runtime,
     engine: Engine,
-    mount: Option<fuse::Mount>,
+    mounts: fuse::Mounts,
     server: Server,
     service: Arc<Node>,
     settings: Settings,
@@ -174,16 +175,14 @@ impl Running {
         let engine = runtime.block_on(start(engine_settings, &mut ending))?;
         let stop = Arc::new(Notify::new());
         let begun = runtime.block_on(async {
-            let mount = mount.map(|plan| fuse::mount(&engine, &plan.point, &plan.options)).transpose()?;
-            let mounted = mount.as_ref().map(|mount| Mounted {
-                point: mount.mountpoint().to_path_buf(),
-                refusals: mount.filesystem().refusals().clone(),
-            });
-            let service = Arc::new(Node::new(engine.clone(), mounted, in_force(settings), stop.clone()));
+            let mounts = fuse::Mounts::new(engine.clone(), mount.is_some());
+            let point = mount.map(|plan| mounts.add(&plan.point, &plan.options)).transpose()?;
+            let doors = Arc::new(Doors(mounts.clone()));
+            let service = Arc::new(Node::new(engine.clone(), doors, in_force(settings), stop.clone()));
             let server = Server::open(&data_dir, service.clone())?;
-            anyhow::Ok((mount, server, service))
+            anyhow::Ok((mounts, point, server, service))
         });
-        let (mount, server, service) = match begun {
+        let (mounts, point, server, service) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 runtime.block_on(engine.stop());
@@ -198,13 +197,13 @@ impl Running {
             data_dir: PathText(data_dir),
             config: PathText(settings.file.value.clone()),
             config_found: settings.file_found,
-            mountpoint: mount.as_ref().map(|mount| PathText::from(mount.mountpoint())),
+            mountpoint: point.map(PathText),
             peers: 0,
             mdns: settings.mdns.value,
             spending: settings.terms.enabled.value,
         };
         let (settings, meet) = (settings.clone(), meet.clone());
-        Ok(Running { runtime, engine, mount, server, service, settings, meet, stop, ending, report })
+        Ok(Running { runtime, engine, mounts, server, service, settings, meet, stop, ending, report })
     }
 
     /// Counts the peers that answer, for as long as a user would not notice.
@@ -223,7 +222,7 @@ impl Running {
 
     /// Serves until a signal, a command or an unmount, then ends everything in order.
     pub(super) fn serve(mut self) -> anyhow::Result<()> {
-        let mount = &self.mount;
+        let mounts = &self.mounts;
         let ending = &mut self.ending;
         let place = super::command::Place {
             data_dir: Some(self.settings.data_dir.value.clone()),
@@ -231,16 +230,10 @@ impl Running {
         };
         let flags = flags(&place, &self.meet);
         self.runtime.block_on(async {
-            let unmounted = async {
-                match mount {
-                    Some(mount) => mount.wait_unmounted().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 why = ending.wait() => tracing::info!("{why}"),
                 () = self.stop.notified() => tracing::info!("asked to end by a command"),
-                () = unmounted => tracing::info!("unmounted"),
+                () = mounts.wait_unmounted() => tracing::info!("unmounted"),
                 () = reload::follow(&self.settings, &flags, &self.engine, &self.service) => {}
             }
         });
@@ -249,21 +242,40 @@ impl Running {
 
     /// Ends everything in order: no new file operations, then no new commands, then the node.
     pub(super) fn end(self) -> anyhow::Result<()> {
-        let Running { runtime, engine, mount, server, .. } = self;
+        let Running { runtime, engine, mounts, server, service, .. } = self;
         let unmounted = runtime.block_on(async {
-            let unmounted = match &mount {
-                Some(mount) => mount.unmount().await,
-                None => Ok(()),
-            };
+            let unmounted = mounts.close().await;
             engine.stop().await;
             unmounted
         });
         // What holds the store's lock goes before the socket by which others see that this node runs.
-        drop(mount);
+        drop((service, mounts));
         drop(engine);
         drop(server);
         runtime.shutdown_timeout(Duration::from_secs(2));
         Ok(unmounted?)
+    }
+}
+
+/// The node's mounts, for those who ask over the control socket.
+struct Doors(fuse::Mounts);
+
+impl service::Mounts for Doors {
+    fn status(&self) -> MountStatus {
+        self.0.status()
+    }
+
+    fn refusals(&self) -> Option<Arc<Refusals>> {
+        self.0.refusals()
+    }
+
+    fn add(&self, point: &Path, options: &[String]) -> Result<Option<PathBuf>, String> {
+        let options = fuse::MountOptions::of(options).map_err(|error| error.to_string())?;
+        match self.0.add(point, &options) {
+            Ok(point) => Ok(Some(point)),
+            Err(fuse::MountError::Ending) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -307,8 +319,7 @@ fn why_in_use(error: StartError, data_dir: &Path) -> anyhow::Error {
 fn is_ending(data_dir: &Path) -> bool {
     let status = Client::connect(data_dir).and_then(|mut client| client.ask(&Request::Status));
     let Ok(Answer::Status(status)) = status else { return true };
-    let mounts = holder::mounts().unwrap_or_default();
-    status.mountpoint.is_some_and(|point| holder::find(&mounts, &point.0).is_none())
+    status.ends_with_mount && status.mountpoints.is_empty()
 }
 
 /// `tornet node`.

@@ -50,7 +50,8 @@ fn screen(status: &Status) -> String {
     if let Some((_, others)) = status.addresses.split_first().filter(|(_, others)| !others.is_empty()) {
         row("also at", others.join(", "));
     }
-    row("mounted at", status.mountpoint.as_ref().map_or("nowhere".to_string(), shown));
+    let points: Vec<String> = status.mountpoints.iter().map(shown).collect();
+    row("mounted at", if points.is_empty() { "nowhere".to_string() } else { points.join(", ") });
     row("data", shown(&status.data_dir));
     row("peers", format!("{} linked, {} known", status.peers_linked, status.peers_known));
     row("own tree", status.tree.clone().unwrap_or_else(|| "not published yet".to_string()));
@@ -322,7 +323,7 @@ mod tests {
         assert!(screen(&status).contains("yes, though parts of it lie on no more than 1 of 12 wanted nodes"));
         status.safe_to_shut_down = false;
         status.hosting = Work { done: 3, total: 12 };
-        status.mountpoint = Some(PathText("/a\u{1b}b".into()));
+        status.mountpoints = vec![PathText("/a\u{1b}b".into())];
         let text = screen(&status);
         assert!(text.contains("3 of 12 copies hosted") && text.contains("safe to shut down no"), "{text}");
         assert!(!text.contains('\u{1b}'), "foreign text is made safe");

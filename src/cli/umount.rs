@@ -1,12 +1,12 @@
-//! `tornet umount`: waits for writers, names who holds the mount, and returns when the node has ended.
+//! `tornet umount`: waits for writers, names who holds the mount, and returns when the node has ended, if it ends with it.
 
-use super::holder::{self, Mount};
+use super::holder;
 use super::output::{self, Remedied};
 use super::waiting::Waiting;
 use crate::control::client::{Client, ClientError};
 use crate::control::message::{Answer, Request};
 use crate::engine::Status;
-use crate::fuse::{self, MountError};
+use crate::fuse::{self, MountError, Mounted};
 use anyhow::{anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -23,16 +23,24 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Between two attempts: looking for holders reads all of /proc.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Unmounts `point`, or what the node of `data_dir` has mounted.
+/// Unmounts `point`, or everything that the node of `data_dir` has mounted.
 pub(super) fn umount(data_dir: &Path, point: Option<PathBuf>, wait: Duration) -> anyhow::Result<()> {
-    let node = Node::find(data_dir)?;
-    let served = node.as_ref().and_then(|node| node.mountpoint.clone());
-    let point = match (point, &served) {
+    let mut node = Node::find(data_dir)?;
+    // It is in use by whoever called this from inside, who is named, but not by this process.
+    let point = point.map(|point| absolute(&point)).transpose()?;
+    std::env::set_current_dir("/")?;
+    let points = match (point, &node) {
         // Without a look at the path itself: a mount that does not answer must not hold this command.
-        (Some(point), _) => absolute(&point)?,
-        (None, Some(point)) => point.clone(),
+        (Some(point), _) => {
+            if !node.as_ref().is_some_and(|node| node.mountpoints.contains(&point)) {
+                // With another data directory.
+                node = Node::serving(&point);
+            }
+            vec![point]
+        }
+        (None, Some(node)) if !node.mountpoints.is_empty() => node.mountpoints.clone(),
         // Never a guess: another mount on this machine may be another node's.
-        (None, None) if node.is_some() => {
+        (None, Some(_)) => {
             let error = format!("the node of {} has no mount", data_dir.display());
             return Err(Remedied { error, remedy: "`tornet stop` ends it".into() }.into());
         }
@@ -41,19 +49,16 @@ pub(super) fn umount(data_dir: &Path, point: Option<PathBuf>, wait: Duration) ->
             return Err(Remedied { error, remedy: "name the mount point".into() }.into());
         }
     };
-    let mounts = holder::mounts()?;
-    let Some(mount) = holder::find(&mounts, &point) else {
-        bail!("{} is not a tornet mount", point.display());
-    };
-    // It is in use by whoever called this from inside, who is named, but not by this process.
-    std::env::set_current_dir("/")?;
-    let node = match node {
-        Some(node) if served.as_deref() == Some(point.as_path()) => Some(node),
-        // With another data directory.
-        _ => Node::serving(&point),
-    };
-    unmount(mount, wait)?;
-    node.map_or(Ok(()), |node| node.await_end())
+    for point in points.iter().rev() {
+        let mounts = holder::mounts()?;
+        let Some(mount) = fuse::find(&mounts, point) else {
+            bail!("{} is not a tornet mount", point.display());
+        };
+        unmount(mount, wait)?;
+    }
+    // Another place where it is mounted keeps it.
+    let ends = |node: &Node| node.ends_with_mount && node.mountpoints.iter().all(|point| points.contains(point));
+    node.filter(ends).map_or(Ok(()), |node| node.await_end())
 }
 
 /// `tornet stop`.
@@ -71,7 +76,8 @@ pub(super) fn stop(data_dir: &Path) -> anyhow::Result<()> {
 struct Node {
     pid: u32,
     process: OwnedFd,
-    mountpoint: Option<PathBuf>,
+    mountpoints: Vec<PathBuf>,
+    ends_with_mount: bool,
     data_dir: PathBuf,
 }
 
@@ -105,14 +111,15 @@ impl Node {
         std::thread::spawn(move || sender.send(std::fs::read(path)));
         let status: Status = serde_json::from_slice(&answer.recv_timeout(ANSWER_MAX).ok()?.ok()?).ok()?;
         let node = Node::of(status).ok()??;
-        (node.mountpoint.as_deref() == Some(point)).then_some(node)
+        node.mountpoints.iter().any(|known| known == point).then_some(node)
     }
 
     fn of(status: Status) -> anyhow::Result<Option<Node>> {
         let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("no such process"))?;
-        let (mountpoint, data_dir) = (status.mountpoint.map(|point| point.0), status.data_dir.0);
+        let mountpoints = status.mountpoints.into_iter().map(|point| point.0).collect();
+        let (ends_with_mount, data_dir) = (status.ends_with_mount, status.data_dir.0);
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(process) => Ok(Some(Node { pid: status.pid, process, mountpoint, data_dir })),
+            Ok(process) => Ok(Some(Node { pid: status.pid, process, mountpoints, ends_with_mount, data_dir })),
             Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -143,7 +150,7 @@ fn absolute(point: &Path) -> anyhow::Result<PathBuf> {
     Ok(parent.canonicalize().map_or_else(|_| path.clone(), |parent| parent.join(name)))
 }
 
-fn unmount(mount: &Mount, wait: Duration) -> anyhow::Result<()> {
+fn unmount(mount: &Mounted, wait: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + wait;
     let waiting = Waiting::begin(format!(
         "the kernel says that {} is in use, and nobody is seen to use it; Ctrl-C gives up, `fuser -vm {0}` as root may tell more",

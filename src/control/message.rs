@@ -83,6 +83,13 @@ pub enum Request {
     },
     /// Something of the wallet. Answer: `Wallet`.
     Wallet(WalletRequest),
+    /// Mount the node in one more place. Answer: `Mounted`.
+    Mount {
+        /// Absolute path of the mount point.
+        path: PathText,
+        /// Lists of mount options, as `-o` takes them.
+        options: Vec<String>,
+    },
     /// The settings in force. Answer: `Settings`.
     Settings,
     /// Unmount, write everything down and end. Answer: `Nothing`, before the process ends.
@@ -151,6 +158,11 @@ pub enum Answer {
     Audit(Vec<AuditEntry>),
     /// To `Wallet`.
     Wallet(WalletAnswer),
+    /// To `Mount`.
+    Mounted {
+        /// The mount point in full; none if the node is ending and mounts nothing any more.
+        path: Option<PathText>,
+    },
     /// To `Settings`.
     Settings(Vec<Setting>),
 }

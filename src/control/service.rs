@@ -12,7 +12,9 @@ use crate::base::text::{TextError, canonical, escape};
 use crate::base::units::{Span, count};
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef, VerifyRef};
-use crate::engine::{CREDIT_LIMIT, Claims, Counter, DirectoryHandle, Engine, PublishState, Survey, TOO_DEAR, TreeNode};
+use crate::engine::{
+    CREDIT_LIMIT, Claims, Counter, DirectoryHandle, Engine, MountStatus, PublishState, Survey, TOO_DEAR, TreeNode,
+};
 use crate::vfs::Refusals;
 use std::ffi::OsStr;
 use std::future::Future;
@@ -41,18 +43,20 @@ const HOSTS_QUIET: Duration = Duration::from_secs(5);
 const HOSTS_PAUSED: Duration = Duration::from_secs(30);
 const HOSTS_BUSY: Duration = Duration::from_secs(150);
 
-/// Where the node is mounted.
-pub struct Mounted {
-    /// The mount point, absolute.
-    pub point: PathBuf,
+/// The node's mounts, as commands see and make them.
+pub trait Mounts: Send + Sync {
+    /// Where the node is mounted now.
+    fn status(&self) -> MountStatus;
     /// What was refused there lately.
-    pub refusals: Arc<Refusals>,
+    fn refusals(&self) -> Option<Arc<Refusals>>;
+    /// Mounts the node there as well, with these lists of options; the full path, or `None` if the node is ending. Waits for the disk.
+    fn add(&self, point: &Path, options: &[String]) -> Result<Option<PathBuf>, String>;
 }
 
 /// The commands' view of a node.
 pub struct Node {
     engine: Engine,
-    mounted: Option<Mounted>,
+    mounts: Arc<dyn Mounts>,
     settings: Mutex<Vec<Setting>>,
     stop: Arc<Notify>,
 }
@@ -69,8 +73,8 @@ enum Place {
 
 impl Node {
     /// Serves commands for `engine`, which was started with these settings; `stop` is notified when one of them asks the node to end.
-    pub fn new(engine: Engine, mounted: Option<Mounted>, settings: Vec<Setting>, stop: Arc<Notify>) -> Node {
-        Node { engine, mounted, settings: Mutex::new(settings), stop }
+    pub fn new(engine: Engine, mounts: Arc<dyn Mounts>, settings: Vec<Setting>, stop: Arc<Notify>) -> Node {
+        Node { engine, mounts, settings: Mutex::new(settings), stop }
     }
 
     /// Some of these settings took effect: those that `live` names.
@@ -143,7 +147,7 @@ impl Node {
 
     /// The part of `path` below the mount point, if it lies there.
     fn below<'a>(&self, path: &'a Path) -> Option<&'a Path> {
-        self.mounted.as_ref().and_then(|mounted| path.strip_prefix(&mounted.point).ok())
+        self.mounts.status().points.iter().find_map(|point| path.strip_prefix(point).ok())
     }
 
     fn place(&self, path: &Path) -> Option<Place> {
@@ -167,14 +171,16 @@ impl Node {
 
     fn not_ours(&self, path: &Path) -> String {
         let shown = escape(path.as_os_str().as_bytes());
-        match &self.mounted {
-            Some(mounted) => format!("{shown} is not below {}", mounted.point.display()),
-            None => format!("{shown} is not in a mount: this node has none"),
+        let points = self.mounts.status().points;
+        let points: Vec<_> = points.iter().map(|point| escape(point.as_os_str().as_bytes()).to_string()).collect();
+        match points.is_empty() {
+            false => format!("{shown} is not below {}", points.join(" or ")),
+            true => format!("{shown} is not in a mount: this node has none"),
         }
     }
 
     async fn status(&self) -> Status {
-        self.engine.status(self.mounted.as_ref().map(|mounted| mounted.point.as_path())).await
+        self.engine.status(self.mounts.status()).await
     }
 
     async fn reference(&self, path: &Path) -> Result<RootRef, String> {
@@ -421,7 +427,7 @@ impl Node {
     /// What was refused there lately, why, and how long ago. Of a published tree also what lies around the path: one missing
     /// chunk is felt at many places. The own tree has an account of its own to give.
     fn refused(&self, place: &Place, path: &Path) -> Option<(PathBuf, String, Duration)> {
-        let refusals = &self.mounted.as_ref()?.refusals;
+        let refusals = self.mounts.refusals()?;
         match place {
             Place::Ref(name, rest) => {
                 refusals.around(&["ref".as_ref(), name.as_ref(), rest.as_path()].iter().collect::<PathBuf>())
@@ -554,6 +560,12 @@ impl Service for Node {
             Request::Repair { reference } => Answer::Verified(self.verify(&parse(&reference)?, true, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),
             Request::Wallet(request) => Answer::Wallet(super::wallet::serve(self.engine.purse(), request).await?),
+            Request::Mount { path, options } => {
+                let mounts = self.mounts.clone();
+                let work = move || mounts.add(&path.0, &options);
+                let added = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())??;
+                Answer::Mounted { path: added.map(PathText) }
+            }
             Request::Settings => Answer::Settings(lock(&self.settings).clone()),
             Request::Pay { peer, amount_sat } => Answer::Paid(self.pay(&peer, amount_sat).await?),
             Request::Allow { reference, amount_sat } => {

@@ -48,6 +48,6 @@ pub use reader::{Child, DirectoryHandle, FileHandle, Reader, TreeNode};
 pub use seal::SealError;
 pub use setting::{Convergence, Settings};
 pub use start::{Engine, StartError};
-pub use status::{BalanceStatus, KeptStatus, PaymentStatus, PeerStatus, Status, StoreStatus, Work};
+pub use status::{BalanceStatus, KeptStatus, MountStatus, PaymentStatus, PeerStatus, Status, StoreStatus, Work};
 pub use survey::{Claims, Counter, Kept, Survey, SurveyError};
 pub use writer::{PublishError, PublishState, Published, Writer};

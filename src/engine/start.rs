@@ -16,7 +16,7 @@ use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
-use super::status::{KeptStatus, PeerStatus, Status, StoreStatus};
+use super::status::{KeptStatus, MountStatus, PeerStatus, Status, StoreStatus};
 use super::swarm::Swarm;
 use super::writer::Writer;
 use crate::base::digest::ChunkId;
@@ -273,7 +273,7 @@ impl Engine {
     }
 
     /// One screen of health of a node that is mounted there.
-    pub async fn status(&self, mountpoint: Option<&Path>) -> Status {
+    pub async fn status(&self, mounted: MountStatus) -> Status {
         let inner = &self.inner;
         let known = inner.swarm.inspect(|node| (node.stats(), node.rank(), node.pays())).await;
         let (stats, rank, spending) = known.unwrap_or_default();
@@ -292,7 +292,8 @@ impl Engine {
             addresses: addresses.iter().map(ToString::to_string).collect(),
             listen: inner.addr.to_string(),
             data_dir: PathText::from(self.data_dir()),
-            mountpoint: mountpoint.map(PathText::from),
+            mountpoints: mounted.points.into_iter().map(PathText).collect(),
+            ends_with_mount: mounted.ends_with_mount,
             uptime: inner.clock.now().0 / 1_000_000,
             peers_linked: inner.links.all().len() as u64,
             peers_known: stats.contacts as u64,

@@ -4,6 +4,16 @@ use crate::base::path::PathText;
 use crate::ledger::Balance;
 use crate::wallet::{Payment, State};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where a node is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MountStatus {
+    /// Absolute paths, the first mount first.
+    pub points: Vec<PathBuf>,
+    /// Whether the node ends once there is none any more.
+    pub ends_with_mount: bool,
+}
 
 /// One screen of health.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Default)]
@@ -24,8 +34,12 @@ pub struct Status {
     pub listen: String,
     /// Where identity, tree and store are.
     pub data_dir: PathText,
-    /// Where the node is mounted, if it is.
-    pub mountpoint: Option<PathText>,
+    /// Where the node is mounted, the first mount first.
+    #[serde(default)]
+    pub mountpoints: Vec<PathText>,
+    /// Whether it ends once it is mounted nowhere any more.
+    #[serde(default)]
+    pub ends_with_mount: bool,
     /// Seconds since start.
     pub uptime: u64,
     /// Peers with an open link.

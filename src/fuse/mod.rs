@@ -7,9 +7,11 @@ mod adapter;
 mod convert;
 mod interrupt;
 mod mount;
+mod mounts;
 mod options;
 mod reply;
 mod session;
+mod table;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -20,54 +22,52 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 pub use mount::MountError;
+pub use mounts::Mounts;
 pub use options::{MountOptions, OptionError};
+pub use table::{Mounted, find, table};
 
-use crate::engine::Engine;
-use crate::vfs::{EngineSwarm, Filesystem, Settings, Swarm};
+use crate::vfs::{Filesystem, Settings, Swarm};
 
 /// How long an unmounted file system may take to end.
 const END_MAX: Duration = Duration::from_secs(2);
 
-/// A mounted file system. Dropping it takes the mount away.
+/// A mounted file system. Dropping it takes it off wherever it is to be seen.
 #[derive(Debug)]
 pub struct Mount {
     filesystem: Arc<Filesystem>,
-    mountpoint: PathBuf,
+    options: MountOptions,
+    /// Its device numbers in the mount table.
+    number: Option<String>,
+    first: PathBuf,
     device: Arc<OwnedFd>,
     ended: watch::Receiver<()>,
 }
 
-/// Mounts a running node on `mountpoint`, and serves it from the moment of return. Must be called within a tokio runtime.
-pub fn mount(engine: &Engine, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
-    let mountpoint = mount::full_path(mountpoint)?;
-    let swarm = Arc::new(EngineSwarm::new(engine.clone(), mountpoint.clone()));
-    mount_swarm(swarm, engine.tree_dir(), engine.data_dir(), "tornet", &mountpoint, options)
-}
-
 /// Mounts `swarm` with the own tree `tree` on `mountpoint`, and serves it from the moment of return. `data` is the directory that holds
-/// everything of the node; `source` names the mount in the system's table. Must be called within a tokio runtime.
+/// everything of the node. Must be called within a tokio runtime.
 pub fn mount_swarm(
     swarm: Arc<dyn Swarm>,
     tree: &Path,
     data: &Path,
-    source: &str,
     mountpoint: &Path,
     options: &MountOptions,
 ) -> Result<Mount, MountError> {
     let mountpoint = mount::prepare(mountpoint, options, data)?;
     let filesystem = Filesystem::open(tree, swarm, Settings { writeback: options.writeback })
         .map_err(|error| MountError::Tree(error.to_string()))?;
-    let device = Arc::new(mount::attach(&mountpoint, source, options)?);
+    let device = Arc::new(mount::attach(&mountpoint, options)?);
     let (sender, ended) = watch::channel(());
-    let mount = Mount { filesystem: filesystem.clone(), mountpoint, device: device.clone(), ended };
+    let number = mount::device_of(&mountpoint);
+    let (first, options) = (mountpoint, options.clone());
+    let mount = Mount { filesystem: filesystem.clone(), options, number, first, device: device.clone(), ended };
     // From here on a failure takes the mount off again.
     let served = device.try_clone().map_err(MountError::Threads)?;
     // Two threads keep a busy kernel served; more help programs on more processors, as far as the disk below does.
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
-    let threads = options.threads.unwrap_or(processors.clamp(2, 8));
+    let threads = mount.options.threads.unwrap_or(processors.clamp(2, 8));
     let runtime = Handle::current();
     runtime.spawn(Filesystem::watch(Arc::downgrade(&filesystem)));
-    session::start(filesystem, served, threads, options, runtime, sender).map_err(MountError::Protocol)?;
+    session::start(filesystem, served, threads, &mount.options, runtime, sender).map_err(MountError::Protocol)?;
     Ok(mount)
 }
 
@@ -87,45 +87,65 @@ pub fn clear(mountpoint: &Path) -> Result<bool, MountError> {
 }
 
 impl Mount {
-    /// Where it is mounted.
-    pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
-    }
-
     /// What was refused lately, for `tornet why`.
     pub fn filesystem(&self) -> &Arc<Filesystem> {
         &self.filesystem
     }
 
-    /// Ends when the file system is not mounted any more, whoever unmounted it.
+    /// Where it is to be seen, whole or in part, in the order of mounting: the mount table alone knows, as anybody may bind and unmount.
+    fn places(&self) -> Vec<Mounted> {
+        let table = table::table().unwrap_or_default();
+        table.into_iter().filter(|mount| Some(&mount.device) == self.number.as_ref()).collect()
+    }
+
+    /// Where the whole of it is to be seen, in the order of mounting.
+    pub fn points(&self) -> Vec<PathBuf> {
+        let whole = self.places().into_iter().filter(|mount| mount.root == Path::new("/"));
+        whole.map(|mount| mount.point).collect()
+    }
+
+    /// Lets it be seen at `mountpoint`, too; gives that path in full. Programs find the same files there, in the kernel's memory as well.
+    pub fn add(&self, mountpoint: &Path, options: &MountOptions, data: &Path) -> Result<PathBuf, MountError> {
+        let points = self.points();
+        let first = points.first().unwrap_or(&self.first).clone();
+        if let Some((has, option)) = options::difference(&self.options, options) {
+            return Err(MountError::Differs { first, has: if has { "with" } else { "without" }, option });
+        }
+        let target = mount::full_path(mountpoint)?;
+        if let Some(point) = points.iter().find(|point| target != **point && target.starts_with(point)) {
+            return Err(MountError::Inside(target, point.clone()));
+        }
+        let target = mount::prepare(&target, options, data)?;
+        mount::bind(&first, &target, options)?;
+        Ok(target)
+    }
+
+    /// Ends when the file system is not mounted anywhere any more, whoever unmounted it.
     pub async fn wait_unmounted(&self) {
         let mut ended = self.ended.clone();
         while ended.changed().await.is_ok() {}
     }
 
-    /// Unmounts unless it is in use.
-    pub async fn unmount_idle(&self) -> Result<(), MountError> {
-        self.take_off(false).await
-    }
-
-    /// Unmounts. A mount in use vanishes from sight at once; programs that still have files in it get an error from them when this process ends.
+    /// Unmounts it everywhere. What is in use vanishes from sight at once; programs that still have files in it get an error from them when this
+    /// process ends.
     pub async fn unmount(&self) -> Result<(), MountError> {
-        match self.take_off(false).await {
-            Err(MountError::Busy(_)) => self.take_off(true).await,
-            other => other,
-        }
-    }
-
-    async fn take_off(&self, lazily: bool) -> Result<(), MountError> {
         if !self.is_mounted() {
             return Ok(());
         }
-        let target = self.mountpoint.clone();
+        let mut points: Vec<PathBuf> = self.places().into_iter().rev().map(|mount| mount.point).collect();
+        if points.is_empty() {
+            points.push(self.first.clone());
+        }
         // Away from the tasks that may have to answer for it.
-        let work = move || if lazily { mount::detach(&target) } else { mount::unmount(&target) };
+        let work = move || {
+            points.iter().try_for_each(|point| match mount::unmount(point) {
+                Err(MountError::Busy(_)) => mount::detach(point),
+                done => done,
+            })
+        };
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done?,
-            Err(error) => return Err(MountError::Unmount(self.mountpoint.clone(), std::io::Error::other(error))),
+            Err(error) => return Err(MountError::Unmount(self.first.clone(), std::io::Error::other(error))),
         }
         let _ = tokio::time::timeout(END_MAX, self.wait_unmounted()).await;
         Ok(())
@@ -145,10 +165,13 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.is_mounted()
-            && let Err(error) = mount::detach(&self.mountpoint)
-        {
-            tracing::warn!(%error, "the mount is left behind");
+        if !self.is_mounted() {
+            return;
+        }
+        for place in self.places().into_iter().rev() {
+            if let Err(error) = mount::detach(&place.point) {
+                tracing::warn!(%error, "the mount is left behind");
+            }
         }
     }
 }

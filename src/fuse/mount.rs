@@ -3,7 +3,6 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -15,12 +14,10 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use thiserror::Error;
 
 use super::options::MountOptions;
+use super::table::{self, KIND, Mounted};
 
 /// How long a mount that is there already may take to show that it is alive.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// The kernel's name of our kind of file system.
-const KIND: &str = "fuse.tornet";
-
 /// The device through which the kernel talks with a file system.
 const DEVICE: &str = "/dev/fuse";
 
@@ -72,6 +69,34 @@ pub enum MountError {
         /// Where the data is.
         data: PathBuf,
     },
+    /// It would lie in what is to be seen there.
+    #[error("{0} lies in the mount {1}: choose a mount point outside of it")]
+    Inside(PathBuf, PathBuf),
+    /// The kernel lets only root show a file system in a further place.
+    #[error(
+        "the node is mounted on {first} already, and only root can add a mount: make a link (ln -s {first} PATH), or let root do it (mount --bind {first} {target})"
+    )]
+    FurtherByUser {
+        /// Where it is mounted.
+        first: PathBuf,
+        /// Where it should be, too.
+        target: PathBuf,
+    },
+    /// What one file system cannot have both ways.
+    #[error(
+        "the node is mounted on {first} already, {has} {option}, which holds for all mounts of a node: unmount it first, or mount with the same options"
+    )]
+    Differs {
+        /// Where it is mounted.
+        first: PathBuf,
+        /// `with` or `without`.
+        has: &'static str,
+        /// The option that is wanted otherwise.
+        option: &'static str,
+    },
+    /// The node has lost its mount and ends.
+    #[error("the node is ending")]
+    Ending,
     /// Something about the mount point cannot be found out.
     #[error("cannot use mount point {0}: {1}")]
     Unusable(PathBuf, #[source] io::Error),
@@ -120,7 +145,7 @@ pub(super) fn prepare(mountpoint: &Path, options: &MountOptions, data: &Path) ->
 
 /// Takes off a mount that a killed process left, without touching one that answers; whether none is there now.
 pub(super) fn clear(target: &Path) -> Result<bool, MountError> {
-    if mounted_kind(target).is_none_or(|kind| kind != KIND) {
+    if !mounted(target).is_some_and(|mounted| mounted.is_ours()) {
         return Ok(true);
     }
     match probe(target) {
@@ -161,40 +186,9 @@ fn is_dead(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
-/// The kind of file system mounted exactly at `path`, the topmost one.
-pub(super) fn mounted_kind(path: &Path) -> Option<String> {
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    let mut kind = None;
-    for line in table.split(|byte| *byte == b'\n') {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let Some(target) = fields.nth(4) else { continue };
-        if unescape(target) == path.as_os_str().as_bytes() {
-            let after = fields.skip_while(|field| *field != b"-").nth(1)?;
-            kind = Some(String::from_utf8_lossy(after).into_owned());
-        }
-    }
-    kind
-}
-
-/// Undoes the table's octal escapes.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((byte, after)) = rest.split_first() {
-        let code = (*byte == b'\\').then(|| after.get(..3)).flatten();
-        let code = code.and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(code) => {
-                plain.push(code);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                plain.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    plain
+/// The mount to be seen exactly at `path`.
+fn mounted(path: &Path) -> Option<Mounted> {
+    table::find(&table::table().ok()?, path).cloned()
 }
 
 /// Asks a mount for its attributes; `None` when it does not answer in time.
@@ -210,10 +204,10 @@ fn probe(path: &Path) -> Option<Result<(), Errno>> {
 }
 
 /// Mounts on `target`, and gives the device.
-pub(super) fn attach(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
-    match attach_directly(target, source, options) {
+pub(super) fn attach(target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    match attach_directly(target, options) {
         Err(MountError::Refused(_, error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-            attach_by_helper(target, source, options)
+            attach_by_helper(target, options)
         }
         other => other,
     }
@@ -224,7 +218,16 @@ fn open_device() -> Result<OwnedFd, Errno> {
     rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn attach_directly(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
+/// What the kernel sees to in each place where the file system is to be seen.
+fn flags(options: &MountOptions) -> MountFlags {
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NOEXEC, options.no_exec);
+    flags.set(MountFlags::NOATIME, options.no_atime);
+    flags
+}
+
+fn attach_directly(target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let device = open_device().map_err(|errno| match errno {
         Errno::NOENT | Errno::NXIO | Errno::NODEV => MountError::NoDevice,
         // Some systems give ordinary users no access; the helper has it.
@@ -233,10 +236,6 @@ fn attach_directly(target: &Path, source: &str, options: &MountOptions) -> Resul
         }
         _ => MountError::Device(errno.into()),
     })?;
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    flags.set(MountFlags::RDONLY, options.read_only);
-    flags.set(MountFlags::NOEXEC, options.no_exec);
-    flags.set(MountFlags::NOATIME, options.no_atime);
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
@@ -247,10 +246,27 @@ fn attach_directly(target: &Path, source: &str, options: &MountOptions) -> Resul
         data.push_str(",allow_other");
     }
     let data = CString::new(data).expect("made of digits and words");
-    match rustix::mount::mount(source, target, KIND, flags, Some(data.as_c_str())) {
+    match rustix::mount::mount(options.source(), target, KIND, flags(options), Some(data.as_c_str())) {
         Ok(()) => Ok(device),
         Err(errno) => Err(MountError::Refused(target.into(), errno.into())),
     }
+}
+
+/// The device numbers of the file system mounted at `target`, as the mount table has them.
+pub(super) fn device_of(target: &Path) -> Option<String> {
+    mounted(target).map(|mounted| mounted.device)
+}
+
+/// Lets the whole of the file system that is mounted at `first` be seen at `target` as well, under options of its own.
+pub(super) fn bind(first: &Path, target: &Path, options: &MountOptions) -> Result<(), MountError> {
+    rustix::mount::mount_bind(first, target).map_err(|errno| match errno {
+        Errno::PERM => MountError::FurtherByUser { first: first.into(), target: target.into() },
+        _ => MountError::Refused(target.into(), errno.into()),
+    })?;
+    rustix::mount::mount_remount(target, MountFlags::BIND | flags(options), "").map_err(|errno| {
+        let _ = detach(target);
+        MountError::Refused(target.into(), errno.into())
+    })
 }
 
 /// Where `fusermount3` is, or its older namesake.
@@ -293,14 +309,14 @@ fn run_helper(helper: &Path, arguments: &[&OsStr], socket: Option<&OwnedFd>) -> 
     Err(MountError::HelperRefused(if said.is_empty() { output.status.to_string() } else { said.into() }))
 }
 
-fn attach_by_helper(target: &Path, source: &str, options: &MountOptions) -> Result<OwnedFd, MountError> {
+fn attach_by_helper(target: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let helper = helper()?;
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoDevice);
     }
     // The name goes into a list of options.
-    let source = source.replace('\\', "\\\\").replace(',', "\\,");
+    let source = options.source().replace('\\', "\\\\").replace(',', "\\,");
     let mut list = format!("nosuid,nodev,default_permissions,fsname={source},subtype=tornet");
     let flags = [
         (options.read_only, ",ro"),
@@ -363,7 +379,9 @@ fn take_off(target: &Path, lazily: bool) -> Result<(), MountError> {
             match run_helper(&helper, &arguments, None) {
                 Err(MountError::HelperRefused(said)) if said.contains("busy") => Err(MountError::Busy(target.into())),
                 // Gone meanwhile.
-                Err(MountError::HelperRefused(_)) if mounted_kind(target).as_deref() != Some(KIND) => Ok(()),
+                Err(MountError::HelperRefused(_)) if !mounted(target).is_some_and(|mounted| mounted.is_ours()) => {
+                    Ok(())
+                }
                 other => other,
             }
         }
@@ -374,11 +392,6 @@ fn take_off(target: &Path, lazily: bool) -> Result<(), MountError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn escapes_of_the_mount_table_are_undone() {
-        assert_eq!(unescape(b"/a\\040b\\134c\\01"), b"/a b\\c\\01");
-    }
 
     #[test]
     fn a_useless_mount_point_is_told_apart() {
@@ -398,11 +411,5 @@ mod tests {
         std::fs::create_dir(&empty).unwrap();
         assert!(prepare(&empty, &options, data).is_ok());
         assert!(matches!(prepare(&empty, &options, &empty.join("data")), Err(MountError::Nested { .. })));
-    }
-
-    #[test]
-    fn the_kind_of_a_mount_is_read_from_the_table() {
-        assert_eq!(mounted_kind(Path::new("/proc")).as_deref(), Some("proc"));
-        assert_eq!(mounted_kind(Path::new("/proc/self")), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The `-o` options of a mount.
 
+use super::table::SOURCE;
 use thiserror::Error;
 
 /// How a file system is mounted. Set-user-id bits and device nodes are never honoured.
@@ -21,6 +22,24 @@ pub struct MountOptions {
     pub no_passthrough: bool,
     /// Threads that take requests; by default as many as suit the machine.
     pub threads: Option<usize>,
+    /// What the mount table names as its source.
+    pub source: Option<String>,
+}
+
+/// The option in which two mounts of one file system may not differ and do, and whether the first has it.
+pub(super) fn difference(first: &MountOptions, further: &MountOptions) -> Option<(bool, &'static str)> {
+    // What is mounted without writing cannot be written to anywhere; the other way round it can.
+    if first.read_only && !further.read_only {
+        return Some((true, "ro"));
+    }
+    let threads = further.threads.is_some() && further.threads != first.threads;
+    let pairs = [
+        (first.allow_other, further.allow_other, "allow_other"),
+        (first.writeback, further.writeback, "writeback"),
+        (first.no_passthrough, further.no_passthrough, "nopassthrough"),
+        (false, threads, "that many threads"),
+    ];
+    pairs.into_iter().find(|(first, further, _)| first != further).map(|(first, _, option)| (first, option))
 }
 
 /// An option that cannot be followed.
@@ -40,6 +59,18 @@ pub enum OptionError {
 }
 
 impl MountOptions {
+    /// The options of these lists, the last word on each counting.
+    pub fn of(lists: &[String]) -> Result<MountOptions, OptionError> {
+        let mut options = MountOptions::default();
+        lists.iter().try_for_each(|list| options.add(list))?;
+        Ok(options)
+    }
+
+    /// What the mount table names as its source.
+    pub(super) fn source(&self) -> &str {
+        self.source.as_deref().unwrap_or(SOURCE)
+    }
+
     /// Adds the options of a comma-separated list, as `-o` and fstab give it.
     pub fn add(&mut self, list: &str) -> Result<(), OptionError> {
         for option in list.split(',').map(str::trim).filter(|option| !option.is_empty()) {
@@ -93,6 +124,22 @@ mod tests {
         options.add("rw,x-systemd.automount,,threads=3").unwrap();
         assert!(!options.read_only && options.allow_other && options.no_exec);
         assert_eq!(options.threads, Some(3));
+    }
+
+    #[test]
+    fn a_further_mount_may_be_stricter_and_nothing_else() {
+        let options = |list: &str| {
+            let mut options = MountOptions::default();
+            options.add(list).unwrap();
+            options
+        };
+        let differs = |first: &str, further: &str| difference(&options(first), &options(further));
+        assert_eq!(differs("", "ro,noexec,noatime,nonempty"), None);
+        assert_eq!(differs("allow_other,threads=3", "allow_other"), None);
+        assert_eq!(differs("ro", ""), Some((true, "ro")));
+        assert_eq!(differs("allow_other", ""), Some((true, "allow_other")));
+        assert_eq!(differs("", "writeback"), Some((false, "writeback")));
+        assert!(differs("threads=3", "threads=4").is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The engine as the swarm of a mount.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,8 @@ use crate::base::text::TextError;
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef};
 use crate::engine::{
-    Child, DirectoryHandle, Engine, FileHandle, PublishError, ReadError, ReadErrorKind, Reader, SealError, TreeNode,
+    Child, DirectoryHandle, Engine, FileHandle, MountStatus, PublishError, ReadError, ReadErrorKind, Reader, SealError,
+    TreeNode,
 };
 use crate::store::StoreError;
 
@@ -60,17 +61,20 @@ impl From<TextError> for Error {
     }
 }
 
+/// Tells where the node is mounted now.
+pub type WhereMounted = Arc<dyn Fn() -> MountStatus + Send + Sync>;
+
 /// A running node behind a mount.
 #[derive(Clone)]
 pub struct EngineSwarm {
     engine: Engine,
-    mountpoint: PathBuf,
+    mounted: WhereMounted,
 }
 
 impl EngineSwarm {
     /// The node `engine`, mounted there.
-    pub fn new(engine: Engine, mountpoint: PathBuf) -> EngineSwarm {
-        EngineSwarm { engine, mountpoint }
+    pub fn new(engine: Engine, mounted: WhereMounted) -> EngineSwarm {
+        EngineSwarm { engine, mounted }
     }
 
     fn access(&self) -> Access {
@@ -292,7 +296,7 @@ impl Swarm for EngineSwarm {
             if name == "balances" {
                 return Ok(text(&engine.balances().await));
             }
-            let status = engine.status(Some(&this.mountpoint)).await;
+            let status = engine.status((this.mounted)()).await;
             if name == "status" {
                 return Ok(text(&status));
             }

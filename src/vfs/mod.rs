@@ -26,7 +26,7 @@ mod xattr;
 pub use attr::{Attr, Caller, Entry, Item, KEPT, Listing, Lookup, Opened, SetAttr, SetTime, Space};
 pub use backing::{Lend, Lent};
 pub use control::is_control;
-pub use engine::EngineSwarm;
+pub use engine::{EngineSwarm, WhereMounted};
 pub use error::{Error, Result};
 pub use filesystem::{Filesystem, Settings};
 pub use outcome::{Outcome, Waiting};
