@@ -261,6 +261,26 @@ fn du_and_ls_count_the_same_blocks_as_the_disk_below() {
 
 // Promise 14 of tornet(7).
 #[test]
+fn space_that_is_left_is_that_of_the_disk_below() {
+    let lab = Lab::new();
+    let a = mounted(&lab, "rw");
+    let sizes = |path: &Path| {
+        let info = rustix::fs::statvfs(path).unwrap();
+        (info.f_frsize, info.f_blocks, info.f_files, info.f_namemax)
+    };
+    let left = |path: &Path| {
+        let info = rustix::fs::statvfs(path).unwrap();
+        info.f_bavail * info.f_frsize
+    };
+    assert_eq!(sizes(a.mount()), sizes(&a.data));
+    // Others write to that disk, too, so what is left is only near.
+    let (here, below) = (left(a.mount()), left(&a.data));
+    assert!(here.abs_diff(below) < 1 << 30, "{here} {below}");
+    assert_eq!(sizes(&a.path("ref")), sizes(&a.data));
+}
+
+// Promise 14 of tornet(7).
+#[test]
 fn programs_run_from_the_own_tree_and_from_references_unless_the_mount_forbids_it() {
     let lab = Lab::new();
     let a = mounted(&lab, "rw");
