@@ -5,7 +5,7 @@
 
 mod harness;
 
-use harness::node::{Node, Plan};
+use harness::node::{CONFIG, Node, Plan};
 use harness::{
     Lab, TORNET, TORNET_MOUNT, code, errno, mounts_below, printed, processes_naming, require_fuse, until, within,
 };
@@ -129,6 +129,38 @@ fn signal_takes_every_mount_off_and_those_of_others_made_of_it() {
     assert_eq!(points(&a), [a.mount(), &second], "a part is no place of the whole");
     a.stop();
     assert!(mounts_below(lab.dir()).is_empty());
+}
+
+// Promise 17 of tornet(7).
+#[test]
+fn mounts_that_are_made_at_the_same_moment_are_of_one_node() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let config = lab.path("config.toml");
+    fs::write(&config, CONFIG).unwrap();
+    for round in 0..6 {
+        let data = lab.path(format!("data{round}"));
+        let points = ["ro", "rw", "noexec"].map(|options| (lab.path(format!("net{round}{options}")), options));
+        let started = points.each_ref().map(|(point, options)| {
+            let mut command = Command::new(TORNET_MOUNT);
+            command.arg("--data-dir").arg(&data).arg("--config").arg(&config).args(["--listen", "127.0.0.1:0"]);
+            command.args(["-o", options]).arg(point).env("HOME", lab.dir()).stdin(Stdio::null());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        });
+        for child in started {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", printed(&output));
+        }
+        fs::write(points[1].0.join("file"), b"x").unwrap();
+        assert!(points.iter().all(|(point, _)| fs::read(point.join("file")).unwrap() == b"x"));
+        assert_eq!(errno(fs::write(points[0].0.join("file"), b"y")), code(Errno::ROFS));
+        let output =
+            Command::new(TORNET).arg("--data-dir").arg(&data).arg("umount").env("HOME", lab.dir()).output().unwrap();
+        assert!(output.status.success(), "{}", printed(&output));
+        assert!(processes_naming(&data).is_empty() && mounts_below(lab.dir()).is_empty());
+    }
 }
 
 // Promise 17 of tornet(7).

@@ -10,6 +10,8 @@ use super::output::{self, Interrupted, Usage};
 use super::process;
 use super::waiting::Waiting;
 use crate::config::Settings;
+use crate::engine::StartError;
+use crate::store::StoreError;
 use crate::{fuse, telemetry};
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,8 @@ use std::process::{Command, Stdio};
 #[serde(rename_all = "kebab-case")]
 enum Outcome {
     Ready(Report),
+    /// Another node has the data directory.
+    InUse(String),
     Failed(String),
 }
 
@@ -93,15 +97,22 @@ fn foreground(program: &MountProgram) -> anyhow::Result<()> {
     let plan = plan(program)?;
     let point = MadePoint::make(&plan)?;
     first(&settings, &plan)?;
-    if let Some(further) = further::add(&settings, program, &plan)? {
-        point.keep();
-        output::line(format_args!("ready {}", further.address))?;
-        return further.stay();
-    }
-    let running = Running::start(&settings, &program.meet, Some(plan))?;
+    let further = match further::add(&settings, program, &plan)? {
+        Some(further) => further,
+        None => match Running::start(&settings, &program.meet, Some(plan.clone())) {
+            Ok(running) => {
+                point.keep();
+                output::line(format_args!("ready {}", running.report.address))?;
+                return running.serve();
+            }
+            // Started at the same moment, as systemd does with the lines of fstab.
+            Err(error) if is_in_use(&error) => further::add(&settings, program, &plan)?.ok_or(error)?,
+            Err(error) => return Err(error),
+        },
+    };
     point.keep();
-    output::line(format_args!("ready {}", running.report.address))?;
-    running.serve()
+    output::line(format_args!("ready {}", further.address))?;
+    further.stay()
 }
 
 /// The process that stays. Its standard output is the pipe, its standard error the log.
@@ -125,6 +136,7 @@ fn stay(program: &MountProgram) -> anyhow::Result<()> {
             running.serve()
         }
         Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) if is_in_use(&error) => Ok(output::json(&Outcome::InUse(output::reasons(&error)))?),
         Err(error) => Ok(output::json(&Outcome::Failed(output::reasons(&error)))?),
     }
 }
@@ -173,6 +185,13 @@ fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
             point.keep();
             Ok(tell(&report)?)
         }
+        // Started at the same moment, as systemd does with the lines of fstab.
+        Ok(Outcome::InUse(message)) => {
+            let _ = child.wait();
+            let further = further::add(&settings, program, &plan)?.ok_or_else(|| anyhow!(message))?;
+            point.keep();
+            Ok(further.tell()?)
+        }
         Ok(Outcome::Failed(message)) => {
             let _ = child.wait();
             Err(anyhow!(message))
@@ -186,6 +205,11 @@ fn background(program: &MountProgram, args: &[OsString]) -> anyhow::Result<()> {
             bail!("the node ended before it served ({status}); its log is {}", log.display())
         }
     }
+}
+
+/// Whether another node has the data directory.
+fn is_in_use(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StartError::Store(StoreError::InUse { .. })))
 }
 
 fn tell(report: &Report) -> std::io::Result<()> {

@@ -48,6 +48,7 @@ pub(super) struct Report {
 }
 
 /// What to mount, if anything.
+#[derive(Clone)]
 pub(super) struct MountPlan {
     pub(super) point: PathBuf,
     pub(super) options: fuse::MountOptions,

@@ -246,10 +246,14 @@ fn attach_directly(target: &Path, options: &MountOptions) -> Result<OwnedFd, Mou
         data.push_str(",allow_other");
     }
     let data = CString::new(data).expect("made of digits and words");
-    match rustix::mount::mount(options.source(), target, KIND, flags(options), Some(data.as_c_str())) {
-        Ok(()) => Ok(device),
-        Err(errno) => Err(MountError::Refused(target.into(), errno.into())),
+    // Not for reading alone at first: that would hold for every further place, too.
+    let writable = MountOptions { read_only: false, ..options.clone() };
+    let refused = |errno: Errno| MountError::Refused(target.into(), errno.into());
+    rustix::mount::mount(options.source(), target, KIND, flags(&writable), Some(data.as_c_str())).map_err(refused)?;
+    if options.read_only {
+        restrict(target, options)?;
     }
+    Ok(device)
 }
 
 /// The device numbers of the file system mounted at `target`, as the mount table has them.
@@ -263,6 +267,11 @@ pub(super) fn bind(first: &Path, target: &Path, options: &MountOptions) -> Resul
         Errno::PERM => MountError::FurtherByUser { first: first.into(), target: target.into() },
         _ => MountError::Refused(target.into(), errno.into()),
     })?;
+    restrict(target, options)
+}
+
+/// Gives one place options of its own; if that fails it is taken off.
+fn restrict(target: &Path, options: &MountOptions) -> Result<(), MountError> {
     rustix::mount::mount_remount(target, MountFlags::BIND | flags(options), "").map_err(|errno| {
         let _ = detach(target);
         MountError::Refused(target.into(), errno.into())

@@ -28,10 +28,6 @@ pub struct MountOptions {
 
 /// The option in which two mounts of one file system may not differ and do, and whether the first has it.
 pub(super) fn difference(first: &MountOptions, further: &MountOptions) -> Option<(bool, &'static str)> {
-    // What is mounted without writing cannot be written to anywhere; the other way round it can.
-    if first.read_only && !further.read_only {
-        return Some((true, "ro"));
-    }
     let threads = further.threads.is_some() && further.threads != first.threads;
     let pairs = [
         (first.allow_other, further.allow_other, "allow_other"),
@@ -127,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_further_mount_may_be_stricter_and_nothing_else() {
+    fn what_the_kernel_sees_to_in_each_place_may_differ_and_nothing_else() {
         let options = |list: &str| {
             let mut options = MountOptions::default();
             options.add(list).unwrap();
@@ -136,7 +132,7 @@ mod tests {
         let differs = |first: &str, further: &str| difference(&options(first), &options(further));
         assert_eq!(differs("", "ro,noexec,noatime,nonempty"), None);
         assert_eq!(differs("allow_other,threads=3", "allow_other"), None);
-        assert_eq!(differs("ro", ""), Some((true, "ro")));
+        assert_eq!(differs("ro,noexec", ""), None);
         assert_eq!(differs("allow_other", ""), Some((true, "allow_other")));
         assert_eq!(differs("", "writeback"), Some((false, "writeback")));
         assert!(differs("threads=3", "threads=4").is_some());
