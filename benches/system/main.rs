@@ -1,13 +1,14 @@
 //! The whole system through real processes and mounts, beside its peers where they are installed.
 //!
 //! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little,
-//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, start, wan). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
+//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, local, start, wan). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
 mod coded;
 #[path = "../../fs-tests/harness/mod.rs"]
 mod harness;
+mod local;
 mod measure;
 mod peers;
 mod table;
@@ -59,6 +60,7 @@ struct Bench {
     tree: PathBuf,
     tree_files: usize,
     rounds: usize,
+    short: bool,
     table: Table,
 }
 
@@ -81,14 +83,15 @@ fn main() {
     tree::make_many(&tree, tree_files, 10_240);
     let ssh = Ssh::new(lab.dir(), Place::here(1), Place::here(1));
     let rounds = 3;
-    let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, ssh, table: Table::default() };
+    let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, short, ssh, table: Table::default() };
     let only = std::env::var("TORNET_BENCH_ONLY").unwrap_or_default();
-    let parts: [Part; 7] = [
+    let parts: [Part; 8] = [
         ("publish", Bench::publish),
         ("fetch", Bench::fetch),
         ("tahoe", Bench::tahoe),
         ("read", Bench::read),
         ("tree", Bench::tree),
+        ("local", Bench::local),
         ("start", Bench::start),
         ("wan", Bench::wan),
     ];
@@ -470,42 +473,6 @@ impl Bench {
             });
             self.table.peer("sequential read, cold", "MB/s", name, Some(sequential));
             self.table.peer("sequential read, warm", "MB/s", name, Some(median(&mut warm)));
-        }
-    }
-
-    fn tree(&mut self) {
-        let source = self.fresh(Plan::new("origin"));
-        let reference = source.publish(&self.tree);
-        let works = [
-            ("find in the tree, cold", "find . | wc -l"),
-            ("ls -lR of the tree, cold", "ls -lR . | tail -1"),
-            ("tar of the tree, cold", "tar c . | cat > /dev/null"),
-        ];
-        for (name, line) in works {
-            let aim = name.starts_with("tar").then_some(2.0);
-            let figure = self.rounds(|bench| {
-                let reader = bench.fresh(reader().mounted().knows(&source));
-                drop_caches();
-                let took = in_directory(&reader.reference(&reference), line);
-                bench.forget(reader);
-                took
-            });
-            self.table.row(name, "s", Better::Less, figure, aim);
-            let disk = self.rounds(|bench| in_directory(&bench.tree, line));
-            self.table.peer(name, "s", DISK, Some(disk));
-        }
-        self.forget(source);
-        for (over, there) in self.over() {
-            for (name, line) in works {
-                let figure = there.then(|| {
-                    self.rounds(|bench| {
-                        drop_caches();
-                        let mount = bench.ssh.as_ref().unwrap().mount(over, &bench.tree);
-                        in_directory(&mount.point, line)
-                    })
-                });
-                self.table.peer(name, "s", over.name(), figure);
-            }
         }
     }
 

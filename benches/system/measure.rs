@@ -59,3 +59,8 @@ pub fn median(values: &mut [f64]) -> f64 {
 pub fn drop_caches() {
     let _ = fs::write("/proc/sys/vm/drop_caches", "1");
 }
+
+/// Forgets what the kernel has cached of files, names and attributes, where we may.
+pub fn forget_all() {
+    let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+}
