@@ -233,3 +233,56 @@ fn upload_stays_within_its_limit_until_the_file_says_otherwise() {
     get(&buyer, &references[1], &lab.path("out1"));
     assert!(fs::read(lab.path("out1")).unwrap() == noise(1, 16 << 20));
 }
+
+/// A time zone in which it is 12:00 now, give or take a minute; or, where that is as in UTC, 00:00; and a schedule around that time.
+fn zone_and_hours() -> (String, &'static str) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let utc = now / 60 % 1440;
+    let (local, hours) = if (9 * 60..15 * 60).contains(&utc) { (0, "22:30-01:30") } else { (720, "10:30-13:30") };
+    // What TZ names is how far UTC is ahead.
+    let ahead = utc as i64 - local;
+    let ahead = if ahead > 720 { ahead - 1440 } else { ahead };
+    (format!("XXX{}{}:{:02}", if ahead < 0 { "-" } else { "" }, ahead.abs() / 60, ahead.abs() % 60), hours)
+}
+
+#[test]
+fn upload_follows_the_schedule_by_local_time_and_a_changed_file_at_once() {
+    let lab = Lab::new();
+    let (zone, hours) = zone_and_hours();
+    let config = |schedule: &str| READER.replace("mdns = false", &format!("mdns = false\n{schedule}"));
+    let limited = config(&format!("upload = \"16 Mbit/s\"\nschedule = [\"{hours} 8 Mbit/s\"]"));
+    let seller = Plan::new("seller").zone(&zone).config(&limited).start(&lab);
+    let upload = || seller.json(&["--json", "status"])["upload"].clone();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let told = upload();
+    assert_eq!((&told["limit-bits"], &told["then-bits"]), (&8_000_000.into(), &16_000_000.into()), "{told} in {zone}");
+    let left = told["until"].as_u64().unwrap() - now;
+    assert!((88 * 60..=92 * 60).contains(&left), "{left} s left of {hours} in {zone}");
+    let shown = seller.tornet(&["status"]);
+    let words = format!("at most 8 Mbit/s until {}", told["until-local"].as_str().unwrap());
+    assert!(shown.contains(&words) && shown.contains(&format!("{} XXX, then 16 Mbit/s", &hours[6..])), "{shown}");
+
+    let path = lab.path("film");
+    fs::write(&path, noise(1, 8 << 20)).unwrap();
+    let reference = seller.publish(&path);
+    let buyer = Plan::new("buyer").config(READER).knows(&seller).start(&lab);
+    let start = Instant::now();
+    get(&buyer, &reference, &lab.path("out"));
+    let took = start.elapsed();
+    // A megabyte each second, but for what may go at once.
+    assert!(took > Duration::from_secs(6), "{took:?}");
+
+    fs::write(seller.home.join("config.toml"), config("schedule = [\"mo 8 Mbit/s\"]")).unwrap();
+    until_within(PATIENCE, "a word about the file", || seller.log().contains("no day of the week").then_some(()));
+    assert_eq!(upload()["limit-bits"], 8_000_000);
+    let other = format!("upload = \"16 Mbit/s\"\nschedule = \"{hours} unlimited, mon-fri 04:00 1 Mbit/s\"");
+    fs::write(seller.home.join("config.toml"), config(&other)).unwrap();
+    until("another schedule", || (upload()["limit-bits"].is_null() && upload()["until"].is_u64()).then_some(()));
+    assert_eq!(
+        seller.json(&["--json", "config"])["network.schedule"]["value"],
+        format!("{hours} unlimited, mon-fri 04:00 1 Mbit/s")
+    );
+    fs::write(seller.home.join("config.toml"), READER).unwrap();
+    until("no schedule", || upload()["until"].is_null().then_some(()));
+    assert!(upload()["limit-bits"].is_null() && !seller.tornet(&["status"]).contains("upload"));
+}

@@ -27,6 +27,7 @@ pub struct Plan {
     options: Vec<String>,
     network: Option<PathBuf>,
     data: Option<PathBuf>,
+    zone: Option<String>,
 }
 
 impl Plan {
@@ -41,6 +42,7 @@ impl Plan {
             options: Vec::new(),
             network: None,
             data: None,
+            zone: None,
         }
     }
 
@@ -91,6 +93,12 @@ impl Plan {
         self
     }
 
+    /// Where the clock on the wall shows something else than UTC (`TZ`).
+    pub fn zone(mut self, zone: &str) -> Plan {
+        self.zone = Some(zone.into());
+        self
+    }
+
     fn data_dir(&self, home: &Path) -> PathBuf {
         self.data.clone().unwrap_or_else(|| home.join("data"))
     }
@@ -123,6 +131,9 @@ impl Plan {
             None => Command::new(program),
         };
         clean(&mut command, &home);
+        if let Some(zone) = &self.zone {
+            command.env("TZ", zone);
+        }
         if !self.mount {
             command.arg("node");
         }

@@ -15,3 +15,4 @@ pub mod sync;
 pub mod text;
 pub mod time;
 pub mod units;
+pub mod week;

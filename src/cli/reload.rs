@@ -2,7 +2,7 @@
 
 use super::node;
 use crate::base::bitcoin::BitcoinNetwork;
-use crate::base::units::Rate;
+use crate::base::week::Week;
 use crate::chain::Network;
 use crate::config::{self, Settings};
 use crate::control::service::Node;
@@ -39,9 +39,9 @@ pub(super) fn payments(settings: &Settings, network: Network) -> PayConfig {
     })
 }
 
-/// How many bytes of chunks it sends in a second.
-pub(super) fn upload(settings: &Settings) -> Option<u64> {
-    settings.upload.value.0.map(Rate::bytes)
+/// How much it sends of chunks, by the time of the week.
+pub(super) fn upload(settings: &Settings) -> Week {
+    settings.schedule.value.week(settings.upload.value)
 }
 
 /// What tells one content of a file from another without reading it.
@@ -69,9 +69,9 @@ pub(super) async fn follow(started: &Settings, flags: &config::Flags, engine: &E
                 let terms = (credit(&settings), payments(&settings, network), upload(&settings));
                 if terms != in_force {
                     tracing::info!(file = %path.display(), "settings read again");
-                    in_force = terms;
                     engine.set_terms(terms.0, terms.1);
-                    engine.limit_upload(terms.2);
+                    engine.limit_upload(terms.2.clone());
+                    in_force = terms;
                     service.set_settings(node::in_force(&settings), config::is_live);
                 }
             }

@@ -4,10 +4,12 @@ use super::waiting::Waiting;
 use super::{get, output};
 use crate::base::amount::Msat;
 use crate::base::text::escape;
-use crate::base::units::{Size, Span, count};
+use crate::base::units::{Rate, Size, Span, count};
 use crate::content::reference::RootRef;
 use crate::control::client::Client;
-use crate::control::message::{Answer, BalanceStatus, PathText, PeerStatus, Reference, Request, Status, Verified, Why};
+use crate::control::message::{
+    Answer, BalanceStatus, PathText, PeerStatus, Reference, Request, Status, UploadStatus, Verified, Why,
+};
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
@@ -68,6 +70,9 @@ fn screen(status: &Status) -> String {
             Size(store.limit_bytes)
         ),
     );
+    if let Some(upload) = upload(&status.upload) {
+        row("upload", upload);
+    }
     row("kept by others", kept(status));
     if let Some(trouble) = &status.trouble {
         row("trouble", trouble.clone());
@@ -95,6 +100,16 @@ fn safe(status: &Status) -> String {
             format!("yes, though parts of it lie on no more than {} of {} wanted nodes", kept.hosts, kept.wanted)
         }
         _ => "yes".to_string(),
+    }
+}
+
+/// The limit in force and when it changes; nothing where there never is one.
+fn upload(status: &UploadStatus) -> Option<String> {
+    let shown = |bits: Option<u64>| bits.map_or("unlimited".to_string(), |bits| Rate(bits).to_string());
+    let now = status.limit_bits.map_or(shown(None), |bits| format!("at most {}", Rate(bits)));
+    match &status.until_local {
+        Some(until) => Some(format!("{now} until {until}, then {}", shown(status.then_bits))),
+        None => status.limit_bits.map(|_| now),
     }
 }
 
@@ -315,6 +330,11 @@ mod tests {
         assert!(screen(&status).contains("publishing        nothing to do\n"));
         status.addresses = ["10.9.9.1:7", "10.0.3.1:7", "127.0.0.1:7"].map(String::from).to_vec();
         assert!(screen(&status).contains("also at           10.0.3.1:7, 127.0.0.1:7\n"));
+        assert!(!screen(&status).contains("\nupload"));
+        status.upload.limit_bits = Some(2_000_000);
+        assert!(screen(&status).contains("\nupload            at most 2 Mbit/s\n"));
+        status.upload.until_local = Some("Mon 18:00 CET".to_string());
+        assert!(screen(&status).contains("\nupload            at most 2 Mbit/s until Mon 18:00 CET, then unlimited\n"));
         status.kept = Some(KeptStatus { groups: 1, wanted: 5, ..KeptStatus::default() });
         assert!(screen(&status).contains("safe to shut down yes: nothing is published or pinned here\n"));
         status.kept = Some(KeptStatus { groups: 1, whole: 1, hosts: 12, wanted: 12, ..KeptStatus::default() });

@@ -73,6 +73,8 @@ pub struct RawFile {
     pub mdns: Option<Placed>,
     /// `[network] upload`.
     pub upload: Option<Placed>,
+    /// `[network] schedule`.
+    pub schedule: Vec<Placed>,
     /// `[credit] price`.
     pub price: Option<Placed>,
     /// `[credit] request_price`.
@@ -141,7 +143,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const KNOWN: &[(&str, &[&str])] = &[
     ("storage", &["cache", "hosting", "redundancy", "convergence"]),
     ("repair", &["check", "patience", "rate"]),
-    ("network", &["port", "bootstrap", "mdns", "upload"]),
+    ("network", &["port", "bootstrap", "mdns", "upload", "schedule"]),
     ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
     (
         "payments",
@@ -167,13 +169,15 @@ const KNOWN: &[(&str, &[&str])] = &[
 ];
 
 /// Keys of versions to come. To accept one silently would promise what does not happen.
-const LATER: &[(&str, &[&str])] = &[("network", &["download", "schedule", "mode"]), ("payments", &["deny_programs"])];
+const LATER: &[(&str, &[&str])] = &[("network", &["download", "mode"]), ("payments", &["deny_programs"])];
 
 enum Shape {
     Text,
     Number,
     Switch,
     List,
+    /// One text, or a list of them.
+    Texts,
 }
 
 fn shape(section: &str, key: &str) -> Shape {
@@ -181,6 +185,7 @@ fn shape(section: &str, key: &str) -> Shape {
         ("network", "port") | ("payments", "confirmations") => Shape::Number,
         ("network", "mdns") | ("payments", "enabled") => Shape::Switch,
         ("network", "bootstrap") | ("payments", "peers") => Shape::List,
+        ("network", "schedule") => Shape::Texts,
         _ => Shape::Text,
     }
 }
@@ -251,8 +256,16 @@ impl RawFile {
             (Shape::Number, _) => return Err(wrong("a whole number")),
             (Shape::Switch, DeValue::Boolean(on)) => (on.to_string(), here),
             (Shape::Switch, _) => return Err(wrong("true or false")),
-            (Shape::List, DeValue::Array(items)) => {
-                let list = if key == "peers" { &mut self.wallet.peers } else { &mut self.bootstrap };
+            (Shape::Texts, DeValue::String(word)) => {
+                self.schedule.push((word.to_string(), here));
+                return Ok(());
+            }
+            (Shape::List | Shape::Texts, DeValue::Array(items)) => {
+                let list = match key {
+                    "peers" => &mut self.wallet.peers,
+                    "schedule" => &mut self.schedule,
+                    _ => &mut self.bootstrap,
+                };
                 for item in items {
                     let DeValue::String(word) = item.get_ref() else { return Err(wrong("a list of texts in quotes")) };
                     list.push((word.to_string(), position(text, item.span().start)));
@@ -260,6 +273,7 @@ impl RawFile {
                 return Ok(());
             }
             (Shape::List, _) => return Err(wrong("a list of texts in quotes")),
+            (Shape::Texts, _) => return Err(wrong("text in quotes, or a list of such texts")),
         };
         let place = match key {
             "cache" => &mut self.cache,

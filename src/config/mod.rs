@@ -5,11 +5,13 @@
 pub mod file;
 mod payments;
 pub mod place;
+mod schedule;
 mod terms;
 mod upload;
 mod value;
 
 pub use payments::{BackendKind, WalletSettings};
+pub use schedule::Schedule;
 pub use terms::TermSettings;
 pub use upload::Upload;
 pub use value::{Convergence, Listen, Redundancy, Setting, Source};
@@ -41,7 +43,7 @@ pub const CACHE_MIN: Size = Size(32 << 20);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 37] = [
+pub const VARIABLES: [&str; 38] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -55,6 +57,7 @@ pub const VARIABLES: [&str; 37] = [
     "TORNET_NETWORK_BOOTSTRAP",
     "TORNET_NETWORK_MDNS",
     "TORNET_NETWORK_PORT",
+    "TORNET_NETWORK_SCHEDULE",
     "TORNET_NETWORK_UPLOAD",
     "TORNET_PAYMENTS_BACKEND",
     "TORNET_PAYMENTS_BITCOIND",
@@ -131,6 +134,8 @@ pub struct Settings {
     pub mdns: Setting<bool>,
     /// How much is sent of chunks.
     pub upload: Setting<Upload>,
+    /// The same at set times of the week.
+    pub schedule: Setting<Schedule>,
     /// What a GiB costs.
     pub price: Setting<GibPrice>,
     /// What a request costs besides.
@@ -276,6 +281,7 @@ impl Settings {
         let mdns = layers.pick("network.mdns", "TORNET_NETWORK_MDNS", raw.mdns.as_ref(), true, switch)?;
         let upload =
             layers.pick("network.upload", "TORNET_NETWORK_UPLOAD", raw.upload.as_ref(), Upload::default(), typed)?;
+        let schedule = schedule::load(&layers, &raw.schedule)?;
         let bootstrap = bootstrap(flags, env, &raw, &file.value)?;
         let price =
             layers.pick("credit.price", "TORNET_CREDIT_PRICE", raw.price.as_ref(), GibPrice::default(), typed)?;
@@ -337,6 +343,7 @@ impl Settings {
             bootstrap,
             mdns,
             upload,
+            schedule,
             price,
             request_price,
             max_price,
@@ -379,6 +386,7 @@ impl Settings {
             ("network.bootstrap", bootstrap, self.bootstrap.source.to_string()),
             row("network.mdns", &self.mdns),
             row("network.upload", &self.upload),
+            row("network.schedule", &self.schedule),
             row("credit.price", &self.price),
             row("credit.request_price", &self.request_price),
             row("credit.max_price", &self.max_price),
@@ -395,7 +403,9 @@ impl Settings {
 
 /// Whether a change of this setting takes effect while a node runs.
 pub fn is_live(key: &str) -> bool {
-    key == "network.upload" || terms::KEYS.contains(&key) || (key.starts_with("credit.") && key != "credit.rank_cpu")
+    ["network.upload", "network.schedule"].contains(&key)
+        || terms::KEYS.contains(&key)
+        || (key.starts_with("credit.") && key != "credit.rank_cpu")
 }
 
 /// Variables of the environment that are named like ours and mean nothing.

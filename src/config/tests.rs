@@ -30,7 +30,7 @@ fn with_nothing_configured_the_defaults_hold() {
     assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
     assert_eq!(settings.convergence.value, Convergence::Private);
     assert!(settings.mdns.value && settings.listen.value.flexible);
-    assert_eq!(settings.list().len(), 36);
+    assert_eq!(settings.list().len(), 37);
     assert_eq!(settings.upload.value, Upload(None));
     assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
 }
@@ -117,6 +117,34 @@ fn payments_are_off_until_turned_on_and_their_limits_carry_units() {
         let error = refused(&format!("[payments]\n{text}\n"));
         assert!(error.contains(told), "{error}");
     }
+}
+
+#[test]
+fn a_schedule_is_one_text_or_a_list_and_what_is_wrong_in_it_has_a_place() {
+    let list = "[network]\nschedule = [\n \"mon-fri 08:00-18:00 2 Mbit/s\",\n \"sat sun unlimited\",\n]\n";
+    let text = "[network]\nschedule = \"mon-fri 08:00-18:00 2 Mbit/s, sat sun unlimited,\"\n";
+    let settings = [list, text].map(|file| load(file, &[], Flags::default()).unwrap());
+    for settings in &settings {
+        assert_eq!(settings.schedule.value.to_string(), "mon-fri 08:00-18:00 2 Mbit/s, sat sun unlimited");
+        assert!(matches!(&settings.schedule.source, Source::File(..)));
+    }
+    let none = load("[network]\nschedule = []\n", &[], Flags::default()).unwrap();
+    assert_eq!((none.schedule.value, none.schedule.source), (Schedule::default(), Source::Default));
+    let env = [("TORNET_NETWORK_SCHEDULE", "23:00 unlimited, 07:00 1 Mbit/s")];
+    let settings = load(text, &env, Flags::default()).unwrap();
+    assert_eq!(settings.schedule.value.to_string(), "23:00 unlimited, 07:00 1 Mbit/s");
+    assert_eq!(
+        refused("[network]\nschedule = [\n \"sun unlimited\",\n \"sun 22:00-04:00 1 Mbit/s\",\n]\n"),
+        "FILE:4:2: network.schedule: \"sun unlimited\" and \"sun 22:00-04:00 1 Mbit/s\" both hold on sunday at 22:00: end one where the other begins"
+    );
+    assert_eq!(
+        refused("[network]\nschedule = \"noon 1 Mbit/s\"\n"),
+        "FILE:2:12: network.schedule: \"noon 1 Mbit/s\": \"noon\" is no day of the week (mon, tue, wed, thu, fri, sat, sun), as in \"mon-fri 08:00-18:00 2 Mbit/s\", \"sat sun unlimited\" or \"23:00 unlimited\""
+    );
+    assert_eq!(
+        refused("[network]\nschedule = 8\n"),
+        "FILE:2:12: `schedule` in [network] must be text in quotes, or a list of such texts"
+    );
 }
 
 #[test]

@@ -4,7 +4,9 @@ use super::wallet::{WalletAnswer, WalletRequest};
 use serde::{Deserialize, Serialize};
 
 pub use crate::base::path::PathText;
-pub use crate::engine::{AuditEntry, BalanceStatus, PaymentStatus, PeerStatus, Status, StoreStatus, Work};
+pub use crate::engine::{
+    AuditEntry, BalanceStatus, PaymentStatus, PeerStatus, Status, StoreStatus, UploadStatus, Work,
+};
 
 /// What a command asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

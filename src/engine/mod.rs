@@ -37,6 +37,7 @@ mod start;
 mod status;
 mod survey;
 mod swarm;
+mod timetable;
 mod writer;
 
 pub use audit::AuditEntry;
@@ -48,6 +49,8 @@ pub use reader::{Child, DirectoryHandle, FileHandle, Reader, TreeNode};
 pub use seal::SealError;
 pub use setting::{Convergence, Settings};
 pub use start::{Engine, StartError};
-pub use status::{BalanceStatus, KeptStatus, MountStatus, PaymentStatus, PeerStatus, Status, StoreStatus, Work};
+pub use status::{
+    BalanceStatus, KeptStatus, MountStatus, PaymentStatus, PeerStatus, Status, StoreStatus, UploadStatus, Work,
+};
 pub use survey::{Claims, Counter, Kept, Survey, SurveyError};
 pub use writer::{PublishError, PublishState, Published, Writer};

@@ -2,6 +2,7 @@
 
 use super::purse::PurseSettings;
 use crate::base::peer::Contact;
+use crate::base::week::Week;
 use crate::chain::{Backend, Network};
 use crate::content::erasure::Scheme;
 use crate::ledger::CreditConfig;
@@ -52,8 +53,8 @@ pub struct Settings {
     pub credit: CreditConfig,
     /// On which terms peers are paid, and pay.
     pub payments: PayConfig,
-    /// Bytes of chunks that are sent in a second; `None`: as many as the line carries.
-    pub upload: Option<u64>,
+    /// How much is sent of chunks, by the local time.
+    pub upload: Week,
     /// Part of one processor, in percent, that looks for a better rank; 0: none.
     pub rank_percent: u8,
     /// The wallet.
@@ -80,7 +81,7 @@ impl Settings {
             keeper: KeeperConfig::default(),
             credit: CreditConfig::default(),
             payments: PayConfig::default(),
-            upload: None,
+            upload: Week::default(),
             rank_percent: 0,
             purse: PurseSettings {
                 network: Network::Signet,

@@ -18,11 +18,13 @@ use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
 use super::status::{KeptStatus, MountStatus, PeerStatus, Status, StoreStatus};
 use super::swarm::Swarm;
+use super::timetable::Timetable;
 use super::writer::Writer;
 use crate::base::digest::ChunkId;
 use crate::base::path::PathText;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::sync::lock;
+use crate::base::week::Week;
 use crate::content::cipher::ConvergenceSecret;
 use crate::ledger::CreditConfig;
 use crate::ledger::share::ShareConfig;
@@ -97,6 +99,7 @@ struct Inner {
     writer: Writer,
     purse: Purse,
     keeping: Arc<Keeping>,
+    timetable: Arc<Timetable>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -143,6 +146,7 @@ impl Engine {
         let links = Links::new(endpoint, peer, events.clone());
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
+        let timetable = Arc::new(Timetable::new(settings.upload.clone()));
         let node_config = NodeConfig {
             addrs: advertised(addr),
             host_bytes_max: settings.host_bytes_max,
@@ -152,7 +156,7 @@ impl Engine {
             rank_nonce: rank::recall(&store, &peer),
             payments: settings.payments,
             wallet: pay::recall(&store)?,
-            upload: ShareConfig { rate: settings.upload, ..ShareConfig::default() },
+            upload: ShareConfig { rate: timetable.rate(), ..ShareConfig::default() },
             keeper: KeeperConfig { lease: settings.lease, ..settings.keeper.clone() },
             unix: reactor::unix_now(),
             ..NodeConfig::default()
@@ -191,14 +195,29 @@ impl Engine {
         tasks.push(tokio::spawn(writer.clone().mend()));
         tasks.push(tokio::spawn(purse.clone().open_at_start()));
         tasks.push(tokio::spawn(payer.run()));
+        tasks.push(tokio::spawn(timetable.clone().run(swarm.clone())));
         rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
         if settings.mdns {
             tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr)));
         }
         info!(peer = %peer, %addr, "node started");
         let tasks = Mutex::new(tasks);
-        let inner =
-            Inner { settings, peer, addr, tree, clock, store, swarm, links, reader, writer, purse, keeping, tasks };
+        let inner = Inner {
+            settings,
+            peer,
+            addr,
+            tree,
+            clock,
+            store,
+            swarm,
+            links,
+            reader,
+            writer,
+            purse,
+            keeping,
+            timetable,
+            tasks,
+        };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -320,6 +339,7 @@ impl Engine {
                 pinned_bytes: usage.pinned_bytes,
                 limit_bytes: inner.settings.cache_bytes,
             },
+            upload: inner.timetable.status(),
             damaged: usage.damaged_slices,
             owed_to_us_msat: stats.credit.owed_to_us.0,
             owed_by_us_msat: stats.credit.owed_by_us.0,
@@ -349,9 +369,9 @@ impl Engine {
         self.inner.swarm.command(Command::Terms { credit, payments });
     }
 
-    /// No more bytes of chunks a second are sent from now on.
-    pub fn limit_upload(&self, bytes: Option<u64>) {
-        self.inner.swarm.command(Command::Upload(bytes));
+    /// Other limits of upload from now on.
+    pub fn limit_upload(&self, week: Week) {
+        self.inner.timetable.set(week);
     }
 
     /// Entries of the audit log from this number on; none at its end.

@@ -62,6 +62,9 @@ pub struct Status {
     pub safe_to_shut_down: bool,
     /// Disk use.
     pub store: StoreStatus,
+    /// How much is sent of chunks.
+    #[serde(default)]
+    pub upload: UploadStatus,
     /// Damaged records that reading found and dropped.
     pub damaged: u64,
     /// What peers owe us in all.
@@ -199,6 +202,20 @@ pub struct KeptStatus {
     pub wanted: u16,
     /// Unix time of the oldest of the last proofs; nothing when some chunk was never proved.
     pub proved: Option<u64>,
+}
+
+/// The limit of upload that is in force.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct UploadStatus {
+    /// Bits a second; nothing: no limit.
+    pub limit_bits: Option<u64>,
+    /// Unix time at which that changes; nothing: it does not.
+    pub until: Option<u64>,
+    /// The same as the clock on the wall will show it.
+    pub until_local: Option<String>,
+    /// What holds then, as in `limit_bits`.
+    pub then_bits: Option<u64>,
 }
 
 /// Bytes on disk by class.
