@@ -215,13 +215,16 @@ fn swarm_has_a_chain_of_its_own_and_a_coin_for_every_wallet() {
     );
 
     let program = bitcoin::program(&lab);
-    let mut command = Command::new(TORNET);
-    command.args(["--json", "swarm", "2", "--dir"]).arg(lab.path("swarm"));
-    command.arg(format!("--bitcoin={}", program.display())).env("HOME", lab.dir()).env("TMPDIR", lab.dir());
-    let mut swarm = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(swarm.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let listed: Value = serde_json::from_str(&line).unwrap();
+    let start = || {
+        let mut command = Command::new(TORNET);
+        command.args(["--json", "swarm", "2", "--dir"]).arg(lab.path("swarm"));
+        command.arg(format!("--bitcoin={}", program.display())).env("HOME", lab.dir()).env("TMPDIR", lab.dir());
+        let mut swarm = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(swarm.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (swarm, serde_json::from_str::<Value>(&line).unwrap())
+    };
+    let (mut swarm, listed) = start();
     assert!(listed["mine-block"].as_str().unwrap().contains("-generate 1"), "{listed}");
     for node in listed["nodes"].as_array().unwrap() {
         let data = node["data-dir"].as_str().unwrap();
@@ -239,4 +242,12 @@ fn swarm_has_a_chain_of_its_own_and_a_coin_for_every_wallet() {
     let status = swarm.wait().unwrap();
     assert!(status.code().is_none_or(|code| code == 0 || code == 130), "{status}");
     assert!(processes_naming(lab.dir()).is_empty());
+
+    // Nobody can end them any more, and yet they end: the full node, too.
+    let (mut swarm, _) = start();
+    let full = |(_, line): &(u32, String)| line.contains("-blockfilterindex=1");
+    assert_eq!(processes_naming(lab.dir()).iter().filter(|process| full(process)).count(), 1);
+    swarm.kill().unwrap();
+    swarm.wait().unwrap();
+    until("all of them ended", || processes_naming(lab.dir()).is_empty().then_some(()));
 }

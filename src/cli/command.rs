@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -280,6 +281,17 @@ pub enum Command {
     Completions {
         /// For which shell
         shell: Shell,
+    },
+    /// Become another program, which ends with the process that started this one
+    #[command(hide = true)]
+    Along {
+        /// The number of that process
+        parent: i32,
+        /// Which program
+        program: PathBuf,
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
     },
     /// Write the manual pages into a directory
     #[command(hide = true)]

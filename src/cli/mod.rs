@@ -128,6 +128,10 @@ fn run(program: Program) -> anyhow::Result<()> {
         Command::Wallet { command } => wallet::run(&place, command, json),
         Command::Config => settings(&place, json),
         Command::Completions { shell } => Ok(manual::completions(shell, &mut std::io::stdout().lock())?),
+        Command::Along { parent, program, args } => {
+            let error = process::become_along(parent, &program, &args);
+            Err(error).with_context(|| format!("cannot start {}", program.display()))
+        }
         Command::Man { dir } => {
             for (name, text) in manual::pages()? {
                 let path = dir.join(name);

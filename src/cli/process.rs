@@ -3,8 +3,10 @@
 use crate::base::sync::lock;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
@@ -28,6 +30,22 @@ pub(super) fn die_with_parent(parent: i32) -> io::Result<()> {
         return Err(io::Error::other("the process that started this one is gone"));
     }
     Ok(())
+}
+
+/// Starts a program that knows nothing of us so that it is sent SIGTERM when this process ends: by way of `tornet along`, which becomes it.
+/// Must be started by the thread that lives longest.
+pub(super) fn along(program: &Path) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("along").arg(own_number().to_string()).arg(program);
+    Ok(command)
+}
+
+/// `tornet along`: becomes the program, which ends with the process of this number, its parent. Returns only when it cannot.
+pub(super) fn become_along(parent: i32, program: &Path, args: &[OsString]) -> io::Error {
+    match die_with_parent(parent) {
+        Ok(()) => Command::new(program).args(args).exec(),
+        Err(error) => error,
+    }
 }
 
 /// The number of this process.

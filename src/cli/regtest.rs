@@ -1,5 +1,7 @@
-//! A bitcoin full node on regtest beside a swarm: started from the program that the user has, bound to loopback, ended with the swarm.
+//! A bitcoin full node on regtest beside a swarm: started from the program that the user has, bound to loopback, ended
+//! with the swarm, however that ends.
 
+use super::process;
 use crate::chain::{self, Chain, Network, Passphrase, Seed, Start};
 use crate::control::client::Client;
 use crate::control::message::{Answer, Request};
@@ -15,7 +17,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long the node, and a wallet that follows it, may take.
@@ -79,7 +81,7 @@ impl Regtest {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let (peer, rpc) = (free_port()?, free_port()?);
         let log = OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
-        let mut command = Command::new(&program);
+        let mut command = process::along(&program)?;
         command.arg(format!("-datadir={}", dir.display())).arg("-regtest").arg("-server").arg("-listen=1");
         command
             .arg(format!("-bind={peer}"))
