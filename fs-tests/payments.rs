@@ -272,3 +272,86 @@ fn terms_of_a_running_node_change_with_its_file_and_a_broken_file_changes_nothin
     fs::write(&file, config).unwrap();
     until("payments are off again", || (!spending()).then_some(()));
 }
+
+// What is allowed once.
+
+#[test]
+fn what_is_allowed_is_for_its_reference_and_outlives_a_kill() {
+    require_fuse();
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let settings = |name: &str, base: &str, terms: &str| {
+        let (payments, _) = payments(&lab, name, &filters(&bitcoin));
+        format!("{base}\n{CREDIT}\n{payments}enabled = true\nmax_price = \"4000000 sat/GiB\"\n{terms}")
+    };
+    // A MiB is lent; what is owed for it, 3,906 sat, a limit keeps from being paid.
+    let limits = "fee_share_max = \"20 %\"\nper_day = \"1000 sat\"\nmin_topup = \"3000 sat\"\n";
+    let seller = Plan::new("seller").config(&settings("seller", CONFIG, "")).start(&lab);
+    let config = settings("buyer", READER, limits);
+    let plan = || Plan::new("buyer").mounted().config(&config).knows(&seller);
+    let mut buyer = plan().start(&lab);
+    works(&seller, &["setup", "--unconfirmed"], "");
+    works(&buyer, &["setup", "--unconfirmed"], "");
+    synced(&seller);
+    synced(&buyer);
+    bitcoin.pay(&works(&buyer, &["address"], ""), 40_000);
+    bitcoin.mine(1);
+    has(&buyer, 40_000);
+    let film = noise(300, 3 << 19);
+    fs::write(lab.path("film"), &film).unwrap();
+    let reference = seller.publish(&lab.path("film"));
+    fs::write(lab.path("film"), b"of the buyer").unwrap();
+    let told = |buyer: &Node| {
+        let shown = buyer.reference(&reference);
+        until("a refusal with its remedy", || {
+            assert_eq!(errno(fs::read(&shown)), code(Errno::DQUOT));
+            Some(why(buyer, &shown)).filter(|why| why.contains("payments.per_day") && why.contains("tornet allow"))
+        })
+    };
+    let words = allowance(&told(&buyer));
+    assert_eq!(words[1], reference);
+    // What can be read nobody refuses.
+    let own = buyer.publish(&lab.path("film"));
+    let other = buyer.tornet_fails(&["allow", &own, "500 sat", "--once"]);
+    assert!(other.contains("nothing to allow: no peer that refused a read of it"), "{other}");
+    let allowed = |node: &Node| node.json(&["--json", "status"])["allowed"].clone();
+    assert_eq!(allowed(&buyer), Value::Array(Vec::new()));
+
+    // Too little to pay anything with, so that it is there when the node dies.
+    let answer = buyer.json(&["--json", "allow", &reference, "500 sat", "--once"]);
+    assert_eq!((&answer["amount-sat"], &answer["peers"]), (&500.into(), &1.into()), "{answer}");
+    let before = allowed(&buyer);
+    assert_eq!((&before[0]["left-sat"], &before[0]["tree"]), (&500.into(), &answer["tree"]), "{before}");
+    buyer.kill();
+    drop(buyer);
+    let buyer = plan().start(&lab);
+    synced(&buyer);
+    assert_eq!(allowed(&buyer), before);
+    assert!(buyer.tornet(&["status"]).contains("500 sat beyond the limits, once, for the tree with root"));
+
+    let words = allowance(&told(&buyer));
+    assert!(rows(&buyer, "payments").is_empty());
+    buyer.tornet(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let bytes = until_within(LONG, "a read that was allowed", || {
+        mine_waiting(&bitcoin);
+        fs::read(buyer.reference(&reference)).ok()
+    });
+    assert!(bytes == film);
+    let log = buyer.tornet(&["--json", "audit"]);
+    let entries: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let given: Vec<u64> =
+        entries.iter().filter(|entry| entry["what"] == "allowed").map(|entry| sat_of(entry, "amount-msat")).collect();
+    let used: u64 = entries
+        .iter()
+        .filter(|entry| entry["what"] == "allowance-used")
+        .map(|entry| sat_of(entry, "amount-msat"))
+        .sum();
+    println!("allowed {given:?}, used {used}: {log}");
+    assert_eq!((given.len(), given[0], given[1]), (2, 500, used));
+    assert_eq!(allowed(&buyer), Value::Array(Vec::new()));
+    assert!(entries.iter().all(|entry| entry["tree"].is_null() || entry["tree"] == answer["tree"]));
+}
+
+fn sat_of(entry: &Value, field: &str) -> u64 {
+    entry[field].as_u64().unwrap() / 1000
+}

@@ -51,6 +51,10 @@ pub const BILLS_OPEN_MAX: usize = 64;
 pub const BILLS_PER_PEER_MAX: usize = 4;
 /// Creditors whose newest invoice is kept.
 pub const INVOICES_MAX: usize = 1024;
+/// Trees for which the user allowed payments beyond the limits, and not all of it is used.
+pub const ALLOWANCES_MAX: usize = 64;
+/// Refusals for want of credit that are remembered: which peer, of which tree.
+pub const REFUSALS_MAX: usize = 1024;
 /// Provider records that we keep for others.
 pub const PROVIDERS_MAX: usize = 1_000_000;
 /// Provider records of one chunk.

@@ -191,7 +191,7 @@ pub enum Command {
     },
     /// Allow payments beyond the limits, once
     ///
-    /// For what cannot be read because a limit of [payments] keeps the peers that hold it from being paid: `tornet why` names the limit and the amount. What is allowed is used up by the payments that need it, and forgotten when the node ends.
+    /// For what cannot be read because a limit of [payments] keeps the peers that hold it from being paid: `tornet why` names the limit and the amount. Only peers that refuse a read of this reference are paid of it. It is used up by the payments that need it, also after a restart of the node; until then `tornet status` shows it. A further one for the same reference takes its place: 0 sat takes it back.
     Allow {
         /// What is to be read: a reference
         reference: String,

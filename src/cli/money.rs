@@ -33,9 +33,9 @@ pub(super) fn pay(client: &mut Client, peer: String, amount: Option<Msat>, json:
 pub(super) fn allow(client: &mut Client, reference: String, amount: Msat, json: bool) -> anyhow::Result<()> {
     match client.ask(&Request::Allow { reference, amount_sat: whole(amount)? })? {
         Answer::Allowed(allowed) if json => output::json(&allowed)?,
-        Answer::Allowed(Allowed { peers, amount_sat }) => {
+        Answer::Allowed(Allowed { peers, amount_sat, .. }) => {
             output::line(format_args!(
-                "{} beyond the limits, once, to {} together",
+                "{} beyond the limits, once, to peers that refuse a read of it: {} now",
                 Sat(amount_sat),
                 count(peers as u64, "peer")
             ))?;
@@ -86,7 +86,7 @@ fn payments_table(payments: &[PaymentStatus]) -> String {
     output::table(&rows)
 }
 
-const HEADINGS: &str = "number,time,what,payment,peer,amount-msat,fee-msat,address,outpoint";
+const HEADINGS: &str = "number,time,what,payment,peer,amount-msat,fee-msat,address,outpoint,tree";
 
 /// `tornet audit`: a page at a time, however long it is.
 pub(super) fn audit(client: &mut Client, csv: bool, json: bool) -> anyhow::Result<()> {
@@ -113,16 +113,25 @@ pub(super) fn audit(client: &mut Client, csv: bool, json: bool) -> anyhow::Resul
 
 /// No field can hold a comma or a quote: they are numbers, words of ours, digits and addresses.
 fn comma_separated(entry: &AuditEntry) -> String {
-    let AuditEntry { number, time, what, payment, peer, amount_msat, fee_msat, address, outpoint } = entry;
-    let (payment, outpoint) = (payment.as_deref().unwrap_or_default(), outpoint.as_deref().unwrap_or_default());
-    format!("{number},{time},{what},{payment},{peer},{amount_msat},{fee_msat},{address},{outpoint}")
+    let AuditEntry { number, time, what, payment, peer, amount_msat, fee_msat, address, outpoint, tree } = entry;
+    let [payment, outpoint, tree] = [payment, outpoint, tree].map(|text| text.as_deref().unwrap_or_default());
+    format!("{number},{time},{what},{payment},{peer},{amount_msat},{fee_msat},{address},{outpoint},{tree}")
 }
 
 fn sentence(entry: &AuditEntry) -> String {
     let peer = entry.peer.get(..16).unwrap_or(&entry.peer);
     let fee = if entry.fee_msat > 0 { format!(", fee {}", Msat(entry.fee_msat)) } else { String::new() };
-    let at = entry.outpoint.as_ref().unwrap_or(&entry.address);
     let time = super::wallet::minute(entry.time);
+    if let Some(tree) = &entry.tree {
+        let tree = tree.get(..16).unwrap_or(tree);
+        return format!(
+            "{} {time} {}: {} for the tree with root {tree}",
+            entry.number,
+            entry.what,
+            Msat(entry.amount_msat)
+        );
+    }
+    let at = entry.outpoint.as_ref().unwrap_or(&entry.address);
     format!("{} {time} {} {peer}: {}{fee} at {at}", entry.number, entry.what, Msat(entry.amount_msat))
 }
 
@@ -138,6 +147,9 @@ mod tests {
         let entry = AuditEntry { what: "sent".into(), amount_msat: 5_000_000, fee_msat: 155_000, ..Default::default() };
         assert_eq!(comma_separated(&entry).split(',').count(), HEADINGS.split(',').count());
         assert!(sentence(&entry).contains("5000 sat, fee 155 sat"), "{}", sentence(&entry));
+        let entry = AuditEntry { what: "allowed".into(), tree: Some("ab".repeat(32)), ..entry };
+        assert_eq!(comma_separated(&entry).split(',').count(), HEADINGS.split(',').count());
+        assert!(sentence(&entry).ends_with("allowed: 5000 sat for the tree with root abababababababab"));
         assert!(whole(Msat(1_500)).is_err());
         assert_eq!(whole(Msat(2_000)).unwrap(), 2);
     }

@@ -3,6 +3,7 @@
 use super::waiting::Waiting;
 use super::{get, output};
 use crate::base::amount::Msat;
+use crate::base::bitcoin::Sat;
 use crate::base::text::escape;
 use crate::base::units::{Rate, Size, Span, count};
 use crate::content::reference::RootRef;
@@ -87,6 +88,10 @@ fn screen(status: &Status) -> String {
     let spending =
         if status.spending { "on, within the limits of [payments]" } else { "off (payments.enabled turns it on)" };
     row("spending", spending.to_string());
+    for allowed in &status.allowed {
+        let tree = allowed.tree.get(..16).unwrap_or(&allowed.tree);
+        row("allowed", format!("{} beyond the limits, once, for the tree with root {tree}", Sat(allowed.left_sat)));
+    }
     row("safe to shut down", safe(status));
     text
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::base::path::PathText;
 pub use crate::engine::{
-    AuditEntry, BalanceStatus, PaymentStatus, PeerStatus, Status, StoreStatus, UploadStatus, Work,
+    AllowanceStatus, AuditEntry, BalanceStatus, PaymentStatus, PeerStatus, Status, StoreStatus, UploadStatus, Work,
 };
 
 /// What a command asks.
@@ -69,7 +69,7 @@ pub enum Request {
         /// How much; left out, what is owed.
         amount_sat: Option<u64>,
     },
-    /// Allow payments beyond the limits, once, to the peers that refused a tree. Answer: `Allowed`.
+    /// Allow payments beyond the limits, once, to peers that refuse a read of a tree. Answer: `Allowed`.
     Allow {
         /// Text form.
         reference: String,
@@ -283,7 +283,9 @@ pub struct Paid {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Allowed {
-    /// To so many peers together.
+    /// The id of the tree's root.
+    pub tree: String,
+    /// So many peers are kept from being paid by a limit now.
     pub peers: usize,
     /// So much.
     pub amount_sat: u64,

@@ -110,15 +110,13 @@ impl Node {
     }
 
     async fn allow(&self, reference: &RootRef, amount: u64) -> Result<Allowed, String> {
-        // What it takes to read it, as far as that is known, shows whose refusal is in the way.
-        let _ = self.engine.reader().resolve(reference, self.deadline()).await;
-        let peers = self.engine.allow(Sat(amount)).await;
-        if peers == 0 {
-            let why = self.engine.held_up().await.map(|held_up| held_up.why);
-            let why = why.unwrap_or_else(|| "no limit keeps a peer from being paid".to_string());
-            return Err(format!("there is nothing to allow: {why}"));
+        if amount > 0 {
+            // What it takes to read it, as far as that is known, shows whose refusal is in the way.
+            let _ = self.engine.reader().resolve(reference, self.deadline()).await;
         }
-        Ok(Allowed { peers, amount_sat: amount })
+        let tree = reference.node.id;
+        let peers = self.engine.allow(tree, Sat(amount)).await?;
+        Ok(Allowed { tree: tree.to_string(), peers, amount_sat: amount })
     }
 
     /// Of a refusal for want of credit: also why it is not paid for, and what would; of one for its price: the price.
@@ -130,7 +128,8 @@ impl Node {
         if !detail.contains(CREDIT_LIMIT) {
             return detail;
         }
-        let Some(held_up) = self.engine.held_up().await else { return detail };
+        let tree = reference.and_then(|reference| reference.parse::<RootRef>().ok()).map(|root| root.node.id);
+        let Some(held_up) = self.engine.held_up(tree).await else { return detail };
         let mut commands = held_up.pay;
         if held_up.allow > Sat(0) {
             let reference = reference.unwrap_or("REF");
@@ -343,7 +342,8 @@ impl Node {
 
     async fn get(&self, reference: &RootRef, dest: &Path, replies: &Replies) -> Result<Fetched, String> {
         let counter = Arc::new(Counter::default());
-        let (engine, reference, to, deadline) = (self.engine.clone(), *reference, dest.to_path_buf(), self.deadline());
+        let (name, to, deadline) = (reference.to_string(), dest.to_path_buf(), self.deadline());
+        let (engine, reference) = (self.engine.clone(), *reference);
         let count = counter.clone();
         let work =
             apart(async move || engine.copy_out(&reference, &to, deadline, count).await.map_err(|e| e.to_string()));
@@ -351,7 +351,7 @@ impl Node {
         let missing_count = all.len() as u64;
         let mut missing = Vec::new();
         for lost in all {
-            let error = self.explained(lost.error.to_string(), None).await;
+            let error = self.explained(lost.error.to_string(), Some(&name)).await;
             missing.push(Missing { path: PathText(lost.path), error });
             if missing.len() == MISSING_TOLD {
                 break;

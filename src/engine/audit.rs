@@ -1,6 +1,8 @@
 //! The audit log: what happened to money, one entry after the other, written with what it tells of and never changed.
 
 use crate::base::amount::Msat;
+use crate::base::bitcoin::Sat;
+use crate::base::digest::ChunkId;
 use crate::store::{Store, StoreError, Table, Transaction};
 use crate::wallet::{Bill, Payment, Row, State};
 use serde::{Deserialize, Serialize};
@@ -20,20 +22,24 @@ pub struct AuditEntry {
     pub number: u64,
     /// Seconds since 1970.
     pub time: u64,
-    /// What happened: `reserved`, `signed`, `sent`, `confirmed`, `reorganised`, `cancelling`, `cancelled`, `invoiced`, `credited`, `uncredited`.
+    /// What happened: `reserved`, `signed`, `sent`, `confirmed`, `reorganised`, `cancelling`, `cancelled`, `invoiced`, `credited`, `uncredited`, `allowed`,
+    /// `allowance-used`.
     pub what: String,
     /// The payment, if it is one of ours.
     pub payment: Option<String>,
-    /// The other side, as hexadecimal digits.
+    /// The other side, as hexadecimal digits; empty where there is none.
     pub peer: String,
     /// What was, is or was to be moved.
     pub amount_msat: u64,
     /// Of a payment of ours: the fee of the whole transaction, or before it is signed what it may be at most.
     pub fee_msat: u64,
-    /// Address that is paid to.
+    /// Address that is paid to; empty where there is none.
     pub address: String,
     /// The output, once there is one.
     pub outpoint: Option<String>,
+    /// For which tree something was allowed beyond the limits: the id of its root.
+    #[serde(default)]
+    pub tree: Option<String>,
 }
 
 pub(super) fn word(state: State) -> &'static str {
@@ -63,6 +69,15 @@ fn entries(old: Option<&Row>, new: &Row) -> Vec<AuditEntry> {
             found.extend(credited(Msat::ZERO, new));
             found
         }
+        (old, Row::Allowance(tree, new)) => {
+            let known = match old {
+                Some(Row::Allowance(_, old)) if (old.at, old.given) == (new.at, new.given) => Some(old.left),
+                _ => None,
+            };
+            let used = known.unwrap_or(new.given).0.saturating_sub(new.left.0);
+            let given = known.is_none().then(|| of_allowance(tree, "allowed", new.given));
+            given.into_iter().chain((used > 0).then(|| of_allowance(tree, "allowance-used", Sat(used)))).collect()
+        }
         (Some(Row::Bill(old)), Row::Bill(new)) => credited(old.credits(), new).into_iter().collect(),
         _ => Vec::new(),
     }
@@ -90,6 +105,15 @@ fn of_payment(payment: &Payment, what: &str) -> Vec<AuditEntry> {
         ..AuditEntry::default()
     };
     payment.outputs.iter().map(entry).collect()
+}
+
+fn of_allowance(tree: &ChunkId, what: &str, amount: Sat) -> AuditEntry {
+    AuditEntry {
+        what: what.to_string(),
+        amount_msat: amount.msat().0,
+        tree: Some(tree.to_string()),
+        ..AuditEntry::default()
+    }
 }
 
 fn of_bill(bill: &Bill, what: &str, amount: Msat) -> AuditEntry {

@@ -82,9 +82,15 @@ impl Reader {
         part.map(Bytes::copy_from_slice).ok_or_else(|| ReadError::manifest("an inline file shorter than its size"))
     }
 
-    /// Fetches the data chunks of these groups, whole.
-    pub(super) async fn hold(&self, groups: &[Group], deadline: Duration, progress: &Counter) -> Result<(), ReadError> {
-        let tree = Arc::new(Tree::default());
+    /// Fetches the data chunks of these groups, whole. They are of the tree with this root.
+    pub(super) async fn hold(
+        &self,
+        root: ChunkId,
+        groups: &[Group],
+        deadline: Duration,
+        progress: &Counter,
+    ) -> Result<(), ReadError> {
+        let tree = Arc::new(Tree::new(root));
         let units = self.fetcher.at_once(UNITS);
         let mut set: JoinSet<Result<u32, ReadError>> = JoinSet::new();
         let one = |done: Option<Result<Result<u32, ReadError>, JoinError>>| {

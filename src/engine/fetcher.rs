@@ -11,7 +11,7 @@ use crate::content::cipher;
 use crate::content::reference::NodeRef;
 use crate::content::section::{Stripe, VerifyStripe};
 use crate::node::effect::WantOk;
-use crate::node::input::Urgency;
+use crate::node::input::{Command, Urgency};
 use crate::store::Store;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
@@ -234,7 +234,13 @@ impl Fetcher {
                 tree.delivered(ok.providers.clone());
                 Ok(ok)
             }
-            Some(Err(failure)) => Err(failure.into()),
+            Some(Err(failure)) => {
+                let peers = failure.short_of_credit();
+                if !peers.is_empty() {
+                    self.swarm.command(Command::Lacked { tree: tree.root(), peers });
+                }
+                Err(failure.into())
+            }
             None => Err(ReadError::stopped()),
         }
     }

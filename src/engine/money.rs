@@ -5,8 +5,10 @@ use super::purse::PurseState;
 use super::start::Engine;
 use super::status::{BalanceStatus, PaymentStatus};
 use crate::base::bitcoin::Sat;
+use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::base::units::GibPrice;
+use crate::node::Node;
 use crate::node::input::Command;
 use crate::wallet::{Blocked, Order, PaymentId, Remedy};
 use crate::wire::message::Price;
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 /// How often it is looked whether a wish was seen to.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long it may take to write down what is allowed.
+const ALLOW_WAIT: Duration = Duration::from_secs(20);
 
 /// What keeps debts from being paid, all of them together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -52,26 +56,41 @@ impl Engine {
         }
     }
 
-    /// Allows so much to be paid beyond the limits, once, to the peers that a limit keeps from being paid; gives how many those are.
-    pub async fn allow(&self, amount: Sat) -> usize {
-        let peers: BTreeSet<PeerId> = self.blocked().await.into_iter().map(|blocked| blocked.peer).collect();
-        let count = peers.len();
-        if count > 0 {
-            self.swarm().command(Command::Allow { peers, amount });
+    /// Allows so much to be paid beyond the limits, once, to peers that refuse a read of the tree with this root. Ends when that is on disk;
+    /// gives how many of them a limit keeps from being paid now. Where it is none, nothing is allowed.
+    pub async fn allow(&self, tree: ChunkId, amount: Sat) -> Result<usize, String> {
+        let swarm = self.swarm();
+        let blocked = swarm.inspect(move |node| node.blocked_for(&tree)).await.unwrap_or_default();
+        if blocked.is_empty() && amount > Sat(0) {
+            let why = match self.held_up(None).await {
+                Some(held_up) => {
+                    format!("no peer that refused a read of it is kept from being paid by a limit: {}", held_up.why)
+                }
+                None => "no limit keeps a peer from being paid".to_string(),
+            };
+            return Err(format!("there is nothing to allow: {why}"));
         }
-        count
+        swarm.command(Command::Allow { tree, amount });
+        let until = tokio::time::Instant::now() + ALLOW_WAIT;
+        loop {
+            match swarm.inspect(move |node| node.allowance(&tree)).await {
+                Some(Some((_, true))) => return Ok(blocked.len()),
+                Some(_) if tokio::time::Instant::now() < until => tokio::time::sleep(LOOK).await,
+                Some(Some(_)) => return Err("what was allowed could not be written down: the log says why".to_string()),
+                _ => return Err("too much is allowed already and not used: `tornet status` lists it".to_string()),
+            }
+        }
     }
 
-    /// What keeps debts from being paid.
-    pub async fn blocked(&self) -> Vec<Blocked> {
-        self.swarm().inspect(|node| node.blocked()).await.unwrap_or_default()
-    }
-
-    /// Why what is owed is not paid, and what would pay it; `None` when nothing is known to hold it up.
-    pub async fn held_up(&self) -> Option<HeldUp> {
+    /// Why what is owed is not paid, and what would pay it; `None` when nothing is known to hold it up. What is to be allowed is for those
+    /// that refused a read of the tree with this root.
+    pub async fn held_up(&self, tree: Option<ChunkId>) -> Option<HeldUp> {
         let off = self.cannot_pay().await;
-        let known = self.swarm().inspect(|node| (node.blocked(), node.wallet_trouble(), node.payments())).await;
-        let (blocked, trouble, payments) = known?;
+        let look = move |node: &Node| {
+            let its = tree.map(|tree| node.blocked_for(&tree)).unwrap_or_default();
+            (node.blocked(), its, node.wallet_trouble(), node.payments())
+        };
+        let (blocked, its, trouble, payments) = self.swarm().inspect(look).await?;
         if let Some(why) = off {
             return Some(HeldUp { why, ..HeldUp::default() });
         }
@@ -89,7 +108,8 @@ impl Engine {
         for this in blocked.into_iter().filter(|this| !small(this)) {
             reasons.push(format!("peer {:.16}: {this}", this.peer));
             match this.remedy {
-                Remedy::Allow(sat) => found.allow = Sat(found.allow.0.saturating_add(sat.0)),
+                Remedy::Allow(sat) if its.contains(&this) => found.allow = Sat(found.allow.0.saturating_add(sat.0)),
+                Remedy::Allow(_) => {}
                 Remedy::Pay(sat) => found.pay.push(format!("tornet pay {:.16} \"{sat}\"", this.peer)),
                 Remedy::Wait => {}
             }

@@ -3,11 +3,12 @@
 use super::audit;
 use super::reactor::{Event, unix_now};
 use crate::base::bitcoin::{Outpoint, Sat, Txid};
+use crate::base::digest::ChunkId;
 use crate::base::units::FeeRate;
 use crate::chain::{self, Chain, ChainError, Intent, IntentId, IntentState};
 use crate::node::input::Input;
 use crate::store::{Store, StoreError, Table};
-use crate::wallet::{Bill, Payment, PaymentId, Refused, Report, Row, WalletAction, WalletEvent};
+use crate::wallet::{Allowance, Bill, Payment, PaymentId, Refused, Report, Row, WalletAction, WalletEvent};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
@@ -18,6 +19,8 @@ use tracing::{error, warn};
 const PAYMENTS: Table = Table("payments.1");
 /// Address to `Bill`.
 const BILLS: Table = Table("bills.1");
+/// Id of a tree's root to `Allowance`.
+const ALLOWANCES: Table = Table("allowances.1");
 /// Rows read at once.
 const PAGE: usize = 1024;
 /// While the disk refuses, nothing is paid.
@@ -36,7 +39,7 @@ const NOTHING_SEEN: WalletEvent = WalletEvent::Seen { payments: Vec::new(), came
 /// All payments as they were last written down.
 pub(super) fn recall(store: &Store) -> Result<Vec<Row>, StoreError> {
     let mut found = Vec::new();
-    for table in [PAYMENTS, BILLS] {
+    for table in [PAYMENTS, BILLS, ALLOWANCES] {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = store.state().range(table, &[], after.as_deref(), PAGE)?;
@@ -57,6 +60,9 @@ fn row(table: Table, key: &[u8], value: &[u8]) -> Option<Row> {
     if table == PAYMENTS {
         let id = PaymentId(key.try_into().ok()?);
         Payment::from_bytes(id, value).ok().map(Row::Payment)
+    } else if table == ALLOWANCES {
+        let tree = ChunkId(key.try_into().ok()?);
+        Allowance::from_bytes(value).ok().map(|allowance| Row::Allowance(tree, allowance))
     } else {
         Bill::from_bytes(value).ok().map(Row::Bill)
     }
@@ -69,6 +75,7 @@ fn write(store: &Store, rows: &[Row], civil: u64) -> Result<(), StoreError> {
                 Row::Payment(payment) => (PAYMENTS, payment.id.0.to_vec()),
                 Row::NoPayment(id) => (PAYMENTS, id.0.to_vec()),
                 Row::Bill(bill) => (BILLS, bill.invoice.address.clone().into_bytes()),
+                Row::Allowance(tree, _) => (ALLOWANCES, tree.0.to_vec()),
                 Row::NoBill(address) => (BILLS, address.clone().into_bytes()),
             };
             let old = tx.value(table, &key)?.and_then(|value| row(table, &key, &value));
@@ -76,6 +83,10 @@ fn write(store: &Store, rows: &[Row], civil: u64) -> Result<(), StoreError> {
             match new {
                 Row::Payment(payment) => tx.put(table, &key, &payment.to_bytes())?,
                 Row::Bill(bill) => tx.put(table, &key, &bill.to_bytes())?,
+                Row::Allowance(_, allowance) if allowance.left > Sat(0) => {
+                    tx.put(table, &key, &allowance.to_bytes())?
+                }
+                Row::Allowance(..) => _ = tx.delete(table, &key)?,
                 Row::NoPayment(_) | Row::NoBill(_) => _ = tx.delete(table, &key)?,
             }
         }

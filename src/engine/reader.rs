@@ -6,6 +6,7 @@ use super::error::ReadError;
 use super::fetcher::Fetcher;
 use super::node_cache::{CachedNode, NodeCache};
 use super::packs::Packs;
+use crate::base::digest::ChunkId;
 use crate::base::limit::{MANIFEST_DEPTH_MAX, TREE_DEPTH_MAX};
 use crate::base::peer::Contact;
 use crate::base::sync::lock;
@@ -26,13 +27,23 @@ use tokio::time::Instant;
 const SOUGHT: usize = 64;
 
 /// What all parts of one opened tree share: who delivered its chunks lately, and which packs are being read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tree {
+    /// The chunk that its reference names.
+    root: ChunkId,
     likely: Mutex<Vec<Contact>>,
     packs: Mutex<Packs>,
 }
 
 impl Tree {
+    pub(super) fn new(root: ChunkId) -> Tree {
+        Tree { root, likely: Mutex::default(), packs: Mutex::default() }
+    }
+
+    pub(super) fn root(&self) -> ChunkId {
+        self.root
+    }
+
     pub(super) fn likely(&self) -> Vec<Contact> {
         lock(&self.likely).clone()
     }
@@ -137,7 +148,7 @@ impl Reader {
     /// Opens what a reference points to.
     pub async fn resolve(&self, reference: &RootRef, deadline: Duration) -> Result<TreeNode, ReadError> {
         let until = Instant::now() + deadline;
-        let tree = Arc::new(Tree::default());
+        let tree = Arc::new(Tree::new(reference.node.id));
         match reference.kind {
             Kind::Directory => {
                 self.directory_node(&tree, &reference.node, Urgency::Reader, until).await?;

@@ -16,7 +16,7 @@ use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
-use super::status::{KeptStatus, MountStatus, PeerStatus, Status, StoreStatus};
+use super::status::{AllowanceStatus, KeptStatus, MountStatus, PeerStatus, Status, StoreStatus};
 use super::swarm::Swarm;
 use super::timetable::Timetable;
 use super::writer::Writer;
@@ -294,8 +294,8 @@ impl Engine {
     /// One screen of health of a node that is mounted there.
     pub async fn status(&self, mounted: MountStatus) -> Status {
         let inner = &self.inner;
-        let known = inner.swarm.inspect(|node| (node.stats(), node.rank(), node.pays())).await;
-        let (stats, rank, spending) = known.unwrap_or_default();
+        let known = inner.swarm.inspect(|node| (node.stats(), node.rank(), node.pays(), node.allowances())).await;
+        let (stats, rank, spending, allowed) = known.unwrap_or_default();
         let usage = inner.store.usage();
         // Before what is counted: what is sealed meanwhile counts as staged or as not kept yet.
         let staged = inner.writer.staged();
@@ -345,6 +345,7 @@ impl Engine {
             owed_by_us_msat: stats.credit.owed_by_us.0,
             rank,
             spending,
+            allowed: allowed.into_iter().map(AllowanceStatus::from).collect(),
         }
     }
 

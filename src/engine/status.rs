@@ -1,8 +1,9 @@
 //! What the node says of itself: for `tornet status`, `.tornet/status` and `tornet peers`.
 
+use crate::base::digest::ChunkId;
 use crate::base::path::PathText;
 use crate::ledger::Balance;
-use crate::wallet::{Payment, State};
+use crate::wallet::{Allowance, Payment, State};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -75,6 +76,9 @@ pub struct Status {
     pub rank: u8,
     /// Whether peers are paid, and pay.
     pub spending: bool,
+    /// What may be paid beyond the limits.
+    #[serde(default)]
+    pub allowed: Vec<AllowanceStatus>,
 }
 
 /// How things stand with one peer, in millisatoshi.
@@ -174,6 +178,27 @@ impl From<&Payment> for PaymentStatus {
             peers: payment.outputs.iter().map(|output| output.peer.to_string()).collect(),
             txid: outpoint.map(|outpoint| outpoint.txid.to_string()),
         }
+    }
+}
+
+/// What the user allowed beyond the limits of `[payments]` for one tree, as far as it is not used up.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct AllowanceStatus {
+    /// The id of the tree's root.
+    pub tree: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// How much, fees included.
+    pub given_sat: u64,
+    /// What of it is left.
+    pub left_sat: u64,
+}
+
+impl From<(ChunkId, Allowance)> for AllowanceStatus {
+    fn from((tree, allowance): (ChunkId, Allowance)) -> AllowanceStatus {
+        let (given_sat, left_sat) = (allowance.given.0, allowance.left.0);
+        AllowanceStatus { tree: tree.to_string(), time: allowance.at, given_sat, left_sat }
     }
 }
 

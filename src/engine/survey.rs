@@ -211,7 +211,7 @@ impl Engine {
 
     /// All groups of a tree as a verifier sees them: the stripes, and lone chunks.
     async fn groups_named(&self, reference: &VerifyRef, deadline: Duration) -> Result<Vec<Group>, ReadError> {
-        let (mut walk, tree) = (VerifyWalk::new(reference), Arc::new(Tree::default()));
+        let (mut walk, tree) = (VerifyWalk::new(reference), Arc::new(Tree::new(reference.node.id)));
         let mut groups = BTreeMap::new();
         while let Some(node) = walk.next() {
             // To fetch it takes its id and length; the key is not looked at.
@@ -252,7 +252,7 @@ impl Engine {
         let mut tries = PIN_TRIES;
         loop {
             progress.done.store(0, Ordering::Relaxed);
-            self.reader().hold(&groups, deadline, progress).await?;
+            self.reader().hold(label, &groups, deadline, progress).await?;
             // Kept, and shown as kept, once this returns. Somebody may have unpinned it meanwhile.
             self.mark_pinned(label, &groups).await?;
             let all = ids.clone();

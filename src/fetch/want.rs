@@ -5,6 +5,7 @@ use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 use crate::wire::message::{CallFailure, Refusal};
+use std::collections::BTreeSet;
 
 /// Names a want until it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +67,15 @@ pub struct WantFailure {
     pub found: u8,
     /// k.
     pub needed: u8,
+}
+
+impl WantFailure {
+    /// The peers that have some of it and give no more on credit.
+    pub fn short_of_credit(&self) -> BTreeSet<PeerId> {
+        let refuses = |failure: &CallFailure| matches!(failure, CallFailure::Refused(Refusal::CreditLimit { .. }));
+        let tried = self.missing.iter().flat_map(|(_, tried)| tried);
+        tried.filter(|(_, failure)| refuses(failure)).map(|(peer, _)| *peer).collect()
+    }
 }
 
 /// Class of a failed want.

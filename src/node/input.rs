@@ -151,12 +151,19 @@ pub enum Command {
         /// How much.
         amount: Option<Sat>,
     },
-    /// So much may be paid to these peers beyond the limits, once.
+    /// So much may be paid beyond the limits, once, to peers that refuse a read of a tree.
     Allow {
-        /// Whom.
-        peers: BTreeSet<PeerId>,
+        /// The id of its root.
+        tree: ChunkId,
         /// How much to all of them together, fees included.
         amount: Sat,
+    },
+    /// A read of a tree failed because these peers refused it on credit.
+    Lacked {
+        /// The id of its root.
+        tree: ChunkId,
+        /// Who.
+        peers: BTreeSet<PeerId>,
     },
     /// No more bytes a second are sent of chunks from now on; `None`: as many as the line carries.
     Upload(Option<u64>),

@@ -3,10 +3,11 @@
 use super::Node;
 use super::calls::Purpose;
 use super::effect::Effect;
+use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::ledger::{CreditConfig, Payments};
-use crate::wallet::{Blocked, Order, PayConfig, Payment as Paying, Service, Sums, WalletAction};
+use crate::wallet::{Allowance, Blocked, Order, PayConfig, Payment as Paying, Service, Sums, WalletAction};
 use crate::wire::message::{CallFailure, Price, Refusal, Request, Response};
 use crate::wire::payment::Payment;
 use std::time::Duration;
@@ -115,6 +116,21 @@ impl Node {
     /// What keeps debts from being paid.
     pub fn blocked(&self) -> Vec<Blocked> {
         self.wallet.blocked()
+    }
+
+    /// The same for peers that refused a read of this tree.
+    pub fn blocked_for(&self, tree: &ChunkId) -> Vec<Blocked> {
+        self.wallet.blocked_for(tree)
+    }
+
+    /// What is left of what the user allowed beyond the limits for a tree, and whether that is on disk.
+    pub fn allowance(&self, tree: &ChunkId) -> Option<(Allowance, bool)> {
+        self.wallet.allowance(tree)
+    }
+
+    /// All that is allowed beyond the limits and not used up.
+    pub fn allowances(&self) -> Vec<(ChunkId, Allowance)> {
+        self.wallet.allowances()
     }
 
     /// Why payments do not go on.

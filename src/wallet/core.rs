@@ -1,11 +1,13 @@
 //! All payments in both directions as one machine: what is owed becomes a payment, step by step, each on disk before the next.
 
+use super::allowance::{Allowance, Allowances};
 use super::bill::{Bill, Came};
 use super::cap::{Caps, PayConfig};
 use super::payment::{Payment, PaymentId, Report, State};
 use super::policy::Blocked;
 use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
+use crate::base::digest::ChunkId;
 use crate::base::limit::INVOICES_MAX;
 use crate::base::peer::PeerId;
 use crate::base::random::Random;
@@ -48,6 +50,8 @@ pub enum Row {
     Payment(Payment),
     /// What a peer was asked to pay, under its address.
     Bill(Bill),
+    /// What is allowed beyond the limits for a tree, under its root's id; nothing left of it: it is forgotten.
+    Allowance(ChunkId, Allowance),
     /// This payment was given up before anybody saw it, and is forgotten.
     NoPayment(PaymentId),
     /// The invoice at this address was never paid, and is forgotten.
@@ -180,6 +184,8 @@ pub(super) enum Doing {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RowKey {
+    // Before the payments, in one batch as well: what was used of it is never used again.
+    Allowance(ChunkId),
     Payment(PaymentId),
     Bill(String),
 }
@@ -204,8 +210,8 @@ pub struct Wallet {
     pub(super) wishes: BTreeMap<PeerId, Wish>,
     /// Creditors that refused us, and when.
     pub(super) refused: BTreeMap<PeerId, Instant>,
-    /// To whom the user allowed payments beyond the limits, and how much is left of that.
-    pub(super) allowed: (BTreeSet<PeerId>, Sat),
+    /// What the user allowed beyond the limits.
+    pub(super) allowed: Allowances,
     pub(super) blocked: BTreeMap<PeerId, Blocked>,
     pub(super) trouble: Option<String>,
     pub(super) bills: BTreeMap<String, Bill>,
@@ -249,7 +255,7 @@ impl Wallet {
             asked: BTreeMap::new(),
             wishes: BTreeMap::new(),
             refused: BTreeMap::new(),
-            allowed: (BTreeSet::new(), Sat(0)),
+            allowed: Allowances::default(),
             blocked: BTreeMap::new(),
             trouble: None,
             bills: BTreeMap::new(),
@@ -285,6 +291,7 @@ impl Wallet {
                     }
                     this.bills.insert(bill.invoice.address.clone(), bill);
                 }
+                Row::Allowance(tree, allowance) => _ = this.allowed.insert(tree, allowance),
                 Row::NoPayment(_) | Row::NoBill(_) => {}
             }
         }
@@ -417,11 +424,43 @@ impl Wallet {
         }
     }
 
-    /// The user allows so much to be paid to these peers beyond the limits, fees included, once: all of them together. It replaces
-    /// what was allowed before, and is forgotten with a restart.
-    pub fn allow(&mut self, now: Instant, peers: BTreeSet<PeerId>, amount: Sat) {
-        self.allowed = (peers, amount);
-        self.plan_at = Some(now);
+    /// The user allows so much to be paid beyond the limits, fees included, once, to peers that refuse a read of this tree: all of them
+    /// together. It replaces what was allowed for it before. `allowance` tells when it is on disk.
+    pub fn allow(&mut self, now: Instant, tree: ChunkId, amount: Sat) {
+        let allowance = Allowance { at: self.civil(now).unwrap_or(0), given: amount, left: amount };
+        let (dirty, saving) = (&self.dirty, self.saving.as_ref());
+        let written = |key: &RowKey| !dirty.contains(key) && !saving.is_some_and(|saving| saving.contains(key));
+        self.allowed.forget_used(|tree| written(&RowKey::Allowance(*tree)));
+        if self.allowed.insert(tree, allowance) {
+            self.dirty.insert(RowKey::Allowance(tree));
+            self.plan_at = Some(now);
+        }
+    }
+
+    /// What is left of what was allowed for a tree, and whether that is on disk.
+    pub fn allowance(&self, tree: &ChunkId) -> Option<(Allowance, bool)> {
+        self.allowed.get(tree).map(|allowance| (*allowance, self.is_clean(&RowKey::Allowance(*tree))))
+    }
+
+    /// All that is allowed and not used up.
+    pub fn allowances(&self) -> Vec<(ChunkId, Allowance)> {
+        self.allowed.list()
+    }
+
+    /// A read of this tree failed because these peers refused it on credit.
+    pub fn lacked(&mut self, now: Instant, tree: ChunkId, peers: &BTreeSet<PeerId>) {
+        if !self.config.enabled {
+            return;
+        }
+        self.allowed.note(now, tree, peers);
+        if self.allowed.get(&tree).is_some() && peers.iter().any(|peer| self.asked.contains_key(peer)) {
+            self.plan_at = Some(self.plan_at.map_or(now, |planned| planned.min(now)));
+        }
+    }
+
+    /// What keeps peers from being paid that refused a read of this tree.
+    pub fn blocked_for(&self, tree: &ChunkId) -> Vec<Blocked> {
+        self.blocked.values().filter(|blocked| self.allowed.has_refused(tree, &blocked.peer)).copied().collect()
     }
 
     pub(super) fn is_clean(&self, key: &RowKey) -> bool {

@@ -2,7 +2,7 @@
 
 use super::core::{Doing, Order, Refused, Row, RowKey, Service, Wallet, WalletAction};
 use super::payment::{Payment, PaymentId, Report, State};
-use super::policy::{Due, plan, share};
+use super::policy::{Due, plan};
 use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
 use crate::base::peer::PeerId;
@@ -98,7 +98,7 @@ impl Wallet {
                 continue;
             }
             let ordered = wish.map(|wish| wish.amount.unwrap_or(Sat::covering(owed)));
-            let allowed = self.allowed.0.contains(peer);
+            let allowed = self.allowed.of(now, peer);
             // In advance only whom we asked for service: whoever likes could ask for money.
             let prepay = if self.refused.contains_key(peer) { self.config.prepay } else { Sat(0) };
             if ordered.is_some() || owed > Msat::ZERO || prepay > Sat(0) {
@@ -106,7 +106,7 @@ impl Wallet {
                 dues.push(Due { peer, owed, prepay, price, invoice, ordered, allowed });
             }
         }
-        let (plan, blocked) = plan(&self.config, &self.caps, civil, fee_rate, dues, self.allowed.1);
+        let (plan, blocked) = plan(&self.config, &self.caps, civil, fee_rate, dues, self.allowed.pools());
         self.blocked.clear();
         for this in blocked {
             self.blocked.insert(this.peer, this);
@@ -119,11 +119,14 @@ impl Wallet {
         for output in &plan.outputs {
             self.asked.remove(&output.peer);
             self.changed.insert(output.peer);
-            let fee = share(output.allowed, self.config.fee_share_max);
-            let spent = output.allowed.0.saturating_add(fee.0);
-            self.allowed.1 = Sat(self.allowed.1.0.saturating_sub(spent));
             if let Some(wish) = self.wishes.get_mut(&output.peer) {
                 wish.outcome = Order::Paying(id);
+            }
+        }
+        // With the payment's row, or before it.
+        for (tree, left) in plan.pools {
+            if self.allowed.use_up(&tree, left) {
+                self.dirty.insert(RowKey::Allowance(tree));
             }
         }
         let payment = Payment {
@@ -164,6 +167,9 @@ impl Wallet {
         for key in &keys {
             self.dirty.remove(key);
             match key {
+                RowKey::Allowance(tree) => {
+                    rows.extend(self.allowed.get(tree).map(|allowance| Row::Allowance(*tree, *allowance)));
+                }
                 RowKey::Payment(id) => rows.extend(self.payments.get(id).cloned().map(Row::Payment)),
                 RowKey::Bill(address) => rows.extend(self.bills.get(address).cloned().map(Row::Bill)),
             }
@@ -184,6 +190,7 @@ impl Wallet {
         }
         for key in keys {
             match key {
+                RowKey::Allowance(_) => {}
                 RowKey::Payment(id) => self.notify(id, None),
                 RowKey::Bill(address) => {
                     if let Some(peer) = self.bills.get(&address).map(|bill| bill.peer) {

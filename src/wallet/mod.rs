@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::float_arithmetic))]
 
+mod allowance;
 mod bill;
 mod cap;
 mod core;
@@ -15,6 +16,7 @@ mod receive;
 #[cfg(test)]
 mod tests;
 
+pub use allowance::Allowance;
 pub use bill::{Bill, Came};
 pub use cap::{Caps, Limit, PayConfig};
 pub use core::{Order, Refused, Row, Service, Sums, Wallet, WalletAction, WalletEvent};

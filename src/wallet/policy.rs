@@ -4,9 +4,11 @@ use super::cap::{Caps, Limit, PayConfig};
 use super::payment::Output;
 use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
+use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::base::units::FeeRate;
 use crate::wire::payment::Invoice;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Creditors paid in one transaction.
@@ -30,8 +32,8 @@ pub struct Due {
     pub invoice: Invoice,
     /// The user asked for a payment of so much.
     pub ordered: Option<Sat>,
-    /// May be paid beyond the limits, out of what the user allowed.
-    pub allowed: bool,
+    /// May be paid beyond the limits, out of what the user allowed for these trees.
+    pub allowed: Vec<ChunkId>,
 }
 
 impl Due {
@@ -89,6 +91,8 @@ pub(super) struct Plan {
     /// Of the fee cap, what counts towards the limits.
     pub(super) fee_charged: Sat,
     pub(super) fee_rate: FeeRate,
+    /// What is left then of what the user allowed.
+    pub(super) pools: BTreeMap<ChunkId, Sat>,
 }
 
 pub(super) fn share(amount: Sat, percent: u8) -> Sat {
@@ -121,7 +125,7 @@ pub(super) fn plan(
     civil: u64,
     fee_rate: FeeRate,
     mut dues: Vec<Due>,
-    mut pool: Sat,
+    mut pools: BTreeMap<ChunkId, Sat>,
 ) -> (Option<Plan>, Vec<Blocked>) {
     let mut blocked = Vec::new();
     dues.sort_by_key(|due| (due.ordered.is_none(), std::cmp::Reverse(due.owed), due.peer));
@@ -156,8 +160,9 @@ pub(super) fn plan(
         ];
         let narrowest = rooms.into_iter().min_by_key(|(_, room)| *room).unwrap_or((Limit::Day, Sat(0)));
         let within = wanted.min(narrowest.1);
-        let pool_left = if due.allowed { before_fee(pool, percent) } else { Sat(0) };
-        let allowed = left(wanted, within).min(pool_left);
+        let pool = due.allowed.iter().filter_map(|tree| pools.get(tree));
+        let pool = pool.fold(Sat(0), |sum, left| Sat(sum.0.saturating_add(left.0)));
+        let allowed = left(wanted, within).min(before_fee(pool, percent));
         let value = Sat(within.0.saturating_add(allowed.0));
         if value < wanted {
             let stop = stop(narrowest.0, narrowest.1);
@@ -169,7 +174,12 @@ pub(super) fn plan(
         if value < least || outputs.len() >= OUTPUTS_MAX {
             continue;
         }
-        pool = left(pool, Sat(allowed.0.saturating_add(share(allowed, percent).0)));
+        let mut spent = Sat(allowed.0.saturating_add(share(allowed, percent).0));
+        for tree in &due.allowed {
+            let Some(pool) = pools.get_mut(tree) else { continue };
+            let part = spent.min(*pool);
+            (*pool, spent) = (left(*pool, part), left(spent, part));
+        }
         (total, charged) = (Sat(total.0.saturating_add(value.0)), Sat(charged.0.saturating_add(within.0)));
         outputs.push(Output { peer: due.peer, value, allowed, invoice: due.invoice, outpoint: None });
     }
@@ -190,7 +200,7 @@ pub(super) fn plan(
         return (None, blocked);
     }
     let fee_charged = share(charged, percent);
-    (Some(Plan { outputs, fee_cap, fee_charged, fee_rate }), blocked)
+    (Some(Plan { outputs, fee_cap, fee_charged, fee_rate, pools }), blocked)
 }
 
 #[cfg(test)]
@@ -213,13 +223,13 @@ mod tests {
             signature: [0; 64],
         };
         let (owed, price) = (Msat(sat * 1000), Some(Msat(10_000)));
-        Due { peer: PeerId([name; 32]), owed, prepay: Sat(0), price, invoice, ordered: None, allowed: false }
+        Due { peer: PeerId([name; 32]), owed, prepay: Sat(0), price, invoice, ordered: None, allowed: Vec::new() }
     }
 
     type Planned = (Vec<(u8, u64)>, Vec<(u8, Limit)>);
 
     fn planned(config: &PayConfig, caps: &Caps, dues: Vec<Due>) -> Planned {
-        let (plan, blocked) = plan(config, caps, NOW, FeeRate(1_000), dues, Sat(0));
+        let (plan, blocked) = plan(config, caps, NOW, FeeRate(1_000), dues, BTreeMap::new());
         let outputs = plan.map(|plan| plan.outputs).unwrap_or_default();
         let outputs = outputs.into_iter().map(|output| (output.peer.0[0], output.value.0)).collect();
         (outputs, blocked.into_iter().map(|blocked| (blocked.peer.0[0], blocked.limit)).collect())
@@ -251,7 +261,8 @@ mod tests {
         assert_eq!(with(config, vec![dear]), (vec![], vec![(1, Limit::Price)]));
         let share = PayConfig { fee_share_max: 2, ..config };
         assert_eq!(with(share, vec![due(1, 5_000)]), (vec![], vec![(1, Limit::FeeShare)]));
-        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(20_001), vec![due(1, 5_000)], Sat(0));
+        let dues = vec![due(1, 5_000)];
+        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(20_001), dues, BTreeMap::new());
         assert!(plan.is_none());
         let (peer, limit) = (PeerId([1; 32]), Limit::FeeRate);
         assert_eq!(blocked, [Blocked { peer, limit, wanted: 20_001, left: 20_000, remedy: Remedy::Wait }]);
@@ -269,9 +280,13 @@ mod tests {
     #[test]
     fn what_is_allowed_goes_beyond_every_limit_but_counts_towards_none() {
         let config = PayConfig { peer_day_max: Sat(4_000), ..PayConfig::default() };
-        let due = Due { allowed: true, ..due(1, 7_000) };
-        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(1_000), vec![due], Sat(2_100));
+        let tree = |byte: u8| ChunkId([byte; 32]);
+        let pools = BTreeMap::from([(tree(1), Sat(2_000)), (tree(2), Sat(9_000)), (tree(3), Sat(100))]);
+        let due = Due { allowed: vec![tree(1), tree(3)], ..due(1, 7_000) };
+        let (plan, blocked) = plan(&config, &Caps::default(), NOW, FeeRate(1_000), vec![due], pools);
         let plan = plan.unwrap();
+        let left: Vec<u64> = plan.pools.values().map(|left| left.0).collect();
+        assert_eq!(left, [0, 9_000, 0], "what was allowed for other trees stays");
         assert_eq!((plan.outputs[0].value, plan.outputs[0].allowed), (Sat(6_000), Sat(2_000)));
         assert_eq!((plan.fee_cap, plan.fee_charged), (Sat(300), Sat(200)));
         assert_eq!(blocked[0].limit, Limit::PeerDay);
@@ -289,8 +304,12 @@ mod tests {
             (PayConfig { fee_share_max: 3, ..usual }, Limit::FeeShare),
         ];
         for (config, limit) in cases {
-            let due = Due { allowed: true, ..due(1, 5_000) };
-            let planned = |due: Due, pool: Sat| plan(&config, &Caps::default(), NOW, FeeRate(1_000), vec![due], pool);
+            let tree = ChunkId([1; 32]);
+            let due = Due { allowed: vec![tree], ..due(1, 5_000) };
+            let planned = |due: Due, pool: Sat| {
+                let pools = BTreeMap::from([(tree, pool)]);
+                plan(&config, &Caps::default(), NOW, FeeRate(1_000), vec![due], pools)
+            };
             let (_, blocked) = planned(due.clone(), Sat(0));
             assert_eq!(blocked.iter().map(|blocked| blocked.limit).collect::<Vec<_>>(), [limit]);
             let (again, blocked) = match blocked[0].remedy {

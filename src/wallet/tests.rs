@@ -96,6 +96,41 @@ fn two_debts_are_settled_by_one_transaction() {
 }
 
 #[test]
+fn what_is_allowed_for_a_tree_pays_those_that_refused_it_once_and_also_after_a_restart() {
+    let mut world = World::new();
+    // More than a day allows.
+    for creditor in 1..3 {
+        world.serve(creditor, 25_000);
+    }
+    world.rest();
+    let (first, second) = (world.sent_to(1), world.sent_to(2));
+    assert_eq!(first + second, 28_571, "30,000 with five percent");
+    world.act(&Step::Allow { creditor: 1, sat: 6_300 });
+    world.rest();
+    world.act(&Step::Lack { creditor: 2 });
+    world.serve(1, 0);
+    world.serve(2, 0);
+    world.rest();
+    assert_eq!((world.sent_to(1), world.sent_to(2)), (first, second), "nobody refused that tree");
+    let before = world.parties[0].wallet.allowances();
+    assert_eq!(before.len(), 1);
+    world.act(&Step::Crash { party: 0, written: false });
+    assert_eq!(world.parties[0].wallet.allowances(), before);
+    world.act(&Step::Lack { creditor: 1 });
+    world.serve(1, 0);
+    world.serve(2, 0);
+    world.rest();
+    world.check(false);
+    assert_eq!((world.sent_to(1), world.sent_to(2)), (first + 6_000, second));
+    assert_eq!(world.parties[0].wallet.allowances(), []);
+    world.act(&Step::Crash { party: 0, written: false });
+    world.act(&Step::Lack { creditor: 1 });
+    world.serve(1, 0);
+    world.rest();
+    assert_eq!((world.sent_to(1), world.parties[0].wallet.allowances()), (first + 6_000, vec![]), "used up");
+}
+
+#[test]
 fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advance_once() {
     let service = |_: &PeerId| Service::default();
     let mut wallet = Wallet::new(PayConfig { prepay: Sat(4_000), ..config() }, 1, Vec::new());

@@ -3,6 +3,7 @@
 use super::super::*;
 use crate::base::amount::Msat;
 use crate::base::bitcoin::{BitcoinNetwork, Outpoint, Sat, Txid};
+use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::base::units::FeeRate;
@@ -26,6 +27,11 @@ pub(super) fn config() -> PayConfig {
     }
 }
 
+/// What is read of one creditor alone.
+pub(super) fn tree(creditor: usize) -> ChunkId {
+    ChunkId([creditor as u8; 32])
+}
+
 pub(super) fn name(party: usize) -> PeerId {
     PeerId([party as u8 + 1; 32])
 }
@@ -42,12 +48,22 @@ enum Note {
 #[derive(Debug, Clone)]
 pub(super) struct Intent {
     outputs: Vec<(PeerId, String, Sat)>,
+    /// Of each of them, what the user allowed beyond the limits.
+    allowed: Vec<u64>,
     fee_cap: Sat,
     /// Each transaction signed for it: its name, its fee, whether it takes the payment back. All spend the same coin.
     versions: Vec<(Txid, Sat, bool)>,
     /// When it was first sent.
     pub(super) sent: Option<u64>,
     void: bool,
+}
+
+impl Intent {
+    /// The most that leaves for it beyond the limits.
+    fn beyond(&self) -> u64 {
+        let allowed: u64 = self.allowed.iter().sum();
+        allowed + (allowed * u64::from(config().fee_share_max)).div_ceil(100)
+    }
 }
 
 pub(super) struct Party {
@@ -63,6 +79,8 @@ pub(super) struct World {
     pub(super) parties: Vec<Party>,
     /// Worth of what each creditor provided to the debtor, in msat.
     pub(super) served: [u64; 3],
+    /// What the user allowed beyond the limits, ever, for what is read of each creditor.
+    given: [u64; 3],
     notes: Vec<(usize, usize, Note)>,
     pub(super) intents: BTreeMap<PaymentId, Intent>,
     mempool: BTreeSet<Txid>,
@@ -75,6 +93,7 @@ fn key(row: &Row) -> String {
     match row {
         Row::Payment(payment) => format!("p{}", payment.id),
         Row::Bill(bill) => format!("b{}", bill.invoice.address),
+        Row::Allowance(tree, _) => format!("a{tree}"),
         Row::NoPayment(id) => format!("p{id}"),
         Row::NoBill(address) => format!("b{address}"),
     }
@@ -93,6 +112,7 @@ impl World {
         let mut world = World {
             parties: (0..3).map(party).collect(),
             served: [0; 3],
+            given: [0; 3],
             notes: Vec::new(),
             intents: BTreeMap::new(),
             mempool: BTreeSet::new(),
@@ -206,6 +226,7 @@ impl World {
                 assert!(fee <= payment.fee_cap);
                 self.intents.entry(id).or_insert_with(|| Intent {
                     outputs: payment.outputs.iter().map(|o| (o.peer, o.invoice.address.clone(), o.value)).collect(),
+                    allowed: payment.outputs.iter().map(|o| o.allowed.0).collect(),
                     fee_cap: payment.fee_cap,
                     versions: vec![(txid, fee, false)],
                     sent: None,
@@ -321,6 +342,11 @@ impl World {
                     disk.insert(key, Row::Payment(back));
                 }
                 Row::Bill(bill) => _ = disk.insert(key, Row::Bill(Bill::from_bytes(&bill.to_bytes()).unwrap())),
+                Row::Allowance(_, Allowance { left: Sat(0), .. }) => _ = disk.remove(&key),
+                Row::Allowance(tree, allowance) => {
+                    let back = Allowance::from_bytes(&allowance.to_bytes()).unwrap();
+                    disk.insert(key, Row::Allowance(tree, back));
+                }
                 Row::NoPayment(_) | Row::NoBill(_) => _ = disk.remove(&key),
             }
         }
@@ -366,7 +392,14 @@ impl World {
         }
         this.events.clear();
         self.next += 1;
+        let promised: Vec<_> = (1..3).map(|creditor| this.wallet.allowance(&tree(creditor))).collect();
         this.wallet = Wallet::new(config(), self.next, this.disk.values().cloned().collect());
+        for (promised, creditor) in promised.into_iter().zip(1..3) {
+            if let Some((promised, true)) = promised {
+                let kept = this.wallet.allowance(&tree(creditor)).map(|(kept, _)| kept);
+                assert_eq!(kept, Some(promised).filter(|promised| promised.left > Sat(0)), "what was allowed durably");
+            }
+        }
         this.sums.clear();
         self.clock(party);
         for other in (0..3).filter(|other| *other != party) {
@@ -379,6 +412,13 @@ impl World {
         match *step {
             Step::Serve { creditor, sat } => self.serve(creditor, sat),
             Step::Pay { creditor, sat } => self.parties[0].wallet.order(self.now, name(creditor), sat.map(Sat)),
+            Step::Allow { creditor, sat } => {
+                self.given[creditor] += sat;
+                self.parties[0].wallet.allow(self.now, tree(creditor), Sat(sat));
+            }
+            Step::Lack { creditor } => {
+                self.parties[0].wallet.lacked(self.now, tree(creditor), &BTreeSet::from([name(creditor)]));
+            }
             Step::Pump { party } => self.pump(party),
             Step::Work { party, place } => self.work(party, place),
             Step::Event { party } => self.event(party),
@@ -435,6 +475,14 @@ impl World {
         outputs.filter(|(peer, _, _)| *peer == name(creditor)).map(|(_, _, value)| value.0).sum()
     }
 
+    /// What of it is, fees included, beyond the limits.
+    pub(super) fn beyond(&self, creditor: usize) -> u64 {
+        let live = self.intents.iter().filter(|(id, _)| !matches!(self.report(id), Report::Void { .. }));
+        let outputs = live.flat_map(|(_, intent)| intent.outputs.iter().zip(&intent.allowed));
+        let its = outputs.filter(|(output, _)| output.0 == name(creditor));
+        its.map(|(_, allowed)| allowed + allowed * u64::from(config().fee_share_max) / 100).sum()
+    }
+
     /// What blocks hold of it.
     pub(super) fn mined_to(&self, creditor: usize) -> u64 {
         let live = self.intents.iter().filter(|(id, _)| matches!(self.report(id), Report::Confirmed { .. }));
@@ -452,9 +500,11 @@ impl World {
             .collect();
         for intent in &live {
             let Some(at) = intent.sent else { continue };
+            // Beside what was allowed, and the fee for that.
             let sum = |intent: &Intent| {
                 let fee = intent.versions.iter().filter(|version| !version.2).map(|version| version.1.0).max().unwrap();
-                intent.outputs.iter().map(|output| output.2.0).sum::<u64>() + fee
+                let all = intent.outputs.iter().map(|output| output.2.0).sum::<u64>() + fee;
+                all.saturating_sub(intent.beyond())
             };
             assert!(sum(intent) <= config.payment_max.0, "one payment of {}", sum(intent));
             // Every day that begins with a payment.
@@ -462,12 +512,15 @@ impl World {
             let total: u64 = day.clone().map(|intent| sum(intent)).sum();
             assert!(total <= config.day_max.0, "{total} in a day");
             for creditor in 1..3 {
-                let outputs = day.clone().flat_map(|intent| &intent.outputs);
-                let its: u64 = outputs.filter(|output| output.0 == name(creditor)).map(|output| output.2.0).sum();
+                let outputs = day.clone().flat_map(|intent| intent.outputs.iter().zip(&intent.allowed));
+                let outputs = outputs.filter(|(output, _)| output.0 == name(creditor));
+                let its: u64 = outputs.map(|(output, allowed)| output.2.0 - allowed).sum();
                 assert!(its <= config.peer_day_max.0, "{its} to {creditor} in a day");
             }
         }
         for creditor in 1..3 {
+            let beyond = self.beyond(creditor);
+            assert!(beyond <= self.given[creditor], "{beyond} beyond the limits to {creditor}");
             if !orders {
                 let (sent, owed) = (self.sent_to(creditor), self.served[creditor].div_ceil(1000));
                 assert!(sent <= owed, "{sent} sent for {owed} owed to {creditor}");
@@ -480,6 +533,8 @@ impl World {
 pub(super) enum Step {
     Serve { creditor: usize, sat: u64 },
     Pay { creditor: usize, sat: Option<u64> },
+    Allow { creditor: usize, sat: u64 },
+    Lack { creditor: usize },
     Pump { party: usize },
     Work { party: usize, place: usize },
     Event { party: usize },
@@ -499,6 +554,8 @@ pub(super) fn steps(orders: bool) -> impl Strategy<Value = Vec<Step>> {
         4 => (1usize..3, 500u64..9_000).prop_map(|(creditor, sat)| Step::Serve { creditor, sat }),
         order => (1usize..3, proptest::option::of(1_000u64..30_000))
             .prop_map(move |(creditor, sat)| Step::Pay { creditor, sat: sat.filter(|_| orders) }),
+        1 => (1usize..3, 0u64..12_000).prop_map(|(creditor, sat)| Step::Allow { creditor, sat }),
+        2 => (1usize..3).prop_map(|creditor| Step::Lack { creditor }),
         12 => (0usize..3).prop_map(|party| Step::Pump { party }),
         12 => (0usize..3, 0usize..3).prop_map(|(party, place)| Step::Work { party, place }),
         12 => (0usize..3).prop_map(|party| Step::Event { party }),
