@@ -355,3 +355,51 @@ fn what_is_allowed_is_for_its_reference_and_outlives_a_kill() {
 fn sat_of(entry: &Value, field: &str) -> u64 {
     entry[field].as_u64().unwrap() / 1000
 }
+
+// Who may pay is asked to before it is refused.
+
+#[test]
+fn heavy_reader_pays_before_it_is_refused() {
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let settings = |name: &str, base: &str| {
+        let (payments, _) = payments(&lab, name, &filters(&bitcoin));
+        // Four MiB on credit are 15,624 sat.
+        let credit = CREDIT.replace("1 MiB", "4 MiB");
+        format!(
+            "{base}\n{credit}\n{payments}enabled = true\nmax_price = \"4000000 sat/GiB\"\nfee_share_max = \"20 %\"\n"
+        )
+    };
+    let seller = Plan::new("seller").config(&settings("seller", CONFIG)).start(&lab);
+    let buyer = Plan::new("buyer").config(&settings("buyer", READER)).knows(&seller).start(&lab);
+    works(&seller, &["setup", "--unconfirmed"], "");
+    works(&buyer, &["setup", "--unconfirmed"], "");
+    synced(&seller);
+    synced(&buyer);
+    for _ in 0..2 {
+        bitcoin.pay(&works(&buyer, &["address"], ""), 40_000);
+    }
+    bitcoin.mine(1);
+    has(&buyer, 80_000);
+    let get = |number: u64, bytes: usize| {
+        let (path, out) = (lab.path(format!("film{number}")), lab.path(format!("out{number}")));
+        fs::write(&path, noise(400 + number, bytes)).unwrap();
+        let reference = seller.publish(&path);
+        buyer.tornet(&["get", &reference, out.to_str().unwrap()]);
+        assert!(fs::read(out).unwrap() == noise(400 + number, bytes));
+    };
+    get(0, 2 << 20);
+    // Longer than a payment takes to be planned.
+    thread::sleep(Duration::from_secs(6));
+    assert!(rows(&buyer, "payments").is_empty(), "half of the line is not worth a payment");
+    get(1, 5 << 18);
+    until_within(LONG, "a payment that nobody's refusal made necessary", || {
+        (!rows(&buyer, "payments").is_empty()).then_some(())
+    });
+    until_within(LONG, "a payment that counts", || {
+        mine_waiting(&bitcoin);
+        rows(&seller, "balances").iter().any(|row| row["credited-msat"].as_u64() > Some(11_000_000)).then_some(())
+    });
+    // More than was left of the line.
+    get(2, 2 << 20);
+}

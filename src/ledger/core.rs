@@ -113,6 +113,23 @@ struct Hold {
     lent: Msat,
 }
 
+/// What a peer may be held to owe, what stands against that, and its line.
+struct Standing {
+    debt: Msat,
+    ours: Msat,
+    line: Msat,
+}
+
+fn standing(config: &CreditConfig, account: &Account, payments: Payments) -> Standing {
+    let ours = account.received.saturating_add(payments.credited);
+    let line = config.line(account.rank, ours).saturating_add(account.lent);
+    let against = config.held_against(account.disputed, account.acknowledged());
+    let debt = account.acknowledged().saturating_add(against).saturating_add(account.unacknowledged());
+    // What we are about to pay counts as if it were paid: it may be any moment.
+    let debt = debt.saturating_add(payments.paid).saturating_add(payments.pending);
+    Standing { debt, ours, line }
+}
+
 /// All accounts.
 #[derive(Debug)]
 pub struct Ledger {
@@ -213,12 +230,7 @@ impl Ledger {
         if !account.synced || !account.greeted {
             return Verdict::Wait;
         }
-        let ours = account.received.saturating_add(payments.credited);
-        let line = config.line(account.rank, ours).saturating_add(account.lent);
-        let against = config.held_against(account.disputed, account.acknowledged());
-        let debt = account.acknowledged().saturating_add(against).saturating_add(account.unacknowledged());
-        // What we are about to pay counts as if it were paid: it may be any moment.
-        let debt = debt.saturating_add(payments.paid).saturating_add(payments.pending);
+        let Standing { debt, ours, line } = standing(&config, account, payments);
         let short = debt.saturating_add(charge).over(ours).over(line);
         // More than a receipt can name is never provided: so no sum of an account overflows.
         let reach = account.reach().checked_add(charge).filter(|reach| *reach <= RECEIPT_AMOUNT_MAX);
@@ -241,6 +253,14 @@ impl Ledger {
         self.dirty.insert(peer);
         self.urgent |= urgent;
         if marked { Verdict::Held(charge) } else { Verdict::Wait }
+    }
+
+    /// What a peer owes, if that is so near to all that it may owe that it should pay before it is refused.
+    pub fn runs_short(&mut self, now: Instant, peer: &PeerId) -> Option<Msat> {
+        let (spare, payments) = (self.newcomers.left(now), self.paid(peer));
+        let Standing { debt, ours, line } = standing(&self.config, self.accounts.get(peer)?, payments);
+        let owed = debt.over(ours);
+        self.config.runs_short(owed, line.saturating_add(spare)).then_some(owed)
     }
 
     /// An answer was sent for so much of its hold (for nothing of it: the hold is void); `doubtful`: perhaps not all of that

@@ -28,6 +28,8 @@ pub struct CreditConfig {
 pub const PRICE_MAX_DEFAULT: Price = Price { per_gib: Msat(50_000), per_request: Msat(5) };
 /// A peer's line grows by this part of what it provided to us.
 const RECORD_SHARE: u64 = 8;
+/// When of all that a peer may owe less than this part is left, it is asked to pay: before it is refused.
+const RESERVE_SHARE: u64 = 4;
 /// Up to this part of what a peer acknowledged may go lost without being held against it: more than honest peers, which ask for
 /// 5 % twice and give one of both up, leave unacknowledged.
 const LOSS_SHARE: u64 = 16;
@@ -61,6 +63,11 @@ impl CreditConfig {
     pub(super) fn line(&self, rank: u8, received: Msat) -> Msat {
         let base = self.price.of(self.line_bytes).times(u64::from(rank));
         base.saturating_add(Msat(received.0.checked_div(RECORD_SHARE).unwrap_or(0)))
+    }
+
+    /// Whether who owes so much of all that it may owe should pay now.
+    pub(super) fn runs_short(&self, owed: Msat, most: Msat) -> bool {
+        owed > most.over(Msat(most.0.checked_div(RESERVE_SHARE).unwrap_or(0)))
     }
 
     /// How much of what a peer does not acknowledge is held against it.

@@ -93,6 +93,11 @@ impl Node {
                 return None;
             }
             Verdict::Held(charge) => {
+                // Whoever pays is asked to before he is refused.
+                let pays = self.wallet.pays();
+                if let Some(owed) = pays.then(|| self.credit.ledger.runs_short(now, &from)).flatten() {
+                    self.wallet.owing(now, from, owed, false);
+                }
                 self.give(now, from, request, charge);
                 return None;
             }

@@ -74,7 +74,7 @@ impl Node {
             Err(failure) => {
                 let failure = failure.clone();
                 if let CallFailure::Refused(Refusal::CreditLimit { .. }) = failure {
-                    self.wallet.refused(now, peer);
+                    self.wallet.sought(now, peer);
                 }
                 self.judge(now, peer, Some(&failure));
             }

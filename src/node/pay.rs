@@ -22,7 +22,12 @@ impl Node {
                 let owed = self.credit.ledger.owed_by(&from);
                 self.wallet.owing(now, from, owed, true)
             }
-            Payment::Invoice(invoice) => self.wallet.invoiced(now, from, invoice),
+            Payment::Invoice(invoice) => {
+                if self.fetch_calls.values().any(|(asked, _)| *asked == from) {
+                    self.wallet.sought(now, from);
+                }
+                self.wallet.invoiced(now, from, invoice)
+            }
             Payment::Notice(notice) => {
                 self.wallet.noticed(now, from, &notice);
                 true

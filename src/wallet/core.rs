@@ -208,8 +208,8 @@ pub struct Wallet {
     /// The newest invoice of each creditor.
     pub(super) asked: BTreeMap<PeerId, Invoice>,
     pub(super) wishes: BTreeMap<PeerId, Wish>,
-    /// Creditors that refused us, and when.
-    pub(super) refused: BTreeMap<PeerId, Instant>,
+    /// Creditors of which we want service, and when they last made a condition of being paid.
+    pub(super) sought: BTreeMap<PeerId, Instant>,
     /// What the user allowed beyond the limits.
     pub(super) allowed: Allowances,
     pub(super) blocked: BTreeMap<PeerId, Blocked>,
@@ -254,7 +254,7 @@ impl Wallet {
             bumped: BTreeMap::new(),
             asked: BTreeMap::new(),
             wishes: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            sought: BTreeMap::new(),
             allowed: Allowances::default(),
             blocked: BTreeMap::new(),
             trouble: None,
@@ -385,10 +385,11 @@ impl Wallet {
         }
     }
 
-    /// A peer refused us service on credit: what is paid to it may go beyond what is owed.
-    pub fn refused(&mut self, now: Instant, peer: PeerId) {
+    /// A peer of which we want service refused it on credit, or asks to be paid while it serves: what is paid to it may go beyond what is
+    /// owed.
+    pub fn sought(&mut self, now: Instant, peer: PeerId) {
         if self.config.enabled {
-            self.refused.insert(peer, now);
+            self.sought.insert(peer, now);
         }
     }
 

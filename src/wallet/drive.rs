@@ -22,8 +22,8 @@ const INVOICE_MARGIN: u64 = 600;
 const INVOICE_LATE: u64 = 86_400;
 /// A payment that no block holds gets a higher fee rate, if that would help, after so many seconds, and again.
 const BUMP_AFTER: u64 = 1_800;
-/// For so long after it refused us a peer is paid in advance, if the user wants that.
-const REFUSED_MAX: Duration = Duration::from_secs(600);
+/// For so long after we wanted its service, and it wanted money, a peer is paid in advance, if the user wants that.
+const SOUGHT_MAX: Duration = Duration::from_secs(600);
 /// After a payment that could not be made none is begun by itself for so long.
 const RESTS: Duration = Duration::from_secs(60);
 /// Rows written down at once.
@@ -84,7 +84,7 @@ impl Wallet {
             self.plan_at = Some(now.after(RETRY));
             return;
         }
-        self.refused.retain(|_, at| at.after(REFUSED_MAX) > now);
+        self.sought.retain(|_, at| at.after(SOUGHT_MAX) > now);
         let mut dues = Vec::new();
         for (peer, invoice) in &self.asked {
             let service = service(peer);
@@ -100,7 +100,7 @@ impl Wallet {
             let ordered = wish.map(|wish| wish.amount.unwrap_or(Sat::covering(owed)));
             let allowed = self.allowed.of(now, peer);
             // In advance only whom we asked for service: whoever likes could ask for money.
-            let prepay = if self.refused.contains_key(peer) { self.config.prepay } else { Sat(0) };
+            let prepay = if self.sought.contains_key(peer) { self.config.prepay } else { Sat(0) };
             if ordered.is_some() || owed > Msat::ZERO || prepay > Sat(0) {
                 let (peer, price, invoice) = (*peer, service.price, invoice.clone());
                 dues.push(Due { peer, owed, prepay, price, invoice, ordered, allowed });

@@ -96,6 +96,20 @@ fn two_debts_are_settled_by_one_transaction() {
 }
 
 #[test]
+fn who_is_asked_before_it_is_refused_pays_what_is_worth_a_payment() {
+    let mut world = World::new();
+    world.near(1, 4_000);
+    world.near(2, config().topup_min.0 - 2);
+    world.rest();
+    world.check(false);
+    settled(&world);
+    assert_eq!((world.mined_to(1), world.mined_to(2)), (4_001, 0));
+    world.near(2, 1);
+    world.rest();
+    assert_eq!(world.mined_to(2), config().topup_min.0);
+}
+
+#[test]
 fn what_is_allowed_for_a_tree_pays_those_that_refused_it_once_and_also_after_a_restart() {
     let mut world = World::new();
     // More than a day allows.
@@ -147,7 +161,7 @@ fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advanc
         false
     };
     assert!(!polled(&mut wallet, later.0));
-    wallet.refused(later, peer);
+    wallet.sought(later, peer);
     assert!(polled(&mut wallet, later.0 + 1));
     assert_eq!(wallet.sums(&peer).pending, Msat(4_000_000));
     wallet.invoiced(later, peer, invoice(2));

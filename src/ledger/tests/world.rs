@@ -151,9 +151,19 @@ impl World {
         let from = 1 - to;
         match self.sides[from].ledger.hold(self.now, hold, name(to), bytes, Msat(bytes)) {
             Verdict::Held(charge) => {
+                let account = self.balance(from);
+                let most = [account.acknowledged, account.unacknowledged, account.disputed];
+                let owed = most.into_iter().fold(Msat::ZERO, Msat::saturating_add).over(account.received);
+                let short = self.sides[from].ledger.runs_short(self.now, &name(to));
+                assert!(short.is_none() || owed.0 * 2 > account.line.0, "asked to pay {owed} of {}", account.line);
                 self.answers.push(Answer { from, hold, charge: charge.0, part: None, ended: (false, false) });
             }
-            Verdict::Line { .. } => self.refusals += 1,
+            Verdict::Line { line, .. } => {
+                // It was asked to pay before, unless it wants much at once.
+                let short = self.sides[from].ledger.runs_short(self.now, &name(to));
+                assert!(short.is_some() || bytes > line.0 / 4, "refused {bytes} without a word before");
+                self.refusals += 1;
+            }
             Verdict::Wait | Verdict::Free | Verdict::Price(_) => self.waits += 1,
         }
         self.tell_waiting();

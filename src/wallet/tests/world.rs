@@ -135,10 +135,15 @@ impl World {
 
     /// The debtor used a creditor's service, and was refused more.
     pub(super) fn serve(&mut self, creditor: usize, sat: u64) {
+        self.near(creditor, sat);
+        self.parties[0].wallet.sought(self.now, name(creditor));
+    }
+
+    /// The debtor used a creditor's service, and is asked to pay before it is refused more.
+    pub(super) fn near(&mut self, creditor: usize, sat: u64) {
         self.served[creditor] += sat * 1000 + 1;
         let owed = Msat(self.served[creditor]);
         self.parties[creditor].wallet.owing(self.now, name(0), owed, false);
-        self.parties[0].wallet.refused(self.now, name(creditor));
     }
 
     fn pump(&mut self, party: usize) {
@@ -411,6 +416,7 @@ impl World {
     pub(super) fn act(&mut self, step: &Step) {
         match *step {
             Step::Serve { creditor, sat } => self.serve(creditor, sat),
+            Step::Near { creditor, sat } => self.near(creditor, sat),
             Step::Pay { creditor, sat } => self.parties[0].wallet.order(self.now, name(creditor), sat.map(Sat)),
             Step::Allow { creditor, sat } => {
                 self.given[creditor] += sat;
@@ -532,6 +538,7 @@ impl World {
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Serve { creditor: usize, sat: u64 },
+    Near { creditor: usize, sat: u64 },
     Pay { creditor: usize, sat: Option<u64> },
     Allow { creditor: usize, sat: u64 },
     Lack { creditor: usize },
@@ -552,6 +559,7 @@ pub(super) fn steps(orders: bool) -> impl Strategy<Value = Vec<Step>> {
     let order = if orders { 2 } else { 1 };
     let step = prop_oneof![
         4 => (1usize..3, 500u64..9_000).prop_map(|(creditor, sat)| Step::Serve { creditor, sat }),
+        2 => (1usize..3, 500u64..9_000).prop_map(|(creditor, sat)| Step::Near { creditor, sat }),
         order => (1usize..3, proptest::option::of(1_000u64..30_000))
             .prop_map(move |(creditor, sat)| Step::Pay { creditor, sat: sat.filter(|_| orders) }),
         1 => (1usize..3, 0u64..12_000).prop_map(|(creditor, sat)| Step::Allow { creditor, sat }),
