@@ -38,12 +38,8 @@ pub(super) struct Timetable {
 impl Timetable {
     /// Begins with this week.
     pub(super) fn new(week: Week) -> Timetable {
-        let zone = zone().unwrap_or_else(|error| {
-            if week != Week::always(week.at(0)) {
-                warn!(%error, "the local time zone is not known: the schedule of the upload goes by UTC");
-            }
-            TimeZone::UTC
-        });
+        // `run` says where it is not known.
+        let zone = zone(&week, &mut true);
         let told = Mutex::new((held(&week, &zone, Timestamp::now()), zone));
         Timetable { week: watch::Sender::new(week), told }
     }
@@ -72,11 +68,11 @@ impl Timetable {
 
     /// Tells the machine of each change until the engine stops.
     pub(super) async fn run(self: Arc<Timetable>, swarm: Swarm) {
-        let mut week = self.week.subscribe();
+        let (mut changes, mut warned) = (self.week.subscribe(), false);
         loop {
-            let now = Timestamp::now();
-            let zone = zone().unwrap_or(TimeZone::UTC);
-            let held = held(&week.borrow_and_update(), &zone, now);
+            let (week, now) = (changes.borrow_and_update().clone(), Timestamp::now());
+            let zone = zone(&week, &mut warned);
+            let held = held(&week, &zone, now);
             let before = std::mem::replace(&mut *lock(&self.told), (held, zone)).0;
             if held.limit != before.limit {
                 let shown = held.limit.map_or("unlimited".to_string(), |rate| rate.to_string());
@@ -86,16 +82,21 @@ impl Timetable {
             let left = held.next.map(|(at, _)| Duration::try_from(at.duration_since(now)).unwrap_or_default());
             tokio::select! {
                 () = tokio::time::sleep(left.unwrap_or(LOOK_MAX).min(LOOK_MAX)) => {}
-                changed = week.changed() => if changed.is_err() { return },
+                changed = changes.changed() => if changed.is_err() { return },
                 () = swarm.events.closed() => return,
             }
         }
     }
 }
 
-/// The zone of `TZ`, else the machine's.
-fn zone() -> Result<TimeZone, jiff::Error> {
-    TimeZone::try_system()
+/// The zone of `TZ`, else the machine's. Where it is not known, and something depends on it, that is said once.
+fn zone(week: &Week, warned: &mut bool) -> TimeZone {
+    TimeZone::try_system().unwrap_or_else(|error| {
+        if week.changes_after(0).next().is_some() && !std::mem::replace(warned, true) {
+            warn!(%error, "the local time zone is not known: the schedule of the upload goes by UTC");
+        }
+        TimeZone::UTC
+    })
 }
 
 /// What the clock shows; after it was turned back, what it had shown before, until it has caught up: what has begun does not begin twice.
