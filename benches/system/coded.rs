@@ -2,7 +2,7 @@
 
 use crate::harness::installed;
 use crate::measure::{cpu_of, memory_of, run};
-use crate::peers::{Fetched, Helper, port, watched};
+use crate::peers::{Fetched, Helper, alone, port, watched};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ pub struct Sendme {
 impl Sendme {
     /// Offers `path`, keeping its store in `dir`; `None` when it is not installed.
     pub fn new(path: &Path, dir: &Path) -> Option<Sendme> {
-        if !installed("sendme") {
+        if alone() || !installed("sendme") {
             return None;
         }
         fs::create_dir_all(dir).unwrap();
@@ -51,7 +51,7 @@ pub struct Tahoe {
 impl Tahoe {
     /// Starts one in `dir`; `None` when it is not installed.
     pub fn new(dir: &Path) -> Option<Tahoe> {
-        if !installed("tahoe") || !installed("python3") {
+        if alone() || !installed("tahoe") || !installed("python3") {
             return None;
         }
         let (grid, line) = Helper::start_saying(script().arg("grid").arg(dir), "ready");

@@ -1,7 +1,7 @@
 //! The whole system through real processes and mounts, beside its peers where they are installed.
 //!
 //! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little,
-//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, local, start, wan). `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
+//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, local, start, wan, of which wan-fetch and wan-read are parts). `TORNET_BENCH_ALONE=1` leaves the peers out, `TORNET_BENCH_ROUNDS=1` says of how many rounds the median is taken (3). `TORNET_BENCH_TRACE=1` shows what each source of a fetch over the WAN sent, every 100 ms. `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
@@ -82,10 +82,10 @@ fn main() {
     let tree = lab.make_dir("tree");
     tree::make_many(&tree, tree_files, 10_240);
     let ssh = Ssh::new(lab.dir(), Place::here(1), Place::here(1));
-    let rounds = 3;
+    let rounds = std::env::var("TORNET_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3).max(1);
     let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, short, ssh, table: Table::default() };
     let only = std::env::var("TORNET_BENCH_ONLY").unwrap_or_default();
-    let parts: [Part; 8] = [
+    let parts: [Part; 9] = [
         ("publish", Bench::publish),
         ("fetch", Bench::fetch),
         ("tahoe", Bench::tahoe),
@@ -93,12 +93,18 @@ fn main() {
         ("tree", Bench::tree),
         ("local", Bench::local),
         ("start", Bench::start),
-        ("wan", Bench::wan),
+        ("wan-fetch", Bench::wan_fetch),
+        ("wan-read", Bench::wan_read),
     ];
     let mut failed = Vec::new();
     for (name, part) in parts {
         // What one part or peer cannot do takes no other's figures away.
-        let chosen = if only.is_empty() { !short || name != "wan" } else { only.split(',').any(|word| word == name) };
+        let group = name.split('-').next().unwrap_or(name);
+        let chosen = if only.is_empty() {
+            !short || group != "wan"
+        } else {
+            only.split(',').any(|word| word == name || word == group)
+        };
         if chosen && catch_unwind(AssertUnwindSafe(|| part(&mut bench))).is_err() {
             failed.push(name);
         }

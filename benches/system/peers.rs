@@ -110,8 +110,16 @@ fn script() -> String {
     concat!(env!("CARGO_MANIFEST_DIR"), "/benches/system/torrent.py").into()
 }
 
+/// Whether tornet is to be measured alone, without any of its peers.
+pub fn alone() -> bool {
+    std::env::var_os("TORNET_BENCH_ALONE").is_some()
+}
+
 /// The Python that has libtorrent.
 fn python() -> Option<&'static str> {
+    if alone() {
+        return None;
+    }
     ["/usr/bin/python3", "python3"].into_iter().find(|python| {
         let probe = Command::new(python).args(["-c", "import libtorrent"]).stderr(Stdio::null()).status();
         probe.is_ok_and(|status| status.success())
@@ -271,7 +279,7 @@ impl Ssh {
     pub fn new(dir: &Path, at: Place, client: Place) -> Option<Ssh> {
         let sshd = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|path| Path::new(path).exists())?;
         let (sshfs, rclone) = (installed("sshfs"), installed("rclone"));
-        if !(sshfs || rclone) || !installed("ssh-keygen") || !rustix::process::geteuid().is_root() {
+        if alone() || !(sshfs || rclone) || !installed("ssh-keygen") || !rustix::process::geteuid().is_root() {
             return None;
         }
         let dir = dir.join("ssh");

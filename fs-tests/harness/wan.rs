@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Packets that wait for a line; more are dropped, as by netem.
 const QUEUE: usize = 1000;
+/// Sources at most: a bit for each.
+const SOURCES_MAX: usize = 64;
 /// Bytes of Ethernet around each packet that take their time on the line, too.
 const FRAME: usize = 38;
 
@@ -35,12 +37,15 @@ pub struct Line {
     pub loss: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Control {
     shaped: AtomicBool,
     /// Bit n: nothing passes to or from source n.
     cut: AtomicU64,
     end: AtomicBool,
+    /// Bytes that reached the reader, by source; and packets for which a line had no room.
+    carried: [AtomicU64; SOURCES_MAX],
+    crowded: AtomicU64,
 }
 
 /// The machines and the switch between them, until it is dropped.
@@ -63,7 +68,13 @@ impl Wan {
             machine.ip(&format!("addr add {}/24 dev way", address(place)));
             machine.ip("link set way up mtu 1500");
         }
-        let control = Arc::new(Control::default());
+        let control = Arc::new(Control {
+            shaped: AtomicBool::new(false),
+            cut: AtomicU64::new(0),
+            end: AtomicBool::new(false),
+            carried: [const { AtomicU64::new(0) }; SOURCES_MAX],
+            crowded: AtomicU64::new(0),
+        });
         let switch = {
             let control = control.clone();
             thread::spawn(move || Switch::new(line, devices).run(&control))
@@ -80,6 +91,13 @@ impl Wan {
     pub fn cut(&self, sources: &[usize]) {
         let cut = sources.iter().fold(0, |cut, source| cut | 1 << source);
         self.control.cut.store(cut, Ordering::Relaxed);
+    }
+
+    /// Bytes that have reached the reader from each source so far, headers and all; and packets that were dropped because a line's queue
+    /// was full.
+    pub fn carried(&self) -> (Vec<u64>, u64) {
+        let carried = self.control.carried.iter().take(self.machines.len() - 1);
+        (carried.map(|bytes| bytes.load(Ordering::Relaxed)).collect(), self.control.crowded.load(Ordering::Relaxed))
     }
 
     /// Network and address of the reader.
@@ -179,7 +197,11 @@ impl Switch {
         let now = Instant::now();
         let mut at = now;
         if control.shaped.load(Ordering::Relaxed) {
-            if up && self.dice.below(10_000) < self.line.loss || way.packets.len() >= QUEUE {
+            if way.packets.len() >= QUEUE {
+                control.crowded.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            if up && self.dice.below(10_000) < self.line.loss {
                 return;
             }
             if up {
@@ -207,6 +229,9 @@ impl Switch {
                     if cut >> source & 1 == 0 {
                         let to = if up == 1 { 0 } else { source + 1 };
                         let _ = (&self.devices[to]).write(packet);
+                        if up == 1 {
+                            control.carried[source].fetch_add(packet.len() as u64, Ordering::Relaxed);
+                        }
                     }
                     way.packets.pop_front();
                 }
