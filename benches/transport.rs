@@ -87,7 +87,7 @@ async fn serve(server: Endpoint, report: bool) {
     while let Some(link) = server.accept().await {
         tokio::spawn(async move {
             while let Some((_, responder)) = link.next_request().await {
-                tokio::spawn(async move { responder.answer(b"here", body(1)).await });
+                tokio::spawn(async move { responder.answer(b"here", body(1).collect()).await });
             }
             if report {
                 println!("{link:?}: {:?}", link.stats());

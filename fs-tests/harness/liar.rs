@@ -209,7 +209,7 @@ impl Shared {
                 Response::Refused(tornet::wire::message::Refusal::Unknown)
             }
         };
-        let _ = responder.answer(&response.to_bytes(), []).await;
+        let _ = responder.answer(&response.to_bytes(), Vec::new()).await;
     }
 
     /// Takes a chunk that was offered, honestly, and tells everybody that it is here.
@@ -237,7 +237,7 @@ impl Shared {
         let found = self.held.lock().unwrap().get(&fetch.chunk).map(|held| (held.outline.clone(), held.bytes.clone()));
         let Some((outline, bytes)) = found else {
             let referral = Response::Referral { holders: Vec::new(), closer: Vec::new(), demand: Demand::default() };
-            let _ = responder.answer(&referral.to_bytes(), []).await;
+            let _ = responder.answer(&referral.to_bytes(), Vec::new()).await;
             return;
         };
         self.fetches.fetch_add(1, Ordering::SeqCst);
@@ -263,14 +263,16 @@ impl Shared {
         }
         let head = Response::Slices(header).to_bytes();
         let _ = match manner {
-            Manner::Honest => responder.answer(&head, [Bytes::from(proof), right]).await,
-            Manner::FalseBytes => responder.answer(&head, [Bytes::from(proof), wrong()]).await,
+            Manner::Honest => responder.answer(&head, vec![Bytes::from(proof), right]).await,
+            Manner::FalseBytes => responder.answer(&head, vec![Bytes::from(proof), wrong()]).await,
             Manner::FalseOutline => {
                 let other: Vec<u8> = bytes.iter().map(|byte| byte ^ 0x40).collect();
                 let proof = if fetch.outline { Outline::of(&other).1.to_bytes() } else { Vec::new() };
-                responder.answer(&head, [Bytes::from(proof), wrong()]).await
+                responder.answer(&head, vec![Bytes::from(proof), wrong()]).await
             }
-            Manner::Truncated => responder.answer(&head, [Bytes::from(proof), right.slice(..right.len() / 2)]).await,
+            Manner::Truncated => {
+                responder.answer(&head, vec![Bytes::from(proof), right.slice(..right.len() / 2)]).await
+            }
             Manner::StallingMidway => match responder.begin(&head).await {
                 Ok(mut writer) => {
                     let _ = writer.write(Bytes::from(proof)).await;
@@ -284,7 +286,7 @@ impl Shared {
                 tokio::time::sleep(Duration::from_secs(3600)).await;
                 Ok(())
             }
-            Manner::Garbage => responder.answer(b"\xffthis is no message", [right]).await,
+            Manner::Garbage => responder.answer(b"\xffthis is no message", vec![right]).await,
             Manner::Endless => match responder.begin(&head).await {
                 Ok(mut writer) => {
                     let _ = writer.write(Bytes::from(proof)).await;
@@ -293,7 +295,7 @@ impl Shared {
                 }
                 Err(error) => Err(error),
             },
-            Manner::OtherSlices | Manner::OtherLength => responder.answer(&head, [Bytes::from(proof), right]).await,
+            Manner::OtherSlices | Manner::OtherLength => responder.answer(&head, vec![Bytes::from(proof), right]).await,
         };
     }
 }

@@ -320,6 +320,7 @@ fn transport(config: &EndpointConfig, remote: SocketAddr) -> TransportConfig {
         .send_window(u64::from(config.send_window))
         .initial_rtt(Duration::from_millis(100))
         .datagram_receive_buffer_size(None)
+        .send_fairness(false)
         .allow_spin(false)
         .mtu_discovery_config(Some(discovery))
         .congestion_controller_factory(Arc::new(TolerantBbr::default()));

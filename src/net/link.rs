@@ -21,6 +21,13 @@ const ACCEPTED_PER_PEER_MAX: usize = 8;
 const WAITING_MAX: usize = 64;
 /// A request is short: a peer that takes longer to send one is not waited for.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(15);
+/// Streams are sent one after another, in the order in which they were written to: pieces asked for side by side come one by one, each
+/// early, and the next can be asked for. Requests and short answers go first,
+const PRIORITY_SHORT: i32 = 1;
+/// and before them what was lost of an answer that is otherwise there.
+const PRIORITY_AGAIN: i32 = 2;
+/// Answers up to this length are short.
+const SHORT_BYTES: usize = 64 * 1024;
 /// Code of a stream that is given up by the side that reads it.
 const STOP_CANCELLED: u32 = 1;
 /// Code of a stream whose other side broke the framing.
@@ -256,6 +263,7 @@ impl Link {
             return Err(LinkError::TooLong(request.len()));
         }
         let (mut send, recv) = self.inner.connection.open_bi().await?;
+        let _ = send.set_priority(PRIORITY_SHORT);
         let mut body = BodyReader { recv };
         match send.write_all(request).await {
             Ok(()) => {
@@ -408,7 +416,10 @@ pub struct Responder {
 impl Responder {
     /// Sends header and body and ends the answer. Returns when everything is handed to the transport, or as soon as the
     /// peer has given up.
-    pub async fn answer(self, header: &[u8], body: impl IntoIterator<Item = Bytes>) -> Result<(), LinkError> {
+    pub async fn answer(self, header: &[u8], body: Vec<Bytes>) -> Result<(), LinkError> {
+        if header.len() + body.iter().map(Bytes::len).sum::<usize>() <= SHORT_BYTES {
+            let _ = self.send.set_priority(PRIORITY_SHORT);
+        }
         let mut writer = self.begin(header).await?;
         for chunk in body {
             writer.write(chunk).await?;
@@ -458,6 +469,9 @@ impl BodyWriter {
     /// Ends the answer.
     pub fn finish(mut self) -> Result<(), LinkError> {
         self.responder.done = true;
-        self.responder.send.finish().map_err(|_| LinkError::Closed)
+        self.responder.send.finish().map_err(|_| LinkError::Closed)?;
+        // All of it waits for its turn already; what is lost of it has no turn to wait for.
+        let _ = self.responder.send.set_priority(PRIORITY_AGAIN);
+        Ok(())
     }
 }

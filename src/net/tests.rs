@@ -330,6 +330,29 @@ async fn slow_reader_of_a_long_body_does_not_cost_the_link() {
     }
 }
 
+#[tokio::test]
+async fn answers_come_one_after_another() {
+    let (alice, bob) = (open(1), open(2));
+    let (dialled, accepted) = connect(&alice, &bob, bob.local_addr()).await;
+    serve(accepted, vec![Bytes::from(pattern(1 << 20))]);
+    let came: Arc<[AtomicUsize; 8]> = Arc::default();
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (link, came) = (dialled.clone(), came.clone());
+        asking.spawn(async move {
+            let mut answer = link.ask(b"1 MiB").await.unwrap();
+            while let Some(bytes) = answer.body.chunk(1 << 20).await.unwrap() {
+                came[number].fetch_add(bytes.len(), Relaxed);
+            }
+        });
+    }
+    asking.join_next().await.unwrap().unwrap();
+    // Sent in turns they would all be nearly there.
+    let came: usize = came.iter().map(|came| came.load(Relaxed)).sum();
+    assert!(came < 5 << 20, "{came} bytes of eight answers when the first was there");
+    asking.join_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_request_stops_its_answer_and_nothing_else() {
     let (alice, bob) = (open(1), open(2));
@@ -376,7 +399,7 @@ async fn unanswered_or_half_answered_request_fails_and_the_link_lives() {
                     let mut body = responder.begin(b"header").await.unwrap();
                     body.write(Bytes::from_static(b"half")).await.unwrap();
                 }
-                b"whole" => responder.answer(b"header", []).await.unwrap(),
+                b"whole" => responder.answer(b"header", Vec::new()).await.unwrap(),
                 _ => drop(responder),
             }
         }
