@@ -108,7 +108,8 @@ impl Links {
     fn register(self: &Arc<Self>, link: Link, dialled: bool) {
         let peer = link.peer();
         lock(&self.open).entry(peer).or_default().push(link.clone());
-        let _ = self.events.send(Event::Input(Input::LinkUp { peer, addr: link.remote_addr(), dialled }));
+        let (rtt, addr) = (Some(link.rtt()), link.remote_addr());
+        let _ = self.events.send(Event::Input(Input::LinkUp { rtt, peer, addr, dialled }));
         let links = self.clone();
         tokio::spawn(async move {
             server::listen(&link, &links.me, &links.events).await;

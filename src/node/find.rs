@@ -279,6 +279,12 @@ impl Node {
             }
             known.into_values().collect()
         };
+        // In a node's first moment nobody has said hello yet.
+        let known = if known.is_empty() {
+            self.peers.linked().take(NEAR_MAX).map(|(peer, _, _)| self.peers.contact(peer)).collect()
+        } else {
+            known
+        };
         Locate::new(config, self.me, chunks, known)
     }
 

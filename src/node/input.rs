@@ -17,12 +17,15 @@ pub use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// One event.
 #[derive(Debug)]
 pub enum Input {
     /// A link is up and its handshake done.
     LinkUp {
+        /// A round trip, as the transport measured it so far.
+        rtt: Option<Duration>,
         /// With whom (authenticated).
         peer: PeerId,
         /// The address it is at.

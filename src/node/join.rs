@@ -130,7 +130,14 @@ impl Node {
     }
 
     /// A link came up: both sides say hello.
-    pub(super) fn link_up(&mut self, now: Instant, peer: PeerId, addr: SocketAddr, dialled: bool) {
+    pub(super) fn link_up(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        addr: SocketAddr,
+        dialled: bool,
+        rtt: Option<Duration>,
+    ) {
         if peer == self.me {
             return;
         }
@@ -142,7 +149,7 @@ impl Node {
         self.peers.link_up(now, peer, addr, dialled);
         self.keeper.heard(now, &peer);
         if fresh {
-            self.peer_linked(now, peer);
+            self.peer_linked(now, peer, rtt);
         }
         self.credit_link_up(peer);
         self.greet(now, peer);

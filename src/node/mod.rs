@@ -180,7 +180,7 @@ impl Node {
     /// Takes one event in.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::LinkUp { peer, addr, dialled } => self.link_up(now, peer, addr, dialled),
+            Input::LinkUp { rtt, peer, addr, dialled } => self.link_up(now, peer, addr, dialled, rtt),
             Input::LinkDown { peer } => self.link_down(now, peer),
             Input::Request { from, token, request } => self.serve(now, from, token, request),
             Input::Answered { call, result } => self.answered(now, call, result),

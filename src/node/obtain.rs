@@ -157,8 +157,8 @@ impl Node {
         }
     }
 
-    pub(super) fn peer_linked(&mut self, now: Instant, peer: PeerId) {
-        self.fetch.peer_up(now, peer, None);
+    pub(super) fn peer_linked(&mut self, now: Instant, peer: PeerId, rtt: Option<Duration>) {
+        self.fetch.peer_up(now, peer, rtt);
         self.hosting.owner_up(now, &peer);
     }
 

@@ -460,3 +460,26 @@ fn a_reader_is_not_held_up_by_providers_that_are_gone() {
     let done = world.log.iter().filter(|(at, effect)| *at == reader && ok(effect)).count();
     assert_eq!(done, 4);
 }
+
+#[test]
+fn a_read_in_a_nodes_first_moment_asks_whoever_is_linked_without_waiting_for_a_hello() {
+    let mut world = World::new(2);
+    let chunk = chunks(1, 8)[0];
+    world.store(1, &[chunk]);
+    world.command(0, Command::Bootstrap(vec![contact(1)]));
+    let want = Want {
+        id: WantId(1),
+        chunks: vec![chunk],
+        data: 1,
+        chunk_len: 1 << 20,
+        needs: vec![(0, SliceRange { first: 0, count: 1 })],
+        have: vec![],
+        urgency: Urgency::Reader,
+        deadline: world.now.after(Duration::from_secs(30)),
+        likely: vec![],
+    };
+    world.command(0, Command::Want(want));
+    // The link, who has it, and the slice.
+    world.run(8 * DELAY);
+    assert!(world.log.iter().any(|(_, effect)| matches!(effect, Effect::WantDone { result: Ok(_), .. })));
+}

@@ -161,7 +161,7 @@ mod tests {
         node.handle(Instant(1), Input::Stored { chunks: vec![ChunkId([7; 32])] });
         for name in [1, 2] {
             let addr = ([10, 0, name, 1], 1).into();
-            node.handle(Instant(1), Input::LinkUp { peer: peer(name), addr, dialled: false });
+            node.handle(Instant(1), Input::LinkUp { rtt: None, peer: peer(name), addr, dialled: false });
         }
         node
     }

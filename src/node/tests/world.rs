@@ -199,8 +199,8 @@ impl World {
         };
         let mut wait = DELAY;
         if self.links.insert((from.min(there), from.max(there))) {
-            self.send(there, DELAY, Input::LinkUp { peer: id(from), addr: addr(from), dialled: false });
-            self.send(from, DELAY, Input::LinkUp { peer: id(there), addr: addr(there), dialled: true });
+            self.send(there, DELAY, Input::LinkUp { rtt: None, peer: id(from), addr: addr(from), dialled: false });
+            self.send(from, DELAY, Input::LinkUp { rtt: None, peer: id(there), addr: addr(there), dialled: true });
             wait = DELAY * 2;
         }
         self.sequence += 1;

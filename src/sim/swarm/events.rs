@@ -59,7 +59,7 @@ impl Swarm {
         for (place, other) in [(a, b), (b, a)] {
             self.checker.linked(now, place, true);
             let Some(peer) = self.members.get(other).map(|member| member.peer) else { continue };
-            self.give(place, Input::LinkUp { peer, addr: address(other), dialled: dialler == place });
+            self.give(place, Input::LinkUp { rtt: None, peer, addr: address(other), dialled: dialler == place });
         }
         let idle = self.network.config.idle;
         self.at(idle, Event::LinkIdle(a, b, serial));
