@@ -221,12 +221,16 @@ impl Sink {
                 }
             }
             bytes += buffer.len() as u64;
-            self.keep(&fetch.chunk, &outline, run, buffer).await?;
+            let whole = self.keep(&fetch.chunk, &outline, run, buffer).await?;
             let parts = u128::from(charge.0) * u128::from(run.end() - slices.first) / u128::from(slices.count.max(1));
             let due = Msat(parts.min(u128::from(u64::MAX)) as u64);
             let part = due.over(paid);
             paid = due;
+            // First what came, then that the chunk is whole: that ends calls which still owe something.
             let _ = self.events.send(Event::Input(Input::Delivered { call: self.call, slices: run, charge: part }));
+            if whole {
+                let _ = self.events.send(Event::Input(Input::Stored { chunks: vec![fetch.chunk] }));
+            }
             first = run.end();
         }
         if !matches!(body.chunk(1).await, Ok(None)) {
@@ -235,13 +239,14 @@ impl Sink {
         Ok(Answer::Fetched { header, bytes })
     }
 
+    /// Stores verified slices; whether the chunk is whole now.
     async fn keep(
         &self,
         chunk: &ChunkId,
         outline: &Outline,
         run: SliceRange,
         bytes: BytesMut,
-    ) -> Result<(), CallFailure> {
+    ) -> Result<bool, CallFailure> {
         let bytes = bytes.freeze();
         let whole = if self.store.is_crowded(bytes.len()) {
             // The disk is behind: wait for it where waiting hinders nobody else.
@@ -252,14 +257,10 @@ impl Sink {
         } else {
             put(&self.store, chunk, outline, run, bytes)
         };
-        let whole = whole.map_err(|error| {
+        whole.map_err(|error| {
             tracing::error!(%error, "a fetched slice could not be stored");
             CallFailure::Store
-        })?;
-        if whole {
-            let _ = self.events.send(Event::Input(Input::Stored { chunks: vec![*chunk] }));
-        }
-        Ok(())
+        })
     }
 }
 
