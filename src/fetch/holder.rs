@@ -120,7 +120,8 @@ pub(super) struct Call {
     pub(super) cancelled: bool,
     /// Nobody said that the peer holds the chunk.
     pub(super) guess: bool,
-    /// Its peer failed lately: it never counts as on its way, and runs to its end to show what the peer does.
+    /// Its peer failed lately, or is still dialled while others are there: it never counts as on its way, and runs to its end to show what
+    /// the peer does.
     pub(super) trial: bool,
     /// It may cost.
     pub(super) pays: bool,

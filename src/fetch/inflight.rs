@@ -22,6 +22,8 @@ const HEDGE_TOKENS_MAX: u64 = 8 << 20;
 const THRIFT_MAX: Duration = Duration::from_millis(500);
 /// What nobody waits for is late this much later.
 const LATE_EXTRA: Duration = Duration::from_millis(300);
+/// Longer answers tell of more than one round trip: a link sends no more than some tens of kilobytes at first.
+const RTT_BYTES_MAX: u64 = 64 << 10;
 /// After a failure of our own store.
 const STORE_PAUSE: Duration = Duration::from_millis(200);
 /// How long after its deadline a call's end is waited for.
@@ -42,6 +44,17 @@ pub(super) fn bytes_of(slices: u64, len: u32) -> u64 {
     if has_last { whole.saturating_sub(short) } else { whole }
 }
 
+/// How a peer is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Nobody said that it holds the chunk.
+    pub(super) guess: bool,
+    /// It may cost.
+    pub(super) pays: bool,
+    /// It is not counted on.
+    pub(super) trial: bool,
+}
+
 impl Fetch {
     /// Sends one request.
     pub(super) fn ask(
@@ -50,7 +63,7 @@ impl Fetch {
         peer_id: PeerId,
         id: ChunkId,
         slices: SliceRange,
-        (guess, pays): (bool, bool),
+        Manner { guess, pays, trial }: Manner,
     ) {
         let call = self.new_call();
         let len = self.chunks.get(&id).map_or(0, |chunk| chunk.len);
@@ -64,7 +77,7 @@ impl Fetch {
             self.timers.insert((now.after(peer.stall_after()), Timer::Peer(peer_id)));
         }
         let late = peer.late_after(bytes, self.prior_rate);
-        let trial = peer.on_trial();
+        let trial = trial || peer.on_trial();
         let deadline = now.after(self.config.call_timeout);
         peer.in_flight += bytes;
         peer.used = now;
@@ -130,7 +143,7 @@ impl Fetch {
         self.stats.double_bytes += bytes_of(double, 0);
         self.freed += bytes;
         if let Some(peer) = self.peers.get_mut(&peer_id) {
-            if call.alone && first {
+            if call.alone && first && (bytes <= RTT_BYTES_MAX || !peer.is_timed()) {
                 let carried = bytes.saturating_mul(1_000_000) / peer.rate().unwrap_or(self.prior_rate).max(1024);
                 let took = now.since(call.asked_at).saturating_sub(Duration::from_micros(carried));
                 peer.measured_rtt(took.max(Duration::from_micros(100)));

@@ -169,6 +169,68 @@ fn a_stalling_peer_costs_a_reader_one_hedge_delay() {
 }
 
 #[test]
+fn who_runs_dry_takes_over_the_last_of_what_another_still_has_to_send() {
+    let mut world = World::new(8);
+    let ids: Vec<ChunkId> = world.chunks(0..24, 1 << 20);
+    for n in 1..4 {
+        world.provider(n, Manner::Honest, 12 * MIB, 50, &ids);
+        world.link(n);
+    }
+    let want = |world: &mut World, part: std::ops::Range<usize>, id: u64| {
+        let part = &ids[part];
+        let likely = (1..4).map(contact).collect();
+        world.want(Want { likely, ..stripe(id, part, part.len() as u8, 1 << 20, Urgency::Reader, ms(60_000)) });
+    };
+    want(&mut world, 0..12, 1);
+    world.run(ms(200));
+    // From now on one is four times as slow as it was found to be.
+    world.providers.get_mut(&peer(1)).unwrap().rate = 3 * MIB;
+    want(&mut world, 12..24, 2);
+    world.run(ms(60_000));
+    let end = world.done.values().map(|(at, _)| *at).max().unwrap();
+    assert!(world.done.values().all(|(_, result)| result.is_ok()) && world.done.len() == 2);
+    // Two and a quarter lines for all, and a little.
+    let ideal = 24 * 1000 / 27 + 150;
+    assert!(end.0 / 1000 < ideal + 200, "{} ms, ideal {ideal} ms, {:?}", end.0 / 1000, world.fetch.stats());
+}
+
+/// Milliseconds that a reader needs for so many slices of a chunk which those who cannot be reached are said to hold, too.
+fn read_beside_gone(gone: u8, linked: bool, count: u8) -> u64 {
+    let mut world = World::new(6);
+    let ids = world.chunks(0..1, 1 << 20);
+    world.provider(9, Manner::Honest, 2 * MIB, 20, &ids);
+    for n in 1..=gone {
+        world.provider(n, Manner::Gone, 12 * MIB, 20, &ids);
+    }
+    if linked {
+        world.link(9);
+    }
+    let needs = vec![(0, SliceRange { first: 0, count })];
+    world.want(Want { needs, ..stripe(1, &ids, 1, 1 << 20, Urgency::Reader, ms(9000)) });
+    world.run(ms(10_000));
+    assert!(world.result(1).1.is_ok());
+    assert!(world.fetch.stats().double_bytes <= 16 * SLICE_BYTES as u64, "{:?}", world.fetch.stats());
+    world.result(1).0.0 / 1000
+}
+
+#[test]
+fn a_dial_that_nobody_answers_costs_a_reader_nothing_while_a_source_is_linked() {
+    // The search, a round trip, and half a second of the line.
+    let alone = read_beside_gone(0, true, 64);
+    for gone in 1..4 {
+        let took = read_beside_gone(gone, true, 64);
+        assert!(took <= alone + 20, "{took} ms beside {gone}, {alone} ms alone");
+    }
+}
+
+#[test]
+fn two_are_dialled_at_once_for_a_short_read_when_nobody_is_linked() {
+    let alone = read_beside_gone(0, false, 8);
+    let took = read_beside_gone(1, false, 8);
+    assert!(took <= alone + 20, "{took} ms, {alone} ms alone");
+}
+
+#[test]
 fn four_of_twelve_hosts_gone_are_replaced_by_parity() {
     let mut world = World::new(4);
     let ids = world.chunks(0..12, 256 << 10);

@@ -1,8 +1,8 @@
 //! Turns open slices into requests: the provider that will have them here first, within the windows.
 
 use super::core::{Fetch, FetchAction};
-use super::holder::{Chunk, HOLDERS_MAX};
-use super::inflight::bytes_of;
+use super::holder::{Chunk, HOLDERS_MAX, Holder};
+use super::inflight::{Manner, bytes_of};
 use super::job::Job;
 use super::score::WINDOW_BYTES_MAX;
 use super::stripe::run_from;
@@ -10,8 +10,8 @@ use super::want::{Urgency, WantId};
 use crate::base::digest::ChunkId;
 use crate::base::limit::IDS_MAX;
 use crate::base::peer::{Contact, PeerId};
+use crate::base::range::SliceRange;
 use crate::base::time::Instant;
-use crate::wire::call::CallId;
 use crate::wire::message::{CallFailure, Refusal};
 use std::collections::BTreeMap;
 
@@ -28,12 +28,8 @@ const SLOW_FACTOR: u64 = 4;
 const SLOW_EXTRA_US: u64 = 100_000;
 /// Round trip of a peer that is not slow.
 const RTT_USUAL_US: u64 = 100_000;
-/// An idle peer takes over what another would still need this much longer for (microseconds).
-const ENDGAME_GAIN_US: u64 = 30_000;
 /// Slices that a peer which failed lately is tried with.
 const TRIAL_SLICES: u8 = 8;
-/// Calls looked at for that in one turn.
-const ENDGAME_SCAN_MAX: usize = 256;
 
 /// Chunks to be looked up, for whom, and peers that may know.
 type Locates = BTreeMap<ChunkId, (Urgency, Vec<PeerId>)>;
@@ -146,18 +142,23 @@ impl Fetch {
                     let Some(state) = self.peers.get(&peer) else { break };
                     let lacks = chunk.holders.get(&peer).map_or(0, |holder| holder.lacks);
                     let all = (open | self.wanted_of(id) & !self.covered(id)) & !lacks & !self.asked_of(peer, id);
-                    let most = if state.on_trial() { TRIAL_SLICES } else { state.piece_slices(self.prior_rate) };
+                    let pays = job.want.urgency != Urgency::Host;
+                    let dials = !state.linked;
+                    let trial = state.on_trial() || dials && self.is_there(now, job, chunk, (guess, first));
+                    let most = if trial { TRIAL_SLICES } else { state.piece_slices(self.prior_rate) };
                     let piece = self.piece(now, job, chunk, most, open);
                     let range = run_from(all | first, first, piece);
                     let hedge = !chunk.calls.is_empty()
                         && chunk.calls.iter().any(|c| self.calls.get(c).is_some_and(|c| c.remaining & first != 0));
                     self.stats.hedges += u64::from(hedge);
-                    let trial = state.on_trial();
                     if guess && !state.trusted() && job.want.urgency < Urgency::Bulk {
                         self.want_located(now, job, id, locate);
                     }
-                    self.ask(now, peer, id, range, (guess, job.want.urgency != Urgency::Host));
+                    self.ask(now, peer, id, range, Manner { guess, pays, trial });
                     if !trial {
+                        if dials && job.want.urgency == Urgency::Reader {
+                            self.dial_another(now, job, id, range, pays);
+                        }
                         open &= !range.mask();
                     }
                 }
@@ -181,6 +182,33 @@ impl Fetch {
         (open, 0)
     }
 
+    /// Whether somebody with a link is said to hold these slices, so that a dial need not be waited for; or can be guessed to, if that is
+    /// all that is known of who is dialled.
+    fn is_there(&self, now: Instant, job: &Job, chunk: &Chunk, (guess, slices): (bool, u64)) -> bool {
+        let there = |peer: &PeerId| {
+            self.peers
+                .get(peer)
+                .is_some_and(|peer| peer.linked && peer.usable(now) && !peer.on_trial() && peer.price_percent <= 100)
+        };
+        let has = |holder: &Holder| !holder.denied && holder.lacks & slices == 0;
+        let mut holders = chunk.holders.iter().filter(|(_, holder)| holder.announced && has(holder));
+        let mut likely = job.likely.iter().filter(|peer| guess && chunk.holders.get(peer).is_none_or(has));
+        holders.any(|(peer, _)| there(peer)) || likely.any(there)
+    }
+
+    /// A reader waits for a dial, and who was dialled may be gone: another is dialled at the same time.
+    fn dial_another(&mut self, now: Instant, job: &Job, id: ChunkId, range: SliceRange, pays: bool) {
+        if let Choice::Ask(peer, guess, _) = self.choose(now, job, id, range.mask()) {
+            let Some(chunk) = self.chunks.get(&id) else { return };
+            let lacks = chunk.holders.get(&peer).map_or(0, |holder| holder.lacks);
+            let most = if chunk.len == 0 { range.count } else { TRIAL_SLICES };
+            let first = range.mask() & range.mask().wrapping_neg();
+            let range = run_from(range.mask() & !lacks & !self.asked_of(peer, id) | first, first, most);
+            self.ask(now, peer, id, range, Manner { guess, pays, trial: true });
+            self.stats.hedges += 1;
+        }
+    }
+
     /// How many slices to ask of one peer at once: a reader's are spread over those that have them.
     fn piece(&self, now: Instant, job: &Job, chunk: &Chunk, most: u8, open: u64) -> u8 {
         if chunk.len == 0 {
@@ -198,7 +226,7 @@ impl Fetch {
     }
 
     /// Slices of a chunk that a peer was asked for and has not ended, given up ones among them.
-    fn asked_of(&self, peer: PeerId, id: ChunkId) -> u64 {
+    pub(super) fn asked_of(&self, peer: PeerId, id: ChunkId) -> u64 {
         let calls = self.peers.get(&peer).map(|peer| &peer.calls);
         let calls = calls.into_iter().flatten().filter_map(|call| self.calls.get(call));
         calls.filter(|call| call.chunk == id).fold(0, |all, call| all | call.asked)
@@ -212,8 +240,8 @@ impl Fetch {
             Urgency::Ahead => self.config.in_flight_bytes_max * 7 / 8,
             Urgency::Bulk | Urgency::Host => self.config.in_flight_bytes_max * 3 / 4,
         };
-        let fits = in_flight == 0 || in_flight + bytes <= window;
-        fits && in_flight + bytes <= WINDOW_BYTES_MAX && self.in_flight + bytes <= total
+        // The last piece may pass the window: else a peer with room for half of one has nothing to send until another half is there.
+        in_flight < window && in_flight + bytes <= WINDOW_BYTES_MAX && self.in_flight + bytes <= total
     }
 
     fn choose(&mut self, now: Instant, job: &Job, id: ChunkId, open: u64) -> Choice {
@@ -478,55 +506,6 @@ impl Fetch {
                 let (chunks, near) = (chunks.to_vec(), near.clone());
                 self.actions.push_back(FetchAction::Locate { chunks, urgent, near });
             }
-        }
-    }
-
-    /// Everything wanted is on its way: peers with nothing to do take over from those that would take much longer.
-    fn endgame(&mut self, now: Instant) {
-        let idle: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| {
-                peer.linked && peer.calls.is_empty() && peer.rate().is_some() && !peer.on_trial() && peer.usable(now)
-            })
-            .map(|(id, _)| *id)
-            .take(8)
-            .collect();
-        for peer_id in idle {
-            let Some(peer) = self.peers.get(&peer_id) else { continue };
-            let mut best: Option<(u64, CallId, u64)> = None;
-            for (id, call) in self.calls.iter().take(ENDGAME_SCAN_MAX) {
-                if call.cancelled || call.doubled || call.remaining == 0 {
-                    continue;
-                }
-                let Some(chunk) = self.chunks.get(&call.chunk) else { continue };
-                let holds = chunk
-                    .holders
-                    .get(&peer_id)
-                    .is_some_and(|holder| holder.announced && holder.lacks & call.remaining == 0 && !holder.denied);
-                let Some(slow) = self.peers.get(&call.peer) else { continue };
-                let bytes = bytes_of(call.remaining, chunk.len);
-                let silent = now.since(slow.progress).as_micros() as u64;
-                let theirs = slow.finish_us(0, self.prior_rate).saturating_add(silent);
-                let ours = peer.finish_us(bytes, self.prior_rate);
-                if holds && theirs > ours.saturating_mul(3) / 2 + ENDGAME_GAIN_US && bytes <= self.hedge_tokens {
-                    let gain = theirs - ours;
-                    if best.is_none_or(|(other, ..)| gain > other) {
-                        best = Some((gain, *id, bytes));
-                    }
-                }
-            }
-            let Some((_, call, bytes)) = best else { continue };
-            let Some(state) = self.calls.get_mut(&call) else { continue };
-            state.doubled = true;
-            let (chunk, remaining, pays) = (state.chunk, state.remaining, state.pays);
-            if self.asked_of(peer_id, chunk) & remaining != 0 {
-                continue;
-            }
-            self.hedge_tokens -= bytes;
-            self.stats.hedges += 1;
-            let range = run_from(remaining, remaining, 64);
-            self.ask(now, peer_id, chunk, range, (false, pays));
         }
     }
 }

@@ -28,6 +28,9 @@ const SLACK_US: u64 = 5_000;
 /// A peer that stalled is not asked for so long, the first time and at most.
 const STALL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// So many pauses between deliveries tell how long a peer is used to be silent.
+const PAUSES_MIN: u32 = 8;
+
 /// Calls that may come late, one after another, while others of the same peer go on.
 const LATES_MAX: u32 = 4;
 
@@ -55,6 +58,10 @@ pub(super) struct Peer {
     pub(super) guesses: u32,
     /// When bytes or an answer last came; or the first call after idleness went out.
     pub(super) progress: Instant,
+    /// The longest pause between two deliveries while it owed something, microseconds, forgotten by and by; and how many pauses there
+    /// were since it was idle.
+    pause_max: u64,
+    pauses: u32,
     /// Owes answers and sends nothing.
     pub(super) stalled: bool,
     /// Not asked before this.
@@ -91,6 +98,8 @@ impl Peer {
             busy_bytes: 0,
             guesses: 0,
             progress: now,
+            pause_max: 0,
+            pauses: 0,
             stalled: false,
             retry_at: Instant(0),
             failures: 0,
@@ -120,6 +129,11 @@ impl Peer {
         self.rate
     }
 
+    /// Whether anything is known of its round trip.
+    pub(super) fn is_timed(&self) -> bool {
+        self.rtt.is_some()
+    }
+
     pub(super) fn hint_rtt(&mut self, rtt: Duration) {
         let rtt = rtt.as_micros() as u64;
         self.rtt.get_or_insert((rtt, rtt / 4));
@@ -147,10 +161,15 @@ impl Peer {
     /// Microseconds until `bytes` more are here, after all that was asked before; `prior` is the rate assumed when none was
     /// measured. What failed lately looks slower.
     pub(super) fn finish_us(&self, bytes: u64, prior: u64) -> u64 {
+        self.after_us(self.in_flight + bytes, prior)
+    }
+
+    /// Microseconds until so many bytes are here, all that come before them among them.
+    pub(super) fn after_us(&self, bytes: u64, prior: u64) -> u64 {
         let mean = self.rtt.map_or(RTT_UNKNOWN, |(mean, _)| mean);
         let first = if self.linked { mean } else { 3 * mean };
         let rate = self.rate.unwrap_or(prior).max(1024);
-        let queue = (self.in_flight + bytes).saturating_mul(1_000_000) / rate;
+        let queue = bytes.saturating_mul(1_000_000) / rate;
         (first + queue).saturating_mul(1 + u64::from(self.failures.min(8)))
     }
 
@@ -167,18 +186,29 @@ impl Peer {
         let us = match self.rtt {
             // A dial and its answer take some round trips; whoever is there has answered by then.
             _ if !self.linked => 500_000,
+            // In the midst of a transfer its own pauses tell best.
+            Some((mean, _)) if self.pauses >= PAUSES_MIN => 2 * self.pause_max + mean + 50_000,
             Some((mean, deviation)) => 3 * mean + 6 * deviation + 50_000,
             None => 600_000,
         };
         Duration::from_micros(us.clamp(250_000, 2_000_000))
     }
 
-    /// Bytes that may be in flight: twice rate x delay.
+    /// Bytes that may be in flight: four times rate x delay. One is on the line, one is the way of the request, one waits for what was
+    /// lost and is sent again, and the last keeps the peer from ever having nothing to send: its congestion control takes a line for full
+    /// only while it always has.
     pub(super) fn window(&self) -> u64 {
         let (Some(rate), Some((rtt, _))) = (self.rate, self.rtt) else { return WINDOW_BYTES_MIN };
-        let delay = 2 * (rtt + SLACK_US);
+        let delay = 4 * rtt + 2 * SLACK_US;
         (u128::from(rate) * u128::from(delay) / 1_000_000)
             .clamp(u128::from(WINDOW_BYTES_MIN), u128::from(WINDOW_BYTES_MAX)) as u64
+    }
+
+    /// Whether it was measured, and what it was asked for is less than goes through its line while a request is on its way.
+    pub(super) fn runs_dry(&self) -> bool {
+        let Some(rate) = self.rate else { return false };
+        let delay = self.rtt.map_or(RTT_UNKNOWN, |(mean, _)| mean);
+        self.calls.is_empty() || u128::from(self.in_flight) * 1_000_000 < u128::from(rate) * u128::from(delay)
     }
 
     /// Slices to ask for in one piece, so that a slow peer is not given what a fast one would be waited for.
@@ -191,6 +221,7 @@ impl Peer {
     pub(super) fn wake(&mut self, now: Instant) {
         self.progress = now;
         (self.busy_since, self.busy_bytes) = (now, 0);
+        (self.pause_max, self.pauses) = (0, 0);
         (self.sample_since, self.sample_bytes) = (None, 0);
     }
 
@@ -225,6 +256,11 @@ impl Peer {
 
     /// Bytes came.
     pub(super) fn brought(&mut self, now: Instant, bytes: u64) {
+        if self.busy_bytes > 0 {
+            let pause = now.since(self.progress).as_micros() as u64;
+            self.pause_max = pause.max(self.pause_max - self.pause_max / 32);
+            self.pauses = self.pauses.saturating_add(1);
+        }
         self.alive(now);
         self.used = now;
         self.delivered = self.delivered.saturating_add(bytes);
@@ -323,7 +359,37 @@ mod tests {
         }
         let rate = peer.rate().unwrap();
         assert!((11_000_000..14_000_000).contains(&rate), "{rate}");
-        assert_eq!(peer.window(), WINDOW_BYTES_MIN.max(rate * 110_000 / 1_000_000));
+        assert_eq!(peer.window(), WINDOW_BYTES_MIN.max(rate * 210_000 / 1_000_000));
+    }
+
+    #[test]
+    fn who_falls_silent_in_the_midst_of_a_transfer_is_found_out_by_his_own_pauses() {
+        let mut peer = peer();
+        peer.linked = true;
+        peer.hint_rtt(Duration::from_millis(50));
+        // Before there is anything to go by: round trips.
+        assert_eq!(peer.stall_after(), Duration::from_micros(3 * 50_000 + 6 * 12_500 + 50_000));
+        peer.wake(Instant(0));
+        let mut now = 60_000;
+        for step in 0..40 {
+            peer.brought(Instant(now), 256 << 10);
+            now += if step == 5 { 300_000 } else { 20_000 };
+        }
+        // The longest pause is forgotten by and by.
+        let after = peer.stall_after();
+        assert!((300_000..450_000).contains(&(after.as_micros() as u64)), "{after:?}");
+        for _ in 0..60 {
+            peer.brought(Instant(now), 256 << 10);
+            now += 20_000;
+        }
+        assert_eq!(peer.stall_after(), Duration::from_millis(250), "the least");
+        // However often it was late meanwhile.
+        for _ in 0..20 {
+            peer.was_late(false);
+        }
+        assert_eq!(peer.stall_after(), Duration::from_millis(250));
+        peer.wake(Instant(now));
+        assert!(peer.stall_after() > Duration::from_millis(250), "another transfer begins with a round trip");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) struct Provider {
     /// One way and back, microseconds.
     pub(super) rtt: u64,
     pub(super) holds: BTreeMap<ChunkId, u64>,
-    /// Running answers, served in turn.
+    /// Running answers.
     pub(super) queue: VecDeque<CallId>,
     pub(super) pumping: bool,
     pub(super) served: u64,
@@ -267,7 +267,8 @@ impl World {
             let arrives = Instant(self.now.0 + took + provider.rtt / 2);
             let last = running.left == 0;
             if !last {
-                provider.queue.push_back(call);
+                // As links do: one answer after another.
+                provider.queue.push_front(call);
             }
             provider.pumping = true;
             let (lies, fetch) = (provider.manner == Manner::Lies, running.fetch.clone());
