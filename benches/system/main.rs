@@ -1,10 +1,11 @@
 //! The whole system through real processes and mounts, beside its peers where they are installed.
 //!
 //! `cargo bench --bench system` measures 1 GiB and 10,000 files and takes some minutes; `TORNET_BENCH_SHORT=1` measures little,
-//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, tahoe, read, tree, local, start, wan, of which wan-fetch and wan-read are parts). `TORNET_BENCH_ALONE=1` leaves the peers out, `TORNET_BENCH_ROUNDS=1` says of how many rounds the median is taken (3). `TORNET_BENCH_TRACE=1` shows what each source of a fetch over the WAN sent, every 100 ms. `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
+//! for CI, and fails where a work is far slower, in proportion to this machine's own file system, than it used to be. `TORNET_BENCH_ONLY=fetch,tree` chooses parts (publish, fetch, account, tahoe, read, tree, local, start, wan, of which wan-fetch and wan-read are parts). `TORNET_BENCH_ALONE=1` leaves the peers out, `TORNET_BENCH_ROUNDS=1` says of how many rounds the median is taken (3). `TORNET_BENCH_TRACE=1` shows what each source of a fetch over the WAN sent, every 100 ms. `TMPDIR` says where everything lies; by default `/dev/shm` where it has room, so that nobody's disk is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
+mod account;
 mod coded;
 #[path = "../../fs-tests/harness/mod.rs"]
 mod harness;
@@ -89,9 +90,10 @@ fn main() {
     let rounds = std::env::var("TORNET_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3).max(1);
     let mut bench = Bench { lab, file, file_bytes, tree, tree_files, rounds, short, ssh, table: Table::default() };
     let only = std::env::var("TORNET_BENCH_ONLY").unwrap_or_default();
-    let parts: [Part; 9] = [
+    let parts: [Part; 10] = [
         ("publish", Bench::publish),
         ("fetch", Bench::fetch),
+        ("account", Bench::account),
         ("tahoe", Bench::tahoe),
         ("read", Bench::read),
         ("tree", Bench::tree),
@@ -105,7 +107,7 @@ fn main() {
         // What one part or peer cannot do takes no other's figures away.
         let group = name.split('-').next().unwrap_or(name);
         let chosen = if only.is_empty() {
-            !short || group != "wan"
+            !short || !["wan", "account"].contains(&group)
         } else {
             only.split(',').any(|word| word == name || word == group)
         };
