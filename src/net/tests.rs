@@ -334,7 +334,17 @@ async fn slow_reader_of_a_long_body_does_not_cost_the_link() {
 async fn answers_come_one_after_another() {
     let (alice, bob) = (open(1), open(2));
     let (dialled, accepted) = connect(&alice, &bob, bob.local_addr()).await;
-    serve(accepted, vec![Bytes::from(pattern(1 << 20))]);
+    // All are asked for before the first is answered.
+    let serving = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        while asked.len() < 8 {
+            asked.push(accepted.next_request().await.unwrap());
+        }
+        for (request, responder) in asked {
+            responder.answer(&request, vec![Bytes::from(pattern(1 << 20))]).await.unwrap();
+        }
+        accepted
+    });
     let came: Arc<[AtomicUsize; 8]> = Arc::default();
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..8 {
@@ -351,6 +361,7 @@ async fn answers_come_one_after_another() {
     let came: usize = came.iter().map(|came| came.load(Relaxed)).sum();
     assert!(came < 5 << 20, "{came} bytes of eight answers when the first was there");
     asking.join_all().await;
+    drop(serving.await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
