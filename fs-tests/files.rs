@@ -50,6 +50,11 @@ fn image_of_a_disk_has_its_bytes_and_holes_as_on_the_disk_below() {
     for options in DATA_PATHS {
         let lab = Lab::new();
         let a = mounted(&lab, options);
+        // A kernel that is told once that holes are unknown never asks again, for whatever file.
+        fs::write(a.path("other"), noise(1, 100_000)).unwrap();
+        let reference = a.reference(&a.stored(&a.path("other")));
+        assert_eq!(extents(&fs::File::open(reference).unwrap()), [(0, 100_000)]);
+        assert_eq!(extents(&fs::File::open(a.path(".tornet/status")).unwrap()), []);
         let (image, twin) = (edit(&a.path("image")), edit(&lab.path("twin")));
         let mut dice = Dice(5);
         for file in [&image, &twin] {
@@ -89,6 +94,19 @@ fn image_of_a_disk_has_its_bytes_and_holes_as_on_the_disk_below() {
         drop(image);
         assert!(fs::read(a.path("image")).unwrap() == fs::read(lab.path("twin")).unwrap(), "bytes");
         assert_published(&a, "");
+    }
+}
+
+#[test]
+fn reference_asked_for_right_after_closing_is_of_what_was_written() {
+    for options in DATA_PATHS {
+        let lab = Lab::new();
+        let a = mounted(&lab, options);
+        for round in 0..20 {
+            fs::write(a.path("file"), noise(round, 3000)).unwrap();
+            let reference = a.reference(&a.stored(&a.path("file")));
+            assert!(fs::read(reference).unwrap() == noise(round, 3000), "round {round}");
+        }
     }
 }
 

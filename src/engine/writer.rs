@@ -21,7 +21,7 @@ use std::fmt;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -92,6 +92,9 @@ pub struct Published {
     pub chunks_new: usize,
 }
 
+/// Has the files that are open say that they changed, if they did.
+type AskOpenFiles = Box<dyn Fn() + Send + Sync>;
+
 #[derive(Default)]
 struct Dirty {
     /// Not looked at yet.
@@ -111,6 +114,7 @@ struct Inner {
     tree: PathBuf,
     quiet: Duration,
     keeping: Arc<Keeping>,
+    ask_open_files: OnceLock<AskOpenFiles>,
     dirty: Mutex<Dirty>,
     wake: Notify,
     idle: Notify,
@@ -148,6 +152,7 @@ impl Writer {
             tree,
             quiet,
             keeping,
+            ask_open_files: OnceLock::new(),
             dirty,
             wake: Notify::new(),
             idle: Notify::new(),
@@ -171,6 +176,18 @@ impl Writer {
     /// Gives what tells of an open file whether programs may have it mapped for writing. The first word counts.
     pub fn may_be_mapped(&self, known: MayBeMapped) {
         self.inner.sealer.may_be_mapped(known);
+    }
+
+    /// Gives what has open files say that they changed, by [`Writer::changed`]; called before anybody is told how far publishing is.
+    /// The first word counts.
+    pub fn ask_open_files(&self, ask: AskOpenFiles) {
+        let _ = self.inner.ask_open_files.set(ask);
+    }
+
+    fn hear_open_files(&self) {
+        if let Some(ask) = self.inner.ask_open_files.get() {
+            ask();
+        }
     }
 
     /// Anything at or below this path may have changed or be new there, as after a directory was renamed: what is on
@@ -412,6 +429,7 @@ impl Writer {
 
     /// How far the file or directory at this path of the own tree is.
     pub fn state(&self, path: &Path) -> PublishState {
+        self.hear_open_files();
         let (dirty, running) = {
             let dirty = lock(&self.inner.dirty);
             (dirty.waiting.touches(path) || dirty.young.touches(path), dirty.running.touches(path))
@@ -593,6 +611,7 @@ impl Writer {
 
     /// Paths that are staged or being sealed; a full look at the tree counts as one.
     pub fn staged(&self) -> u64 {
+        self.hear_open_files();
         let dirty = lock(&self.inner.dirty);
         dirty.waiting.len() + dirty.running.len() + dirty.young.len()
     }

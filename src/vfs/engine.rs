@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::error::{Error, Result};
 use super::outcome::Waiting;
 use super::swarm::{
-    MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm,
+    AskOpenFiles, MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind,
+    Swarm,
 };
 use crate::base::text::TextError;
 use crate::content::directory::EntryBody;
@@ -265,6 +266,10 @@ impl Swarm for EngineSwarm {
 
     fn may_be_mapped(&self, known: MayBeMapped) {
         self.engine.writer().may_be_mapped(known);
+    }
+
+    fn ask_open_files(&self, ask: AskOpenFiles) {
+        self.engine.writer().ask_open_files(ask);
     }
 
     fn state(&self, path: &Path) -> String {

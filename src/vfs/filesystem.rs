@@ -74,6 +74,13 @@ impl Filesystem {
             .map_err(|errno| Error::because(errno, format!("cannot open the own tree {}: {errno}", tree.display())))?;
         let mapped = own.mapped.clone();
         swarm.may_be_mapped(Box::new(move |file| mapped.may_be_stored_to(file)));
+        let own = Arc::new(own);
+        let open = Arc::downgrade(&own);
+        swarm.ask_open_files(Box::new(move || {
+            if let Some(own) = open.upgrade() {
+                own.tell_all();
+            }
+        }));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let owner = Owner {
             uid: rustix::process::getuid().as_raw(),
@@ -82,7 +89,7 @@ impl Filesystem {
         };
         let refusals = Arc::<Refusals>::default();
         Ok(Arc::new(Filesystem {
-            own: Arc::new(own),
+            own,
             foreign: Arc::new(Foreign::new(swarm.clone(), owner, refusals.clone())),
             control: Arc::new(Control::new(swarm.clone(), owner)),
             swarm,
@@ -350,7 +357,9 @@ impl Filesystem {
             // What the kernel has not written yet would look like a hole: then it takes the whole file for data.
             Family::Own if self.settings.writeback => Err(Errno::NOSYS.into()),
             Family::Own => Ok(self.own.seek(handle, offset, whence)?),
-            Family::Control | Family::Foreign => Err(Errno::NOSYS.into()),
+            // All of it is data. Not "unknown here": the kernel would not ask for any file again.
+            Family::Control => all_data(self.control.attr(node)?.size, offset, whence),
+            Family::Foreign => all_data(self.foreign.attr(node)?.size, offset, whence),
         }
     }
 
@@ -409,5 +418,15 @@ impl Filesystem {
     /// Space on the disk that holds the own tree.
     pub fn space(&self) -> Result<Space> {
         Ok(self.own.space()?)
+    }
+}
+
+/// Finds data (`SEEK_DATA`, 3) or the end (`SEEK_HOLE`, 4) in a file of `size` bytes without holes.
+fn all_data(size: u64, offset: u64, whence: u32) -> Result<u64> {
+    match whence {
+        3 | 4 if offset >= size => Err(Errno::NXIO.into()),
+        3 => Ok(offset),
+        4 => Ok(size),
+        _ => Err(Errno::INVAL.into()),
     }
 }

@@ -33,7 +33,8 @@ pub use outcome::{Outcome, Waiting};
 pub use own::{RESERVED, enter_thread};
 pub use refusal::Refusals;
 pub use swarm::{
-    MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm,
+    AskOpenFiles, MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind,
+    Swarm,
 };
 
 #[cfg(test)]

@@ -99,8 +99,11 @@ impl OwnTree {
         let mapped = self.mapped.clone();
         let (dirty, failure) = (AtomicBool::new(dirty), AtomicI32::new(0));
         let opened = SystemTime::now();
+        // Of a file that the kernel writes by itself no failure is known here that the program was not told, and who wants to know
+        // what became of its bytes asks the open files.
+        let no_flush = !writable || lent.is_some();
         let handle = self.files.insert(OpenFile { node, fd, writable, dirty, failure, lent, opened, mapped });
-        Opened { handle, keep_cache, direct: false, no_flush: !writable, lent: shown, stale }
+        Opened { handle, keep_cache, direct: false, no_flush, lent: shown, stale }
     }
 
     pub(crate) fn open_file(&self, id: u64, flags: u32, lend: Lend<'_>) -> Result<Opened, Errno> {
@@ -156,7 +159,7 @@ impl OwnTree {
         // Nothing can be stored to an empty file through a map, and once it grows the kernel asks again.
         let kept = if new { KEPT } else { self.kept(&node) };
         let entry = Entry { node: node.id, attr: Attr::from(&stat), kept };
-        if opened.no_flush {
+        if !own.intersects(OFlags::WRONLY | OFlags::RDWR) {
             self.changed_in(&parent, name, Reach::Here);
         }
         Ok((entry, opened))

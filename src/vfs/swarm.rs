@@ -15,6 +15,9 @@ use crate::base::time::Timestamp;
 /// Whether a file, open for reading, may be mapped for writing.
 pub type MayBeMapped = Box<dyn Fn(&File) -> bool + Send + Sync>;
 
+/// Has the files that are open say that they changed, if they did.
+pub type AskOpenFiles = Box<dyn Fn() + Send + Sync>;
+
 /// Published trees to read, and the publisher of the own tree to tell of changes.
 ///
 /// Work that waits ends by its own deadline.
@@ -28,6 +31,8 @@ pub trait Swarm: Send + Sync + 'static {
     /// Gives what tells of a file of the own tree whether programs may have it mapped for writing: what is stored through a map
     /// shows in the file's times only after its pages were written to the disk.
     fn may_be_mapped(&self, known: MayBeMapped);
+    /// Gives what is to be called before anybody is told how far publishing is: the kernel writes to open files without a word.
+    fn ask_open_files(&self, ask: AskOpenFiles);
     /// How far publishing is with `path` of the own tree, in words.
     fn state(&self, path: &Path) -> String;
     /// The reference of `path` of the own tree as it was published last; `None` before the first time.

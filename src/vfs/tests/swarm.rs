@@ -13,7 +13,8 @@ use crate::base::time::Timestamp;
 use crate::vfs::error::{Error, Result};
 use crate::vfs::outcome::Waiting;
 use crate::vfs::swarm::{
-    MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm,
+    AskOpenFiles, MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind,
+    Swarm,
 };
 
 /// A published tree.
@@ -147,6 +148,8 @@ impl Swarm for MemorySwarm {
     }
 
     fn may_be_mapped(&self, _: MayBeMapped) {}
+
+    fn ask_open_files(&self, _: AskOpenFiles) {}
 
     fn reference(&self, path: &Path) -> Waiting<Option<String>> {
         let reference = path.starts_with("published").then(|| "tornet1own".to_string());
