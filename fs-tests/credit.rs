@@ -102,7 +102,7 @@ fn balances_agree_after_a_transfer_and_after_kills_of_either_side() {
         assert!(fs::read(&out).unwrap() == noise(number as u64, 24 << 20));
         let whole = agreed(&seller, &buyer);
         println!("{before} msat before, {whole} once all of it came");
-        // What was lost with a kill is less than the window of 32 MiB, and nothing is lost that was agreed on.
+        // What was lost with a kill is less than the window of 64 MiB, and nothing is lost that was agreed on.
         assert!(whole >= before, "{whole} owed, {before} before");
     }
     // Both at once, at rest: nothing is lost at all.

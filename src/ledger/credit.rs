@@ -41,8 +41,8 @@ impl Default for CreditConfig {
             price: Price::default(),
             line_bytes: 100_000_000,
             newcomer_bytes: 1 << 30,
-            window_bytes: 32 << 20,
-            receipt_bytes: 4 << 20,
+            window_bytes: 64 << 20,
+            receipt_bytes: 16 << 20,
             receipt_after: Duration::from_secs(1),
             price_max: PRICE_MAX_DEFAULT,
         }
