@@ -19,7 +19,7 @@ pub struct ShareConfig {
 
 impl Default for ShareConfig {
     fn default() -> ShareConfig {
-        ShareConfig { rate: None, newcomers_percent: 10, half_life: Duration::from_secs(3600) }
+        ShareConfig { rate: None, newcomers_percent: 10, half_life: Duration::from_secs(86_400) }
     }
 }
 
@@ -330,8 +330,12 @@ mod tests {
         let mut share = Share::new(limited());
         share.contributed(Instant(0), peer(1), 64 << 20);
         let at = |seconds| Instant(0).after(Duration::from_secs(seconds));
-        assert_eq!([0, 1800, 3600, 7200].map(|time| share.contribution(at(time), &peer(1)) >> 20), [64, 48, 32, 16]);
-        assert_eq!(share.contribution(at(3600 * 80), &peer(1)), 0);
+        const DAY: u64 = 86_400;
+        assert_eq!(
+            [0, DAY / 2, DAY, 2 * DAY].map(|time| share.contribution(at(time), &peer(1)) >> 20),
+            [64, 48, 32, 16]
+        );
+        assert_eq!(share.contribution(at(DAY * 80), &peer(1)), 0);
         share.contributed(at(0), peer(2), 64 << 20);
         busy(&mut share, &[peer(2)], 60);
         let got = busy(&mut share, &[peer(1), peer(2)], 20);
