@@ -125,8 +125,9 @@ fn standing(config: &CreditConfig, account: &Account, payments: Payments) -> Sta
     let line = config.line(account.rank, ours).saturating_add(account.lent);
     let against = config.held_against(account.disputed, account.acknowledged());
     let debt = account.acknowledged().saturating_add(against).saturating_add(account.unacknowledged());
-    // What we are about to pay counts as if it were paid: it may be any moment.
-    let debt = debt.saturating_add(payments.paid).saturating_add(payments.pending);
+    // What we are about to pay counts as if it were paid: it may be any moment. What we paid beyond all that the peer gave us was in
+    // advance, for its service, and no use of its line: else whoever is paid in advance would be refused, and pay it back.
+    let debt = debt.saturating_add(payments.paid.saturating_add(payments.pending).min(ours));
     Standing { debt, ours, line }
 }
 

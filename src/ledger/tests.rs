@@ -323,6 +323,20 @@ fn what_we_are_about_to_pay_counts_against_its_line_and_not_yet_in_the_balance()
 }
 
 #[test]
+fn what_we_paid_in_advance_uses_up_none_of_its_line() {
+    let mut ledger = Ledger::new(CreditConfig { line_bytes: 40, ..config() }, &[]);
+    ledger.link_up(name(1));
+    ledger.greeted(name(1), 1);
+    ledger.acknowledged(name(1), &Receipt::unsigned(0, Msat::ZERO), true);
+    ledger.received(Instant(1), name(1), 16, Msat(16));
+    ledger.pay(name(1), Payments { paid: Msat(1_000), ..Payments::default() });
+    assert_eq!(ledger.balances()[0].owed(), 984, "it owes us service");
+    let reached = Verdict::Line { owed: Msat(0), line: Msat(40 + 16 / 8) };
+    assert_eq!(try_hold(&mut ledger, 1, 40 + 16 / 8 + 1), reached, "what it gave us is paid");
+    assert!(matches!(try_hold(&mut ledger, 2, 40 + 16 / 8), Verdict::Held(_)));
+}
+
+#[test]
 fn what_was_paid_is_there_without_an_account() {
     let mut ledger = Ledger::new(config(), &[]);
     ledger.pay(name(1), Payments { credited: Msat(70), ..Payments::default() });

@@ -66,12 +66,14 @@ impl Wallet {
         [self.plan_at, look, retry].into_iter().flatten().min()
     }
 
-    /// What is owed to a peer beyond what is on its way, and what it owes us.
+    /// What is owed to a peer beyond what is on its way, and what it owes us. What either paid the other in advance is owed as service:
+    /// it is worked off, not paid back.
     fn net(&self, peer: &PeerId, service: &Service) -> (Msat, Msat) {
         let sums = self.sums(peer);
-        let ours = service.acknowledged.saturating_add(sums.paid).saturating_add(sums.pending);
-        let theirs = service.received.saturating_add(sums.credited);
-        (theirs.over(ours), ours.over(theirs))
+        let gone = sums.paid.saturating_add(sums.pending);
+        let owed = service.received.over(gone).over(service.acknowledged.over(sums.credited));
+        let ours = service.acknowledged.saturating_add(gone);
+        (owed, ours.over(service.received.saturating_add(sums.credited)))
     }
 
     fn plan(&mut self, now: Instant, service: impl Fn(&PeerId) -> Service) {

@@ -171,6 +171,30 @@ fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advanc
 }
 
 #[test]
+fn what_a_peer_paid_in_advance_is_worked_off_and_not_paid_back() {
+    let mut wallet = Wallet::new(config(), 1, Vec::new());
+    let (peer, outpoint) = (PeerId([7; 32]), Outpoint { txid: Txid([1; 32]), vout: 0 });
+    wallet.handle(Instant(1), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
+    wallet.noticed(Instant(1), peer, &Notice { invoice: invoice(1), outpoint });
+    let came = vec![("bcrt1p1".to_string(), vec![(outpoint, Sat(5_000), 1)])];
+    wallet.handle(Instant(2), WalletEvent::Seen { payments: Vec::new(), came });
+    assert_eq!(wallet.sums(&peer).credited, Msat(5_000_000));
+    let mut asked = |at: u64, received: u64| {
+        wallet.handle(Instant(at), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
+        wallet.invoiced(Instant(at), peer, invoice(2));
+        let service = Service { received: Msat(received), ..Service::default() };
+        while let Some(action) = wallet.poll(Instant(at + 3_000_000), |_| service) {
+            if matches!(action, WalletAction::Save(_)) {
+                wallet.handle(Instant(at + 3_000_000), WalletEvent::Saved);
+            }
+        }
+        wallet.sums(&peer).pending
+    };
+    assert_eq!(asked(10_000_000, 0), Msat::ZERO);
+    assert_eq!(asked(20_000_000, 6_000_000), Msat(6_000_000), "what it provided is");
+}
+
+#[test]
 fn what_was_reserved_before_a_restart_waits_for_the_chain_and_is_then_signed() {
     let output =
         Output { peer: PeerId([7; 32]), value: Sat(5_000), allowed: Sat(0), invoice: invoice(1), outpoint: None };
