@@ -47,6 +47,8 @@ pub const ACCOUNTS_MAX: usize = 16_384;
 pub const ACCOUNT_BATCH_MAX: usize = 256;
 /// Addresses that peers were given to pay to and that nothing came to yet: a wallet looks only so far ahead.
 pub const BILLS_OPEN_MAX: usize = 64;
+/// Of these, addresses of peers that never provided nor paid anything.
+pub const BILLS_STRANGERS_MAX: usize = BILLS_OPEN_MAX / 2;
 /// Of these, addresses of one peer.
 pub const BILLS_PER_PEER_MAX: usize = 4;
 /// Creditors whose newest invoice is kept.

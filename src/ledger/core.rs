@@ -328,6 +328,11 @@ impl Ledger {
         self.accounts.get(peer).map_or_else(Default::default, |account| (account.received, account.acknowledged()))
     }
 
+    /// Whether a peer paid something, or provided more than what is risked with anybody: else it is a stranger.
+    pub fn has_record(&self, peer: &PeerId) -> bool {
+        self.paid(peer).credited > Msat::ZERO || self.service(peer).0 > self.config.window()
+    }
+
     /// What a peer owes, as an invoice names it.
     pub fn owed_by(&self, peer: &PeerId) -> Msat {
         let Payments { credited, paid, pending } = self.paid(peer);

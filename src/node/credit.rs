@@ -96,7 +96,7 @@ impl Node {
                 // Whoever pays is asked to before he is refused.
                 let pays = self.wallet.pays();
                 if let Some(owed) = pays.then(|| self.credit.ledger.runs_short(now, &from)).flatten() {
-                    self.wallet.owing(now, from, owed, false);
+                    self.ask_to_pay(now, from, owed, false);
                 }
                 self.give(now, from, request, charge);
                 return None;
@@ -105,7 +105,7 @@ impl Node {
             Verdict::Price(_) => Refusal::Price,
             Verdict::Line { owed, line } => {
                 // An invoice follows.
-                self.wallet.owing(now, from, owed, false);
+                self.ask_to_pay(now, from, owed, false);
                 Refusal::CreditLimit { owed, line }
             }
         };

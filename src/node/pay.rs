@@ -3,6 +3,7 @@
 use super::Node;
 use super::calls::Purpose;
 use super::effect::Effect;
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
@@ -20,7 +21,7 @@ impl Node {
         let taken = match payment {
             Payment::Ask => {
                 let owed = self.credit.ledger.owed_by(&from);
-                self.wallet.owing(now, from, owed, true)
+                self.ask_to_pay(now, from, owed, true)
             }
             Payment::Invoice(invoice) => {
                 if self.fetch_calls.values().any(|(asked, _)| *asked == from) {
@@ -34,6 +35,12 @@ impl Node {
             }
         };
         if taken { Response::Noted } else { Response::Refused(Refusal::Unpaid) }
+    }
+
+    /// Has an invoice sent to a peer that owes so much. Gives whether one can be.
+    pub(super) fn ask_to_pay(&mut self, now: Instant, peer: PeerId, owed: Msat, asked: bool) -> bool {
+        let ledger = &self.credit.ledger;
+        self.wallet.owing(now, peer, owed, asked, |peer| ledger.has_record(peer))
     }
 
     /// Carries out what the payments want. Returns whether there was something.

@@ -220,6 +220,8 @@ pub struct Wallet {
     /// Fresh addresses are being made for these; what they owe.
     pub(super) fetching: BTreeMap<PeerId, Msat>,
     pub(super) invoiced: BTreeMap<PeerId, Instant>,
+    /// A stranger was sent none, for others have them all: whose invoice ends makes room.
+    pub(super) turned_away: bool,
     /// Notices that were answered.
     heard: BTreeSet<(PaymentId, PeerId)>,
     pub(super) dirty: BTreeSet<RowKey>,
@@ -262,6 +264,7 @@ impl Wallet {
             current: BTreeMap::new(),
             fetching: BTreeMap::new(),
             invoiced: BTreeMap::new(),
+            turned_away: false,
             heard: BTreeSet::new(),
             dirty: BTreeSet::new(),
             gone: BTreeSet::new(),

@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_secs(20);
 /// Below so many blocks a payment may still be reorganised away.
 const BLOCKS_FINAL: u32 = 100;
 /// Seconds before the end of an invoice in which no payment is begun.
-const INVOICE_MARGIN: u64 = 600;
+pub(super) const INVOICE_MARGIN: u64 = 600;
 /// A payment that was not sent so many seconds after the end of an invoice is given up.
 const INVOICE_LATE: u64 = 86_400;
 /// A payment that no block holds gets a higher fee rate, if that would help, after so many seconds, and again.

@@ -2,8 +2,9 @@
 
 use super::bill::Bill;
 use super::core::{RowKey, Wallet, WalletAction};
+use super::drive::INVOICE_MARGIN;
 use crate::base::amount::Msat;
-use crate::base::limit::{BILLS_OPEN_MAX, BILLS_PER_PEER_MAX};
+use crate::base::limit::{BILLS_OPEN_MAX, BILLS_PER_PEER_MAX, BILLS_STRANGERS_MAX};
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::wire::payment::{Invoice, Notice};
@@ -12,14 +13,23 @@ use std::time::Duration;
 
 /// How long an invoice of ours stands, seconds.
 const INVOICE_LIFE: u64 = 86_400;
-/// An invoice that nobody paid is forgotten so many seconds after its end, if there are too many.
+/// An invoice that nobody paid is forgotten so many seconds after its end, if there are too many; one of a stranger at its end.
 const INVOICE_GRACE: u64 = 7 * 86_400;
 /// A peer is sent its invoice no more often.
 const INVOICE_PAUSE: Duration = Duration::from_secs(5);
 
 impl Wallet {
-    /// A peer owes so much and is asked to pay: it reached its limit, or wants to (`asked`). Gives whether it can, here.
-    pub fn owing(&mut self, now: Instant, peer: PeerId, owed: Msat, asked: bool) -> bool {
+    /// A peer owes so much and is asked to pay: it reached its limit, or wants to (`asked`). `known`: whether a peer ever provided
+    /// or paid something; strangers have only a part of the invoices, and in turn, so that identities that cost nothing do not take
+    /// them all. Gives whether it can, here.
+    pub fn owing(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        owed: Msat,
+        asked: bool,
+        known: impl Fn(&PeerId) -> bool,
+    ) -> bool {
         let Some(civil) = self.civil(now).filter(|_| self.config.enabled && self.fee_rate.is_some()) else {
             return false;
         };
@@ -30,22 +40,36 @@ impl Wallet {
         self.invoiced.retain(|_, at| at.after(INVOICE_PAUSE) > now);
         self.invoiced.insert(peer, now);
         let (network, confirmations) = (self.config.network, self.config.confirmations);
+        let stranger = !known(&peer);
         let address = self.current.get(&peer).cloned();
         let fit = |bill: &&mut Bill| {
             !bill.used && bill.invoice.network == network && bill.invoice.confirmations == confirmations
         };
         if let Some(bill) = address.and_then(|address| self.bills.get_mut(&address)).filter(fit) {
-            (bill.invoice.amount, bill.invoice.expires) = (owed, civil.saturating_add(INVOICE_LIFE));
+            let over = bill.invoice.expires <= civil.saturating_add(INVOICE_MARGIN);
+            if over && stranger && std::mem::take(&mut self.turned_away) {
+                let address = bill.invoice.address.clone();
+                self.drop_bill(peer, address);
+                return false;
+            }
+            bill.invoice.amount = owed;
+            if over || !stranger {
+                bill.invoice.expires = civil.saturating_add(INVOICE_LIFE);
+            }
             self.bill(peer);
             return true;
         }
-        let unpaid = self.bills.values().filter(|bill| bill.came.is_empty());
-        let (mut all, mut its) = (self.fetching.len(), 0usize);
-        for bill in unpaid {
+        let unpaid = self.bills.values().filter(|bill| bill.came.is_empty()).map(|bill| &bill.peer);
+        let (mut all, mut its, mut strangers) = (0usize, 0usize, 0usize);
+        for debtor in unpaid.chain(self.fetching.keys()) {
             all = all.saturating_add(1);
-            its = its.saturating_add(usize::from(bill.peer == peer));
+            its = its.saturating_add(usize::from(*debtor == peer));
+            strangers = strangers.saturating_add(usize::from(!known(debtor)));
         }
-        if its >= BILLS_PER_PEER_MAX || (all >= BILLS_OPEN_MAX && !self.forget_bill(civil)) {
+        let crowded = stranger && strangers >= BILLS_STRANGERS_MAX;
+        let room = !crowded && all < BILLS_OPEN_MAX;
+        if its >= BILLS_PER_PEER_MAX || !(room || self.forget_bill(civil, crowded, known)) {
+            self.turned_away |= crowded;
             return false;
         }
         self.fetching.insert(peer, owed);
@@ -53,21 +77,28 @@ impl Wallet {
         true
     }
 
-    /// Forgets the unpaid invoice whose end is longest past. If it is paid after all, its debtor shows it.
-    fn forget_bill(&mut self, civil: u64) -> bool {
+    /// Forgets the unpaid invoice, or that of a stranger, that is to go first. If it is paid after all, its debtor shows it.
+    fn forget_bill(&mut self, civil: u64, strangers: bool, known: impl Fn(&PeerId) -> bool) -> bool {
         let unpaid = self.bills.values().filter(|bill| bill.came.is_empty());
-        let Some(oldest) = unpaid.min_by_key(|bill| bill.invoice.expires) else { return false };
-        if oldest.invoice.expires.saturating_add(INVOICE_GRACE) > civil {
-            return false;
-        }
-        let (peer, address) = (oldest.peer, oldest.invoice.address.clone());
+        let ends = unpaid.filter_map(|bill| {
+            let known = known(&bill.peer);
+            let grace = if known || bill.used { INVOICE_GRACE } else { 0 };
+            let end = bill.invoice.expires.saturating_add(grace);
+            (end <= civil && !(known && strangers)).then_some((end, bill.peer, &bill.invoice.address))
+        });
+        let Some((_, peer, address)) = ends.min() else { return false };
+        let address = address.clone();
+        self.drop_bill(peer, address);
+        true
+    }
+
+    fn drop_bill(&mut self, peer: PeerId, address: String) {
         if self.current.get(&peer) == Some(&address) {
             self.current.remove(&peer);
         }
         self.bills.remove(&address);
         self.dirty.remove(&RowKey::Bill(address.clone()));
         self.gone.insert(address);
-        true
     }
 
     pub(super) fn addressed(&mut self, now: Instant, peer: PeerId, address: Result<String, String>) {

@@ -5,7 +5,7 @@ mod world;
 use super::*;
 use crate::base::amount::Msat;
 use crate::base::bitcoin::{BitcoinNetwork, Outpoint, Sat, Txid};
-use crate::base::limit::{BILLS_OPEN_MAX, BILLS_PER_PEER_MAX};
+use crate::base::limit::{BILLS_OPEN_MAX, BILLS_PER_PEER_MAX, BILLS_STRANGERS_MAX};
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::base::units::FeeRate;
@@ -219,50 +219,85 @@ fn what_was_reserved_before_a_restart_waits_for_the_chain_and_is_then_signed() {
     assert_eq!(polled(2, Some(FeeRate(1_000))), [WalletAction::Prepare(payment)]);
 }
 
-#[test]
-fn addresses_are_bounded_whoever_asks_and_false_notices_make_no_more() {
-    let mut wallet = Wallet::new(config(), 1, Vec::new());
-    wallet.handle(Instant(1), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
-    let (mut made, mut now) = (0, 1);
-    let mut ask = |wallet: &mut Wallet, peer: PeerId| {
-        now += 10_000_000;
-        wallet.owing(Instant(now), peer, Msat(1), true);
+fn numbered(number: u32) -> PeerId {
+    let mut bytes = [7; 32];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    PeerId(bytes)
+}
+
+/// A wallet that is asked for invoices, and the addresses that it made.
+struct Till {
+    wallet: Wallet,
+    civil: u64,
+    now: u64,
+    made: usize,
+}
+
+impl Till {
+    fn new() -> Till {
+        Till { wallet: Wallet::new(config(), 1, Vec::new()), civil: CIVIL, now: 1, made: 0 }
+    }
+
+    /// What a peer is sent that reached its limit. Those of the first thousand never gave anything.
+    fn ask(&mut self, number: u32) -> Option<Invoice> {
+        (self.now, self.civil) = (self.now + 10_000_000, self.civil + 10);
+        let (wallet, now) = (&mut self.wallet, Instant(self.now));
+        wallet.handle(now, WalletEvent::Clock { civil: self.civil, fee_rate: Some(FeeRate(1_000)) });
+        wallet.owing(now, numbered(number), Msat(1), false, |peer| *peer >= numbered(1_000));
         let mut sent = None;
-        while let Some(action) = wallet.poll(Instant(now), |_| Service::default()) {
+        while let Some(action) = wallet.poll(now, |_| Service::default()) {
             match action {
                 WalletAction::Address(peer) => {
-                    made += 1;
-                    let address = Ok(format!("bcrt1p{made}"));
-                    wallet.handle(Instant(now), WalletEvent::Address { peer, address });
+                    self.made += 1;
+                    let address = Ok(format!("bcrt1p{}", self.made));
+                    wallet.handle(now, WalletEvent::Address { peer, address });
                 }
-                WalletAction::Save(_) => wallet.handle(Instant(now), WalletEvent::Saved),
+                WalletAction::Save(_) => wallet.handle(now, WalletEvent::Saved),
                 WalletAction::Invoice(_, invoice) => sent = Some(invoice),
                 WalletAction::Look { .. } => {
-                    wallet.handle(Instant(now), WalletEvent::Seen { payments: Vec::new(), came: Vec::new() });
+                    wallet.handle(now, WalletEvent::Seen { payments: Vec::new(), came: Vec::new() });
                 }
                 _ => {}
             }
         }
-        (sent, made)
-    };
-    let peer = |number: u32| {
-        let mut bytes = [7; 32];
-        bytes[..4].copy_from_slice(&number.to_be_bytes());
-        PeerId(bytes)
-    };
-    let first = ask(&mut wallet, peer(0)).0.unwrap();
-    assert_eq!(ask(&mut wallet, peer(0)).0.unwrap().address, first.address, "the same until it is paid");
+        sent
+    }
+}
+
+#[test]
+fn addresses_are_bounded_whoever_asks_and_false_notices_make_no_more() {
+    let mut till = Till::new();
+    let first = till.ask(1_000).unwrap();
+    assert_eq!(till.ask(1_000).unwrap().address, first.address, "the same until it is paid");
     let mut last = first;
     for _ in 0..10 {
         let outpoint = Outpoint { txid: Txid([1; 32]), vout: 0 };
-        wallet.noticed(Instant(1), peer(0), &Notice { invoice: last.clone(), outpoint });
-        last = ask(&mut wallet, peer(0)).0.unwrap_or(last);
+        till.wallet.noticed(Instant(1), numbered(1_000), &Notice { invoice: last.clone(), outpoint });
+        last = till.ask(1_000).unwrap_or(last);
     }
-    assert_eq!(ask(&mut wallet, peer(0)).1, BILLS_PER_PEER_MAX);
-    for number in 1..400 {
-        ask(&mut wallet, peer(number));
+    assert_eq!((till.ask(1_000), till.made), (None, BILLS_PER_PEER_MAX));
+    for number in 1_001..1_400 {
+        till.ask(number);
     }
-    assert_eq!(ask(&mut wallet, peer(1)).1, BILLS_OPEN_MAX);
+    assert_eq!(till.made, BILLS_OPEN_MAX);
+}
+
+#[test]
+fn strangers_leave_invoices_for_those_that_gave_something_and_have_them_in_turn() {
+    let mut till = Till::new();
+    let held = (0..400).filter(|number| till.ask(*number).is_some()).count();
+    assert_eq!(held, BILLS_STRANGERS_MAX);
+    assert!(till.ask(1_000).is_some(), "it provided something");
+    assert_eq!(till.ask(500), None, "others have them");
+    // They ask again and again, and no invoice ends later for that; a day later somebody else is sent one.
+    let first = till.ask(0).unwrap();
+    till.civil += 43_200;
+    assert_eq!(till.ask(0).unwrap().expires, first.expires);
+    assert_eq!(till.ask(500), None);
+    till.civil += 43_200;
+    assert_eq!(till.ask(0), None, "it had its time");
+    assert!(till.ask(500).is_some());
+    assert!(till.ask(1).is_some(), "nobody was turned away since");
 }
 
 #[test]

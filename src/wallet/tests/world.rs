@@ -143,7 +143,7 @@ impl World {
     pub(super) fn near(&mut self, creditor: usize, sat: u64) {
         self.served[creditor] += sat * 1000 + 1;
         let owed = Msat(self.served[creditor]);
-        self.parties[creditor].wallet.owing(self.now, name(0), owed, false);
+        self.parties[creditor].wallet.owing(self.now, name(0), owed, false, |_| true);
     }
 
     fn pump(&mut self, party: usize) {
@@ -377,7 +377,7 @@ impl World {
         let (now, peer) = (self.now, name(from));
         let wallet = &mut self.parties[to].wallet;
         match note {
-            Note::Ask => _ = wallet.owing(now, peer, Msat(self.served[to]), true),
+            Note::Ask => _ = wallet.owing(now, peer, Msat(self.served[to]), true, |_| true),
             Note::Invoice(invoice) => _ = wallet.invoiced(now, peer, invoice),
             Note::Notice(id, notice) => {
                 wallet.noticed(now, peer, &notice);
