@@ -24,6 +24,8 @@ const INVOICE_LATE: u64 = 86_400;
 const BUMP_AFTER: u64 = 1_800;
 /// For so long after we wanted its service, and it wanted money, a peer is paid in advance, if the user wants that.
 const SOUGHT_MAX: Duration = Duration::from_secs(600);
+/// Only who provided at least this part of it before is paid in advance.
+const PREPAY_PART: u64 = 1000;
 /// After a payment that could not be made none is begun by itself for so long.
 const RESTS: Duration = Duration::from_secs(60);
 /// Rows written down at once.
@@ -101,8 +103,9 @@ impl Wallet {
             }
             let ordered = wish.map(|wish| wish.amount.unwrap_or(Sat::covering(owed)));
             let allowed = self.allowed.of(now, peer);
-            // In advance only whom we asked for service: whoever likes could ask for money.
-            let prepay = if self.sought.contains_key(peer) { self.config.prepay } else { Sat(0) };
+            // In advance only whom we asked for service, and who gave some: whoever likes could ask for money.
+            let proved = service.received.times(PREPAY_PART) >= self.config.prepay.msat();
+            let prepay = if proved && self.sought.contains_key(peer) { self.config.prepay } else { Sat(0) };
             if ordered.is_some() || owed > Msat::ZERO || prepay > Sat(0) {
                 let (peer, price, invoice) = (*peer, service.price, invoice.clone());
                 dues.push(Due { peer, owed, prepay, price, invoice, ordered, allowed });

@@ -146,27 +146,31 @@ fn what_is_allowed_for_a_tree_pays_those_that_refused_it_once_and_also_after_a_r
 
 #[test]
 fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advance_once() {
-    let service = |_: &PeerId| Service::default();
+    // What it provided was paid; a thousandth of what is paid in advance.
+    let service = Service { received: Msat(4_000), acknowledged: Msat(4_000), ..Service::default() };
     let mut wallet = Wallet::new(PayConfig { prepay: Sat(4_000), ..config() }, 1, Vec::new());
     let (later, peer) = (Instant(60_000_000), PeerId([7; 32]));
     wallet.handle(Instant(1), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
     wallet.invoiced(Instant(1), peer, invoice(1));
-    let polled = |wallet: &mut Wallet, at: u64| {
+    let polled = |wallet: &mut Wallet, at: u64, service: Service| {
         wallet.handle(Instant(at), WalletEvent::Clock { civil: CIVIL, fee_rate: Some(FeeRate(1_000)) });
-        while let Some(action) = wallet.poll(Instant(at), service) {
+        while let Some(action) = wallet.poll(Instant(at), |_| service) {
             if matches!(action, WalletAction::Save(_)) {
                 return true;
             }
         }
         false
     };
-    assert!(!polled(&mut wallet, later.0));
+    assert!(!polled(&mut wallet, later.0, service));
     wallet.sought(later, peer);
-    assert!(polled(&mut wallet, later.0 + 1));
+    let little = Service { received: Msat(3_999), acknowledged: Msat(3_999), ..service };
+    assert!(!polled(&mut wallet, later.0 + 1, Service::default()), "it never provided anything");
+    assert!(!polled(&mut wallet, later.0 + 2, little));
+    assert!(polled(&mut wallet, later.0 + 3, service));
     assert_eq!(wallet.sums(&peer).pending, Msat(4_000_000));
     wallet.invoiced(later, peer, invoice(2));
     wallet.handle(later, WalletEvent::Saved);
-    polled(&mut wallet, later.0 + 70_000_000);
+    polled(&mut wallet, later.0 + 70_000_000, service);
     assert_eq!(wallet.sums(&peer).pending, Msat(4_000_000), "what was paid in advance is used up first");
 }
 
