@@ -342,6 +342,13 @@ impl Fetch {
         }
     }
 
+    /// What a peer owes us now.
+    pub fn owed(&mut self, peer: &PeerId, owes: Msat) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.owes = owes;
+        }
+    }
+
     /// Another limit from now on.
     pub fn set_price_max(&mut self, now: Instant, most: Price) {
         self.config.price_max = most;

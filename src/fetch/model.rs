@@ -4,13 +4,14 @@ mod world;
 
 use super::core::{Fetch, FetchAction, FetchConfig};
 use super::want::{Urgency, Want, WantFailureKind, WantId};
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
 use crate::base::random::Random;
 use crate::base::range::{SliceRange, slice_count};
 use crate::base::time::Instant;
 use crate::wire::call::CallId;
-use crate::wire::message::Refusal;
+use crate::wire::message::{Price, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use world::*;
@@ -301,6 +302,29 @@ fn nobody_at_all_is_a_timeout_and_a_price_is_named() {
     world.run(ms(40_000));
     let (_, result) = world.result(1);
     assert_eq!(result.as_ref().unwrap_err().kind, WantFailureKind::Price(Refusal::Price));
+}
+
+#[test]
+fn who_owes_us_enough_is_asked_as_if_it_cost_nothing() {
+    let asked = |owes: u64| {
+        let mut world = World::new(7);
+        let ids = world.chunks(0..1, 1 << 20);
+        world.fetch.set_price_max(world.now, Price { per_gib: Msat(32_768), ..Price::default() });
+        for (n, rtt, price) in [(1, 20, 32_768), (2, 60, 0)] {
+            world.provider(n, Manner::Honest, 10 * MIB, rtt, &ids);
+            world.link(n);
+            world.fetch.priced(world.now, peer(n), Price { per_gib: Msat(price), ..Price::default() });
+        }
+        world.fetch.owed(&peer(1), Msat(owes));
+        let needs = vec![(0, SliceRange { first: 0, count: 8 })];
+        world.want(Want { needs, ..stripe(1, &ids, 1, 1 << 20, Urgency::Bulk, ms(9000)) });
+        world.run(ms(10_000));
+        assert!(world.result(1).1.is_ok());
+        world.asked.iter().map(|(who, count)| (*who, *count)).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(0), [(peer(2), 1)]);
+    assert_eq!(asked(1), [(peer(2), 1)], "a slice may cost less than that, a piece does not");
+    assert_eq!(asked(1_000), [(peer(1), 1)]);
 }
 
 #[test]

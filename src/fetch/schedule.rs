@@ -309,8 +309,7 @@ impl Fetch {
             if guess {
                 takes = takes.saturating_mul(100) / peer.guess_percent().max(1);
             }
-            // Who takes the most that we pay is as good as one for nothing that takes half as long again.
-            takes = takes.saturating_add(takes / 200 * peer.price_percent);
+            takes = takes.saturating_add(peer.price_us(takes, bytes));
             // Equal peers share: a little chance decides.
             takes += self.random.below(takes / 16 + 1);
             quickest = quickest.min(takes);

@@ -1,5 +1,6 @@
 //! What is measured of each peer: round trip, rate, failures; and from these how long it will take and how much to ask of it.
 
+use crate::base::amount::Msat;
 use crate::base::peer::Contact;
 use crate::base::time::Instant;
 use crate::wire::call::CallId;
@@ -76,6 +77,8 @@ pub(super) struct Peer {
     /// What it charges, once it said so; and in percent of the most that we pay: over 100 it is not asked.
     pub(super) price: Option<Price>,
     pub(super) price_percent: u64,
+    /// What it owes us: so much service of it is paid already.
+    pub(super) owes: Msat,
     /// When it was last of use.
     pub(super) used: Instant,
     /// Bytes it delivered in all.
@@ -109,6 +112,7 @@ impl Peer {
             broke: None,
             price: None,
             price_percent: 0,
+            owes: Msat::ZERO,
             used: now,
             delivered: 0,
         }
@@ -171,6 +175,13 @@ impl Peer {
         let rate = self.rate.unwrap_or(prior).max(1024);
         let queue = bytes.saturating_mul(1_000_000) / rate;
         (first + queue).saturating_mul(1 + u64::from(self.failures.min(8)))
+    }
+
+    /// What its price counts as, in microseconds, where `bytes` more take so long: who takes the most that we pay is as good as one for
+    /// nothing that takes half as long again. Who owes us at least what is asked of it takes nothing.
+    pub(super) fn price_us(&self, takes: u64, bytes: u64) -> u64 {
+        let costs = self.price.map_or(Msat::ZERO, |price| price.of(self.in_flight + bytes));
+        if costs <= self.owes { 0 } else { takes / 200 * self.price_percent }
     }
 
     /// After how long an answer of `bytes`, asked for now, is late.

@@ -181,13 +181,20 @@ impl Node {
     /// A peer said what it charges and what work it has done.
     pub(super) fn credit_hello(&mut self, now: Instant, peer: PeerId, hello: &Hello) {
         self.credit.ledger.greeted(peer, rank(&peer, hello.rank_nonce));
+        self.claim_changed(&peer);
         self.fetch.priced(now, peer, hello.price);
         self.unpark(now, peer);
+    }
+
+    /// What a peer owes us changed: its service is sought before that of peers that would have to be paid.
+    pub(super) fn claim_changed(&mut self, peer: &PeerId) {
+        self.fetch.owed(peer, self.credit.ledger.owed_by(peer));
     }
 
     /// A peer's receipt, its signature checked by the shell.
     pub(super) fn receipt_heard(&mut self, now: Instant, from: PeerId, statement: &Statement) -> Response {
         self.credit.ledger.acknowledged(from, &statement.receipt, statement.settled);
+        self.claim_changed(&from);
         self.unpark(now, from);
         Response::Receipted { held: self.credit.ledger.proof(&from) }
     }

@@ -185,10 +185,13 @@ impl Node {
             Input::Request { from, token, request } => self.serve(now, from, token, request),
             Input::Answered { call, result } => self.answered(now, call, result),
             Input::Delivered { call, slices, charge } => {
-                if let Some((peer, _)) = self.fetch_calls.get(&call) {
+                if let Some(peer) = self.fetch_calls.get(&call).map(|(peer, _)| *peer) {
                     let bytes = u64::from(slices.count) * SLICE_BYTES as u64;
-                    self.credit.ledger.received(now, *peer, bytes, charge);
-                    self.upload.share.contributed(now, *peer, bytes);
+                    self.credit.ledger.received(now, peer, bytes, charge);
+                    self.upload.share.contributed(now, peer, bytes);
+                    if charge.0 > 0 {
+                        self.claim_changed(&peer);
+                    }
                 }
                 self.fetch.delivered(now, call, slices);
                 if self.mending.gathers() {

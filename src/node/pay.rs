@@ -59,6 +59,7 @@ impl Node {
                 WalletAction::Sums(peer, Sums { credited, paid, pending }) => {
                     self.credit.ledger.pay(peer, Payments { credited, paid, pending });
                     self.upload_paid(now, peer, credited);
+                    self.claim_changed(&peer);
                     self.unpark(now, peer);
                 }
                 WalletAction::Ask(peer) => self.speak(now, peer, Payment::Ask, Purpose::Ask),
