@@ -186,7 +186,7 @@ fn work_that_was_done_gives_a_line_and_is_kept() {
     let reference = seller.publish(&path);
     let rank = |node: &Node| node.json(&["--json", "status"])["rank"].as_u64().unwrap();
     let mut buyer = Plan::new("buyer").config(READER).knows(&seller).start(&lab);
-    assert_eq!(rank(&buyer), 0, "none is looked for unless that is asked for");
+    assert_eq!(rank(&buyer), 0, "none is looked for with rank_cpu = 0 %");
     let refused = buyer.tornet_fails(&["get", &reference, lab.path("out").to_str().unwrap()]);
     assert!(refused.contains("credit limit"), "{refused}");
     buyer.kill();

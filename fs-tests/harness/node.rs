@@ -134,6 +134,10 @@ impl Plan {
         if let Some(zone) = &self.zone {
             command.env("TZ", zone);
         }
+        if !self.config.contains("rank_cpu") {
+            // Refusals are the same however fast the machine finds a rank.
+            command.env("TORNET_CREDIT_RANK_CPU", "0 %");
+        }
         if !self.mount {
             command.arg("node");
         }

@@ -87,8 +87,8 @@ pub const VARIABLES: [&str; 38] = [
 pub const CREDIT_LINE_DEFAULT: Size = Size(100_000_000);
 /// What all peers together may owe beyond their lines, for each day, when nothing is set.
 pub const NEWCOMERS_DEFAULT: Size = Size(1 << 30);
-/// Part of one processor that looks for a better rank when nothing is set.
-pub const RANK_CPU_DEFAULT: Percent = Percent(0);
+/// Part of one processor that looks for a better rank, once a peer charges something, when nothing is set.
+pub const RANK_CPU_DEFAULT: Percent = Percent(5);
 
 /// What flags may say. They override everything else.
 #[derive(Debug, Clone, Default)]

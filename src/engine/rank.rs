@@ -1,4 +1,4 @@
-//! Looks for proof of work in the background, within its part of one processor.
+//! Looks for proof of work in the background, within its part of one processor, once it is of use.
 
 use super::swarm::Swarm;
 use crate::base::peer::PeerId;
@@ -6,6 +6,7 @@ use crate::ledger::rank::{Puzzle, rank};
 use crate::node::input::Command;
 use crate::store::{Store, StoreError, Table};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -26,15 +27,28 @@ pub(super) fn recall(store: &Store, peer: &PeerId) -> u64 {
     if rank(peer, nonce) > 0 { nonce } else { 0 }
 }
 
-/// Searches on a thread of its own until enough is found or the engine stops.
-pub(super) fn search(store: Arc<Store>, swarm: Swarm, peer: PeerId, nonce: u64, percent: u8) {
-    let best = rank(&peer, nonce);
-    if percent == 0 || best >= RANK_ENOUGH {
-        return;
-    }
-    let work = move || run(&store, &swarm, &peer, best, u32::from(percent.min(100)));
-    if let Err(error) = std::thread::Builder::new().name("rank".to_string()).spawn(work) {
-        warn!(%error, "no rank is looked for");
+/// The search that may begin.
+pub(super) struct Search {
+    pub(super) store: Arc<Store>,
+    pub(super) swarm: Swarm,
+    pub(super) peer: PeerId,
+    /// Part of one processor that it may take, in percent; 0: there is none.
+    pub(super) percent: u8,
+    pub(super) begun: AtomicBool,
+}
+
+impl Search {
+    /// Carries out `Effect::Rank`: searches on a thread of its own for more than the rank that there is, until enough is found or the
+    /// engine stops.
+    pub(super) fn begin(self: &Arc<Self>, rank: u8) {
+        if self.percent == 0 || rank >= RANK_ENOUGH || self.begun.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let this = self.clone();
+        let work = move || run(&this.store, &this.swarm, &this.peer, rank, u32::from(this.percent.min(100)));
+        if let Err(error) = std::thread::Builder::new().name("rank".to_string()).spawn(work) {
+            warn!(%error, "no rank is looked for");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::clock::Clock;
 use super::keep::Keeping;
 use super::link::Links;
 use super::pay::Payer;
+use super::rank::Search;
 use super::server::{self, Sent, Serving};
 use super::swarm::{Swarm, Waiting};
 use crate::base::amount::Msat;
@@ -53,6 +54,7 @@ pub(super) struct Shell {
     pub(super) waiting: Arc<Waiting>,
     pub(super) payer: Payer,
     pub(super) keeping: Arc<Keeping>,
+    pub(super) search: Arc<Search>,
 }
 
 /// Runs the machine until it is told to stop.
@@ -184,6 +186,7 @@ fn carry_out(shell: &Shell, effect: Effect) {
             tokio::spawn(super::book::book(shell.store.clone(), shell.events.clone(), records));
         }
         Effect::Wallet(action) => shell.payer.act(*action),
+        Effect::Rank(rank) => shell.search.begin(rank),
         Effect::WantDone { want, result } => shell.waiting.want_done(want, result),
         Effect::Placed { job, group, chunk, peer } => shell.keeping.placed(job, group, chunk, peer),
         Effect::ReadKept { after, max } => shell.keeping.read(&shell.events, after, max),

@@ -55,7 +55,7 @@ pub struct Settings {
     pub payments: PayConfig,
     /// How much is sent of chunks, by the local time.
     pub upload: Week,
-    /// Part of one processor, in percent, that looks for a better rank; 0: none.
+    /// Part of one processor, in percent, that looks for a better rank once a peer charges something; 0: none.
     pub rank_percent: u8,
     /// The wallet.
     pub purse: PurseSettings,

@@ -41,6 +41,7 @@ use std::fs::{DirBuilder, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -161,7 +162,13 @@ impl Engine {
             unix: reactor::unix_now(),
             ..NodeConfig::default()
         };
-        let rank_nonce = node_config.rank_nonce;
+        let search = rank::Search {
+            store: store.clone(),
+            swarm: swarm.clone(),
+            peer,
+            percent: settings.rank_percent,
+            begun: AtomicBool::new(false),
+        };
         let keeping = Keeping::new(store.clone(), settings.lease);
         let node = Node::new(node_config, peer, u64::from_le_bytes(seed));
         let purse = Purse::new(&settings.data_dir, settings.purse.clone());
@@ -175,6 +182,7 @@ impl Engine {
             events,
             waiting: swarm.waiting.clone(),
             keeping: keeping.clone(),
+            search: Arc::new(search),
         };
         let sealer = Sealer::new(store.clone(), secret, settings.scheme).map_err(StartError::Threads)?;
         let fetcher = Arc::new(Fetcher::new(store.clone(), swarm.clone()));
@@ -196,7 +204,6 @@ impl Engine {
         tasks.push(tokio::spawn(purse.clone().open_at_start()));
         tasks.push(tokio::spawn(payer.run()));
         tasks.push(tokio::spawn(timetable.clone().run(swarm.clone())));
-        rank::search(store.clone(), swarm.clone(), peer, rank_nonce, settings.rank_percent);
         if settings.mdns {
             tasks.push(tokio::spawn(discovery::run(swarm.clone(), peer, addr)));
         }

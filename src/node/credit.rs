@@ -25,6 +25,8 @@ pub(crate) struct Credit {
     parked: BTreeMap<PeerId, VecDeque<Parked>>,
     /// The nonce of our own rank; 0: none.
     pub(crate) nonce: u64,
+    /// A peer was met that charges something.
+    charged: bool,
 }
 
 /// A request that is answered once its asker's account allows.
@@ -42,7 +44,7 @@ pub(crate) struct Parked {
 
 impl Credit {
     pub(crate) fn new(ledger: Ledger, nonce: u64) -> Credit {
-        Credit { ledger, parked: BTreeMap::new(), nonce }
+        Credit { ledger, parked: BTreeMap::new(), nonce, charged: false }
     }
 
     /// Requests that wait.
@@ -181,6 +183,10 @@ impl Node {
     /// A peer said what it charges and what work it has done.
     pub(super) fn credit_hello(&mut self, now: Instant, peer: PeerId, hello: &Hello) {
         self.credit.ledger.greeted(peer, rank(&peer, hello.rank_nonce));
+        // Where nothing costs anything a rank is of no use, and none is worked for.
+        if !hello.price.is_zero() && !std::mem::replace(&mut self.credit.charged, true) {
+            self.effects.push_back(Effect::Rank(self.rank()));
+        }
         self.claim_changed(&peer);
         self.fetch.priced(now, peer, hello.price);
         self.unpark(now, peer);

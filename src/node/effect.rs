@@ -82,6 +82,8 @@ pub enum Effect {
     /// Of payments: rows to be written down, or a step at the signer. Ends with `Input::Wallet`. Of the actions only those that no
     /// message to a peer carries out.
     Wallet(Box<WalletAction>),
+    /// A peer charges for its service, and lends more to those with a higher rank than ours: look for one, if that did not begin.
+    Rank(u8),
     /// Answer a locate: fill in `located.held` from the store first.
     AnswerLocated {
         /// Which.

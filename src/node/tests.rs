@@ -483,3 +483,22 @@ fn a_read_in_a_nodes_first_moment_asks_whoever_is_linked_without_waiting_for_a_h
     world.run(8 * DELAY);
     assert!(world.log.iter().any(|(_, effect)| matches!(effect, Effect::WantDone { result: Ok(_), .. })));
 }
+
+#[test]
+fn work_for_a_rank_begins_once_with_the_first_peer_that_charges() {
+    let mut world = World::acquainted(4);
+    let begun = |world: &World| -> Vec<usize> {
+        world.log.iter().filter(|(_, effect)| matches!(effect, Effect::Rank(0))).map(|(at, _)| *at).collect()
+    };
+    assert!(begun(&world).is_empty(), "all is free");
+    let price =
+        crate::wire::message::Price { per_gib: crate::base::amount::Msat(10_000), per_request: Default::default() };
+    let credit = crate::ledger::CreditConfig { price, ..Default::default() };
+    for place in [1, 2] {
+        world.command(place, Command::Terms { credit, payments: Default::default() });
+        world.run(Duration::from_secs(1));
+    }
+    let mut begun = begun(&world);
+    begun.sort_unstable();
+    assert_eq!(begun, [0, 1, 2, 3]);
+}

@@ -87,7 +87,8 @@ impl Swarm {
                 self.at(SYNC, Event::Give(place, life, Box::new(Input::Booked)));
             }
             // Nobody is paid here: there is no chain.
-            Effect::Wallet(_) => {}
+            // Nobody charges anything here.
+            Effect::Wallet(_) | Effect::Rank(_) => {}
             Effect::AnswerLocated { token, chunks, mut located } => {
                 for (index, chunk) in chunks.iter().enumerate() {
                     if self.holds(place, chunk)
