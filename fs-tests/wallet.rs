@@ -6,6 +6,8 @@
 mod harness;
 
 use harness::bitcoin::Bitcoin;
+#[cfg(feature = "electrum")]
+use harness::wallet::electrum;
 use harness::wallet::{
     COIN, FEE_MAX, PAID, Place, at_height, bitcoind, fund, id, p2p, passphrase, place_is_free, rate, run, soon,
     state_of,
@@ -103,8 +105,12 @@ const STEPS: [&str; 4] = ["nothing", "signed", "handed-out", "confirmed"];
 #[ignore = "a process of its own, started by the tests"]
 fn payer() {
     let variable = |name: &str| std::env::var(name).unwrap();
-    let peers = vec![variable("WALLET_PEER").parse().unwrap()];
-    let place = Place { data: variable("WALLET_DATA").into(), backend: Backend::P2p { peers }, start: Start::New };
+    let source = variable("WALLET_SOURCE");
+    let backend = match source.parse() {
+        Ok(peer) => Backend::P2p { peers: vec![peer] },
+        Err(_) => server(source),
+    };
+    let place = Place { data: variable("WALLET_DATA").into(), backend, start: Start::New };
     let step = variable("WALLET_STEP");
     run(async move {
         let chain = place.open().await;
@@ -121,11 +127,28 @@ fn payer() {
     });
 }
 
+/// A server, by its address.
+#[cfg(feature = "electrum")]
+fn server(url: String) -> Backend {
+    Backend::Electrum { url }
+}
+
+#[cfg(not(feature = "electrum"))]
+fn server(url: String) -> Backend {
+    panic!("{url}: servers are not in this build")
+}
+
 fn killed_payer(place: &Place, node: &Bitcoin, to: &str, step: &str) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["payer", "--exact", "--ignored", "--nocapture"]);
     command.env("WALLET_DATA", &place.data).env("WALLET_STEP", step).env("WALLET_TO", to);
-    let mut child = command.env("WALLET_PEER", node.address().to_string()).spawn().unwrap();
+    let source = match &place.backend {
+        Backend::P2p { peers } => peers[0].to_string(),
+        Backend::Bitcoind { url, .. } => url.clone(),
+        #[cfg(feature = "electrum")]
+        Backend::Electrum { url } => url.clone(),
+    };
+    let mut child = command.env("WALLET_SOURCE", source).spawn().unwrap();
     let start = std::time::Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -141,38 +164,40 @@ fn killed_payer(place: &Place, node: &Bitcoin, to: &str, step: &str) {
     assert_eq!(status.signal(), Some(9), "the payer ended by itself: {status}");
 }
 
+async fn killed_between_steps(backend: impl Fn(&Bitcoin) -> Backend) {
+    let lab = Lab::new();
+    let node = Bitcoin::start(&lab, "bitcoin");
+    for (number, step) in STEPS.into_iter().enumerate() {
+        let place = Place::new(&lab, &format!("wallet{number}"), backend(&node));
+        let chain = place.open_with_coin(&node).await;
+        // A second coin, with which a careless wallet could pay a second time.
+        fund(&chain, &node, COIN).await;
+        drop(chain);
+        let to = node.fresh();
+        soon("the file is free", || place_is_free(&place)).await;
+        killed_payer(&place, &node, &to, step);
+
+        let chain = place.open().await;
+        let known = chain.intents();
+        assert_eq!(known.len(), usize::from(step != "nothing"), "{step}: {known:?}");
+        // Who asked for the payment does not know how far it came, and asks again.
+        let intent = chain.prepare(id(7), &[(to.clone(), PAID)], rate(2), FEE_MAX).await.unwrap();
+        assert!(known.iter().all(|known| known.txids == intent.txids), "{step}: signed anew");
+        chain.broadcast(id(7)).await.unwrap();
+        if step != "confirmed" {
+            soon("the payment at the node", || (node.waiting() == [intent.txid.to_string()]).then_some(())).await;
+        }
+        node.mine(2);
+        at_height(&chain, &node).await;
+        state_of(&chain, id(7), "a block", |state| matches!(state, IntentState::Confirmed { .. })).await;
+        assert_eq!(node.received(&to), PAID, "{step}");
+        assert_eq!(chain.balance().confirmed_sat, 2 * COIN - PAID - intent.fee_sat, "{step}");
+    }
+}
+
 #[test]
 fn payment_that_dies_between_any_two_steps_is_made_once() {
-    run(async {
-        let lab = Lab::new();
-        let node = Bitcoin::start(&lab, "bitcoin");
-        for (number, step) in STEPS.into_iter().enumerate() {
-            let place = Place::new(&lab, &format!("wallet{number}"), p2p(&node));
-            let chain = place.open_with_coin(&node).await;
-            // A second coin, with which a careless wallet could pay a second time.
-            fund(&chain, &node, COIN).await;
-            drop(chain);
-            let to = node.fresh();
-            soon("the file is free", || place_is_free(&place)).await;
-            killed_payer(&place, &node, &to, step);
-
-            let chain = place.open().await;
-            let known = chain.intents();
-            assert_eq!(known.len(), usize::from(step != "nothing"), "{step}: {known:?}");
-            // Who asked for the payment does not know how far it came, and asks again.
-            let intent = chain.prepare(id(7), &[(to.clone(), PAID)], rate(2), FEE_MAX).await.unwrap();
-            assert!(known.iter().all(|known| known.txids == intent.txids), "{step}: signed anew");
-            chain.broadcast(id(7)).await.unwrap();
-            if step != "confirmed" {
-                soon("the payment at the node", || (node.waiting() == [intent.txid.to_string()]).then_some(())).await;
-            }
-            node.mine(2);
-            at_height(&chain, &node).await;
-            state_of(&chain, id(7), "a block", |state| matches!(state, IntentState::Confirmed { .. })).await;
-            assert_eq!(node.received(&to), PAID, "{step}");
-            assert_eq!(chain.balance().confirmed_sat, 2 * COIN - PAID - intent.fee_sat, "{step}");
-        }
-    });
+    run(killed_between_steps(p2p));
 }
 
 async fn reorganised(backend: impl Fn(&Bitcoin) -> Backend) {
@@ -223,121 +248,139 @@ fn longer_branch_takes_confirmations_back_over_the_rpc_of_a_full_node() {
     run(reorganised(bitcoind));
 }
 
+async fn stuck(backend: impl Fn(&Bitcoin) -> Backend) {
+    let (_lab, mut node, place, chain) = with_coin(backend).await;
+    let to = node.fresh();
+    let first = chain.prepare(id(1), &[(to.clone(), PAID)], rate(1), FEE_MAX).await.unwrap();
+    // No node takes it at that rate, and the node that was told of it has forgotten it.
+    node.restart(&["-minrelaytxfee=0.00005", "-persistmempool=0"]);
+    // The wallet may not have found that node again yet; that the payment may be sent is written down either way.
+    let sent = chain.broadcast(id(1)).await;
+    assert!(matches!(sent, Ok(()) | Err(ChainError::Broadcast(_))), "{sent:?}");
+    drop(chain);
+    // Trap 1: without its coins locked and itself put back, the library would know of nothing to replace.
+    let chain = place.open().await;
+    assert!(node.waiting().is_empty());
+    let low = chain.bump(id(1), rate(1), FEE_MAX).await.unwrap_err();
+    assert!(matches!(low, ChainError::FeeRate { .. }), "{low}");
+    let dear = chain.bump(id(1), rate(20), first.fee_sat + 1).await.unwrap_err();
+    assert!(matches!(dear, ChainError::Fee { .. }), "{dear}");
+    let second = chain.bump(id(1), rate(20), FEE_MAX).await.unwrap();
+    assert!(second.fee_sat > first.fee_sat && second.txids.len() == 2, "{second:?}");
+    chain.broadcast(id(1)).await.unwrap();
+    soon("the replacement at the node", || (node.waiting() == [second.txid.to_string()]).then_some(())).await;
+    node.mine(1);
+    state_of(&chain, id(1), "a block", |state| matches!(state, IntentState::Confirmed { .. })).await;
+    assert_eq!(chain.intent(id(1)).unwrap().txid, second.txid);
+    assert_eq!(node.received(&to), PAID);
+    let late = chain.bump(id(1), rate(50), FEE_MAX).await.unwrap_err();
+    assert!(matches!(late, ChainError::State { .. }), "{late}");
+}
+
 #[test]
 fn stuck_payment_is_replaced_by_one_that_pays_more() {
-    run(async {
-        let (_lab, mut node, place, chain) = with_coin(p2p).await;
-        let to = node.fresh();
-        let first = chain.prepare(id(1), &[(to.clone(), PAID)], rate(1), FEE_MAX).await.unwrap();
-        // No node takes it at that rate, and the node that was told of it has forgotten it.
-        node.restart(&["-minrelaytxfee=0.00005", "-persistmempool=0"]);
-        // The wallet may not have found that node again yet; that the payment may be sent is written down either way.
-        let sent = chain.broadcast(id(1)).await;
-        assert!(matches!(sent, Ok(()) | Err(ChainError::Broadcast(_))), "{sent:?}");
-        drop(chain);
-        // Trap 1: without its coins locked and itself put back, the library would know of nothing to replace.
-        let chain = place.open().await;
-        assert!(node.waiting().is_empty());
-        let low = chain.bump(id(1), rate(1), FEE_MAX).await.unwrap_err();
-        assert!(matches!(low, ChainError::FeeRate { .. }), "{low}");
-        let dear = chain.bump(id(1), rate(20), first.fee_sat + 1).await.unwrap_err();
-        assert!(matches!(dear, ChainError::Fee { .. }), "{dear}");
-        let second = chain.bump(id(1), rate(20), FEE_MAX).await.unwrap();
-        assert!(second.fee_sat > first.fee_sat && second.txids.len() == 2, "{second:?}");
-        chain.broadcast(id(1)).await.unwrap();
-        soon("the replacement at the node", || (node.waiting() == [second.txid.to_string()]).then_some(())).await;
-        node.mine(1);
-        state_of(&chain, id(1), "a block", |state| matches!(state, IntentState::Confirmed { .. })).await;
-        assert_eq!(chain.intent(id(1)).unwrap().txid, second.txid);
-        assert_eq!(node.received(&to), PAID);
-        let late = chain.bump(id(1), rate(50), FEE_MAX).await.unwrap_err();
-        assert!(matches!(late, ChainError::State { .. }), "{late}");
-    });
+    run(stuck(p2p));
+}
+
+async fn taken_back(backend: impl Fn(&Bitcoin) -> Backend) {
+    let (_lab, node, place, chain) = with_coin(backend).await;
+    let to = node.fresh();
+    let outputs = [(to.clone(), PAID)];
+    chain.prepare(id(1), &outputs, rate(2), FEE_MAX).await.unwrap();
+    let given_up = chain.cancel(id(1), rate(2), FEE_MAX).await.unwrap();
+    assert_eq!(given_up.state, IntentState::Cancelled { height: None });
+    assert!(chain.broadcast(id(1)).await.is_err(), "what was given up is not sent");
+    assert_eq!(chain.balance().confirmed_sat, COIN, "its coin is free again");
+    chain.prepare(id(3), &outputs, rate(2), FEE_MAX).await.unwrap();
+    chain.bump(id(3), rate(5), FEE_MAX).await.unwrap();
+    chain.cancel(id(3), rate(2), FEE_MAX).await.unwrap();
+    assert_eq!(chain.balance().confirmed_sat, COIN, "also after a second transaction that nobody saw");
+
+    let sent = chain.prepare(id(2), &outputs, rate(2), FEE_MAX).await.unwrap();
+    chain.broadcast(id(2)).await.unwrap();
+    assert_eq!(node.waiting(), [sent.txid.to_string()]);
+    let taken_back = chain.cancel(id(2), rate(10), FEE_MAX).await.unwrap();
+    assert_eq!((taken_back.state, taken_back.outpoints.len()), (IntentState::Cancelling, 0));
+    chain.broadcast(id(2)).await.unwrap();
+    assert_eq!(node.waiting(), [taken_back.txid.to_string()]);
+    node.mine(1);
+    at_height(&chain, &node).await;
+    let height = node.height();
+    state_of(&chain, id(2), "it is taken back", |state| state == IntentState::Cancelled { height: Some(height) }).await;
+    assert_eq!(node.received(&to), 0);
+    assert_eq!(chain.balance().confirmed_sat, COIN - taken_back.fee_sat);
+    drop(chain);
+    let chain = place.open().await;
+    assert!(chain.intents().iter().all(|intent| matches!(intent.state, IntentState::Cancelled { .. })));
 }
 
 #[test]
 fn payment_is_taken_back_before_and_after_it_was_sent() {
-    run(async {
-        let (_lab, node, place, chain) = with_coin(bitcoind).await;
-        let to = node.fresh();
-        let outputs = [(to.clone(), PAID)];
-        chain.prepare(id(1), &outputs, rate(2), FEE_MAX).await.unwrap();
-        let given_up = chain.cancel(id(1), rate(2), FEE_MAX).await.unwrap();
-        assert_eq!(given_up.state, IntentState::Cancelled { height: None });
-        assert!(chain.broadcast(id(1)).await.is_err(), "what was given up is not sent");
-        assert_eq!(chain.balance().confirmed_sat, COIN, "its coin is free again");
-        chain.prepare(id(3), &outputs, rate(2), FEE_MAX).await.unwrap();
-        chain.bump(id(3), rate(5), FEE_MAX).await.unwrap();
-        chain.cancel(id(3), rate(2), FEE_MAX).await.unwrap();
-        assert_eq!(chain.balance().confirmed_sat, COIN, "also after a second transaction that nobody saw");
+    run(taken_back(bitcoind));
+}
 
-        let sent = chain.prepare(id(2), &outputs, rate(2), FEE_MAX).await.unwrap();
-        chain.broadcast(id(2)).await.unwrap();
-        assert_eq!(node.waiting(), [sent.txid.to_string()]);
-        let taken_back = chain.cancel(id(2), rate(10), FEE_MAX).await.unwrap();
-        assert_eq!((taken_back.state, taken_back.outpoints.len()), (IntentState::Cancelling, 0));
-        chain.broadcast(id(2)).await.unwrap();
-        assert_eq!(node.waiting(), [taken_back.txid.to_string()]);
-        node.mine(1);
-        at_height(&chain, &node).await;
-        let height = node.height();
-        state_of(&chain, id(2), "it is taken back", |state| state == IntentState::Cancelled { height: Some(height) })
-            .await;
-        assert_eq!(node.received(&to), 0);
-        assert_eq!(chain.balance().confirmed_sat, COIN - taken_back.fee_sat);
-        drop(chain);
-        let chain = place.open().await;
-        assert!(chain.intents().iter().all(|intent| matches!(intent.state, IntentState::Cancelled { .. })));
-    });
+/// Trap 1: open payments are sent before anything is asked, their coins taken in the commit that signs.
+async fn sent_by_the_next_start(backend: impl Fn(&Bitcoin) -> Backend) {
+    let (_lab, node, place, chain) = with_coin(backend).await;
+    let to = node.fresh();
+    let intent = chain.prepare(id(1), &[(to.clone(), PAID)], rate(2), FEE_MAX).await.unwrap();
+    assert!(node.waiting().is_empty());
+    drop(chain);
+    let chain = place.open().await;
+    assert_eq!(node.waiting(), [intent.txid.to_string()]);
+    assert_eq!(chain.intent(id(1)).unwrap().state, IntentState::Broadcast);
+    let short = chain.prepare(id(2), &[(to, COIN / 2)], rate(2), FEE_MAX).await.unwrap_err();
+    assert!(matches!(short, ChainError::Short { .. }), "{short}");
 }
 
 #[test]
 fn signed_payment_keeps_its_coin_and_is_sent_by_the_next_start() {
-    // Trap 1: open payments are sent before anything is asked, their coins taken in the commit that signs.
-    run(async {
-        let (_lab, node, place, chain) = with_coin(bitcoind).await;
-        let to = node.fresh();
-        let intent = chain.prepare(id(1), &[(to.clone(), PAID)], rate(2), FEE_MAX).await.unwrap();
-        assert!(node.waiting().is_empty());
-        drop(chain);
-        let chain = place.open().await;
-        assert_eq!(node.waiting(), [intent.txid.to_string()]);
-        assert_eq!(chain.intent(id(1)).unwrap().state, IntentState::Broadcast);
-        let short = chain.prepare(id(2), &[(to, COIN / 2)], rate(2), FEE_MAX).await.unwrap_err();
-        assert!(matches!(short, ChainError::Short { .. }), "{short}");
-    });
+    run(sent_by_the_next_start(bitcoind));
+}
+
+/// Trap 2: the light client looks for the addresses that it knew when it began, and some more.
+async fn paid_far_beyond(backend: impl Fn(&Bitcoin) -> Backend) {
+    let lab = Lab::new();
+    let node = Bitcoin::start(&lab, "bitcoin");
+    let place = Place::new(&lab, "wallet", backend(&node));
+    let chain = place.open().await;
+    let mut open = Vec::new();
+    for _ in 0..ADDRESSES_OPEN_MAX {
+        open.push(chain.fresh_address().await.unwrap());
+    }
+    let full = chain.fresh_address().await.unwrap_err();
+    assert!(matches!(full, ChainError::TooManyAddresses { max: ADDRESSES_OPEN_MAX }), "{full}");
+    // Invoices that expire unpaid make room, and move the window on.
+    for _ in 0..4 {
+        for address in open.drain(..) {
+            chain.release(&address).await.unwrap();
+        }
+        for _ in 0..ADDRESSES_OPEN_MAX {
+            open.push(chain.fresh_address().await.unwrap());
+        }
+    }
+    let last = open.last().unwrap();
+    node.pay(last, COIN);
+    node.mine(1);
+    soon("the coin", || chain.received(last).unwrap().first().map(|coin| assert_eq!(coin.sat, COIN))).await;
+    chain.fresh_address().await.unwrap();
 }
 
 #[test]
 fn address_far_beyond_those_at_the_start_is_seen_when_it_is_paid() {
-    // Trap 2: the light client looks for the addresses that it knew when it began, and some more.
-    run(async {
-        let lab = Lab::new();
-        let node = Bitcoin::start(&lab, "bitcoin");
-        let place = Place::new(&lab, "wallet", p2p(&node));
-        let chain = place.open().await;
-        let mut open = Vec::new();
-        for _ in 0..ADDRESSES_OPEN_MAX {
-            open.push(chain.fresh_address().await.unwrap());
-        }
-        let full = chain.fresh_address().await.unwrap_err();
-        assert!(matches!(full, ChainError::TooManyAddresses { max: ADDRESSES_OPEN_MAX }), "{full}");
-        // Invoices that expire unpaid make room, and move the window on.
-        for _ in 0..4 {
-            for address in open.drain(..) {
-                chain.release(&address).await.unwrap();
-            }
-            for _ in 0..ADDRESSES_OPEN_MAX {
-                open.push(chain.fresh_address().await.unwrap());
-            }
-        }
-        let last = open.last().unwrap();
-        node.pay(last, COIN);
-        node.mine(1);
-        soon("the coin", || chain.received(last).unwrap().first().map(|coin| assert_eq!(coin.sat, COIN))).await;
-        chain.fresh_address().await.unwrap();
-    });
+    run(paid_far_beyond(p2p));
 }
+
+/// A kind of source: its name, and how it is made beside a node.
+type Kind = (&'static str, fn(&Bitcoin) -> Backend);
+
+/// Sources that are looked at side by side.
+const SOURCES: &[Kind] = &[
+    ("filters", p2p),
+    ("rpc", bitcoind),
+    #[cfg(feature = "electrum")]
+    ("electrum", electrum),
+];
 
 #[test]
 fn nothing_counts_that_is_in_no_block_and_no_estimate_passes_the_limit() {
@@ -345,8 +388,8 @@ fn nothing_counts_that_is_in_no_block_and_no_estimate_passes_the_limit() {
     run(async {
         let lab = Lab::new();
         let node = Bitcoin::start(&lab, "bitcoin");
-        for (name, backend) in [("filters", p2p(&node)), ("rpc", bitcoind(&node))] {
-            let place = Place::new(&lab, name, backend);
+        for (name, backend) in SOURCES {
+            let place = Place::new(&lab, name, backend(&node));
             let chain = place.open().await;
             let address = chain.fresh_address().await.unwrap();
             node.pay(&address, COIN);
@@ -401,8 +444,8 @@ fn words_bring_the_coins_back() {
         soon("the change", || (chain.balance().confirmed_sat == left).then_some(())).await;
         let used = chain.fresh_address().await.unwrap();
         let words = place.seed().words().join(" ");
-        for (name, backend) in [("filters", p2p(&node)), ("rpc", bitcoind(&node))] {
-            let data = lab.make_dir(name);
+        for (name, backend) in SOURCES {
+            let (data, backend) = (lab.make_dir(name), backend(&node));
             std::fs::create_dir_all(folder(&data)).unwrap();
             Seed::from_words(&words).unwrap().save(&seed_file(&data), &passphrase()).unwrap();
             let again = Place { data, backend, start: Start::Restored { height: 0, addresses: 20 } };
@@ -462,4 +505,176 @@ fn source_that_is_away_is_named_and_waited_for() {
             assert_eq!(chain.status().trouble, None);
         }
     });
+}
+
+/// What must hold whatever server the data come from.
+#[cfg(feature = "electrum")]
+macro_rules! over {
+    ($kind:ident, $server:expr) => {
+        mod $kind {
+            use super::*;
+
+            #[test]
+            fn coins_come_and_go() {
+                run(receive_and_pay($server));
+            }
+
+            #[test]
+            fn payment_that_dies_between_any_two_steps_is_made_once() {
+                run(killed_between_steps($server));
+            }
+
+            #[test]
+            fn longer_branch_takes_confirmations_back() {
+                run(reorganised($server));
+            }
+
+            #[test]
+            fn stuck_payment_is_replaced_by_one_that_pays_more() {
+                run(stuck($server));
+            }
+
+            #[test]
+            fn payment_is_taken_back_before_and_after_it_was_sent() {
+                run(taken_back($server));
+            }
+
+            #[test]
+            fn signed_payment_keeps_its_coin_and_is_sent_by_the_next_start() {
+                run(sent_by_the_next_start($server));
+            }
+
+            #[test]
+            fn address_far_beyond_those_at_the_start_is_seen_when_it_is_paid() {
+                run(paid_far_beyond($server));
+            }
+        }
+    };
+}
+
+#[cfg(feature = "electrum")]
+over!(over_electrum, electrum);
+
+/// What is true of servers alone: they may be away, of another chain, or lie.
+#[cfg(feature = "electrum")]
+mod servers {
+    use super::*;
+    use bdk_wallet::bitcoin::block::Header;
+    use bdk_wallet::bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
+    use harness::electrum::Liar;
+    use serde_json::Value;
+    use tornet::chain::{ChainConfig, Network};
+
+    #[test]
+    fn server_that_is_away_is_named_and_waited_for() {
+        run(async {
+            let lab = Lab::new();
+            let mut node = Bitcoin::start(&lab, "bitcoin");
+            let place = Place::new(&lab, "wallet", electrum(&node));
+            let chain = place.open_with_coin(&node).await;
+            node.electrum.get_mut().unwrap().stop();
+            let url = node.electrum.get().unwrap().url();
+            let away = soon("a word of trouble", || chain.status().trouble).await;
+            assert!(away.starts_with(&format!("the Electrum server at {url} does not answer: ")), "{away}");
+            let unsent = chain.prepare(id(1), &[(node.fresh(), PAID)], rate(2), FEE_MAX).await.unwrap();
+            let sent = chain.broadcast(id(1)).await.unwrap_err();
+            assert!(matches!(sent, ChainError::Broadcast(_)), "{sent}");
+            node.electrum.get_mut().unwrap().go_on();
+            soon("the server is found again", || chain.status().trouble.is_none().then_some(())).await;
+            soon("the payment at the node", || (node.waiting() == [unsent.txid.to_string()]).then_some(())).await;
+        });
+    }
+
+    #[test]
+    fn server_of_another_chain_is_told_nothing_and_believed_nothing() {
+        run(async {
+            let lab = Lab::new();
+            let node = Bitcoin::start(&lab, "bitcoin");
+            let place = Place::new(&lab, "wallet", electrum(&node));
+            let config = ChainConfig { network: Network::Signet, backend: place.backend.clone(), start: place.start };
+            let chain = Chain::open(&folder(&place.data), place.seed(), config).await.unwrap();
+            let trouble = soon("a word of trouble", || chain.status().trouble).await;
+            assert!(trouble.contains("follows another chain than that of the network signet"), "{trouble}");
+            assert!(!chain.status().synced && chain.status().height == 0);
+            assert!(matches!(chain.fresh_address().await, Err(ChainError::Behind(_))));
+        });
+    }
+
+    /// Changes the header so many places before the last one of an answer, where it holds so many.
+    fn forge(method: &str, result: &mut Value, back: usize, change: impl FnOnce(&mut Header)) {
+        if method != "blockchain.block.headers" {
+            return;
+        }
+        let headers = result["headers"].as_array_mut().unwrap();
+        let Some(place) = headers.len().checked_sub(1 + back).filter(|_| headers.len() > 1) else { return };
+        let mut header: Header = deserialize_hex(headers[place].as_str().unwrap()).unwrap();
+        change(&mut header);
+        headers[place] = serialize_hex(&header).into();
+    }
+
+    /// Looks for a nonce with which it holds its work, or does not.
+    fn mine(header: &mut Header, well: bool) {
+        while header.validate_pow(header.target()).is_ok() != well {
+            header.nonce += 1;
+        }
+    }
+
+    #[test]
+    fn server_that_lies_is_not_believed_and_told_of() {
+        run(async {
+            let lab = Lab::new();
+            let node = Bitcoin::start(&lab, "bitcoin");
+            electrum(&node);
+            let liar = Liar::before(node.electrum.get().unwrap());
+            let place = Place::new(&lab, "wallet", Backend::Electrum { url: liar.url() });
+            let chain = place.open_with_coin(&node).await;
+
+            // A block that holds no work; one whose content was changed; one that is another each time.
+            liar.lie(|method, result| forge(method, result, 0, |header| mine(header, false)));
+            node.mine(1);
+            let newest = node.height();
+            let told = |what: String| {
+                let chain = chain.clone();
+                async move {
+                    soon(&what, || chain.status().trouble.filter(|trouble| trouble.contains(&what))).await;
+                    assert!(chain.status().height < newest && chain.balance().confirmed_sat == COIN);
+                }
+            };
+            told(format!("is not believed: block {newest} does not hold the work that it claims")).await;
+            liar.lie(|method, result| {
+                forge(method, result, 1, |header| {
+                    header.merkle_root = bdk_wallet::bitcoin::hashes::Hash::all_zeros();
+                    mine(header, true);
+                });
+            });
+            told(format!("is not believed: block {newest} does not follow the one before it")).await;
+            let mut number = 0;
+            liar.lie(move |method, result| {
+                number += 1;
+                forge(method, result, 0, |header| {
+                    header.time += number;
+                    mine(header, true);
+                });
+            });
+            told("contradicts itself".into()).await;
+            liar.repent();
+            soon("the truth", || (chain.status().height >= newest).then_some(())).await;
+
+            // A payment in a block without proof of that is none.
+            liar.lie(|method, result| {
+                if method == "blockchain.transaction.get_merkle" {
+                    let path = result["merkle"].as_array_mut().unwrap();
+                    path.iter_mut().for_each(|step| *step = "11".repeat(32).into());
+                }
+            });
+            let address = chain.fresh_address().await.unwrap();
+            node.pay(&address, COIN);
+            node.mine(1);
+            at_height(&chain, &node).await;
+            assert_eq!((chain.received(&address).unwrap(), chain.balance().confirmed_sat), (vec![], COIN));
+            liar.repent();
+            node.mine(1);
+            soon("the coin", || (chain.balance().confirmed_sat == 2 * COIN).then_some(())).await;
+        });
+    }
 }

@@ -215,6 +215,11 @@ pub fn program(lab: &Lab) -> PathBuf {
     path
 }
 
+/// Name and password with which a server beside a full node asks it, whatever cookie it wrote.
+pub const INDEXER: &str = "index:index";
+/// The same as the node is told it.
+const INDEXER_AUTH: &str = "index:7f1c2a9be0d34f58$833d4b69d265ab6bfd6481eecb9b542bc9a8f97dbcadb5a1ac48e4edb00337f9";
+
 /// A running full node. Killed when dropped.
 pub struct Bitcoin {
     dir: PathBuf,
@@ -223,6 +228,9 @@ pub struct Bitcoin {
     rpc_port: u16,
     options: Vec<String>,
     child: Option<Child>,
+    /// The Electrum server beside it, once somebody asked for one.
+    #[cfg(feature = "electrum")]
+    pub electrum: std::cell::OnceCell<super::electrum::Electrum>,
 }
 
 impl Bitcoin {
@@ -240,7 +248,15 @@ impl Bitcoin {
     pub fn start_bare(lab: &Lab, name: &str) -> Bitcoin {
         let dir = lab.make_dir(name);
         let (port, rpc_port) = (free_port(), free_port());
-        let mut node = Bitcoin { dir, port, rpc_port, options: Vec::new(), child: None };
+        let mut node = Bitcoin {
+            dir,
+            port,
+            rpc_port,
+            options: Vec::new(),
+            child: None,
+            #[cfg(feature = "electrum")]
+            electrum: std::cell::OnceCell::new(),
+        };
         node.run();
         node
     }
@@ -268,6 +284,7 @@ impl Bitcoin {
         command.args(["-regtest", "-server", "-listen=1", "-txindex=1", "-blockfilterindex=1", "-peerblockfilters=1"]);
         command.args(["-dbcache=16", "-dnsseed=0", "-fixedseeds=0", "-listenonion=0", "-discover=0", "-connect=0"]);
         command.args(["-rpcbind=127.0.0.1", "-rpcallowip=127.0.0.1", "-fallbackfee=0.00002", "-printtoconsole=0"]);
+        command.arg(format!("-rpcauth={INDEXER_AUTH}"));
         command.args(&self.options).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
         until("the full node answers", || {
@@ -301,6 +318,14 @@ impl Bitcoin {
     /// Where its RPC is.
     pub fn rpc_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.rpc_port)
+    }
+
+    /// A folder below its own, for what runs beside it.
+    #[cfg(feature = "electrum")]
+    pub fn make_dir(&self, name: &str) -> PathBuf {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        dir
     }
 
     /// Where its peers find it.
@@ -403,6 +428,7 @@ impl Drop for Bitcoin {
     }
 }
 
-fn free_port() -> u16 {
+/// A port of this machine that nobody uses.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

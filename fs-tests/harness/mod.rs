@@ -8,6 +8,8 @@
 
 pub mod bitcoin;
 pub mod disk;
+#[cfg(feature = "electrum")]
+pub mod electrum;
 pub mod forge;
 pub mod liar;
 pub mod machine;

@@ -90,6 +90,12 @@ pub fn bitcoind(node: &Bitcoin) -> Backend {
     Backend::Bitcoind { url: node.rpc_url(), cookie: node.cookie() }
 }
 
+/// An Electrum server beside a node.
+#[cfg(feature = "electrum")]
+pub fn electrum(node: &Bitcoin) -> Backend {
+    Backend::Electrum { url: node.electrum.get_or_init(|| super::electrum::Electrum::start(node)).url() }
+}
+
 /// Runs a test.
 #[track_caller]
 pub fn run(test: impl Future<Output = ()>) {

@@ -22,6 +22,12 @@ pub enum Backend {
         /// The file by which that node knows its user.
         cookie: PathBuf,
     },
+    /// An Electrum server: it learns which addresses are ours.
+    #[cfg(feature = "electrum")]
+    Electrum {
+        /// As in `tcp://127.0.0.1:50001`.
+        url: String,
+    },
 }
 
 /// What a source must be able to do. `follow` runs until the wallet is closed or something fails; then it is begun again.

@@ -2,8 +2,12 @@
 
 use super::backend::{Ask, Backend};
 use super::bitcoind::Bitcoind;
+#[cfg(feature = "electrum")]
+use super::electrum::Electrum;
 use super::error::ChainError;
 use super::follow::{self, Following, Progress, Shared};
+#[cfg(feature = "electrum")]
+use super::indexed::Indexed;
 use super::intent::{Intent, IntentId};
 use super::p2p::P2p;
 use super::seed::Seed;
@@ -72,6 +76,11 @@ impl Chain {
             }
             Backend::Bitcoind { url, cookie } => {
                 drop(tokio::spawn(follow::run(Bitcoind::new(url, cookie), shared.clone(), following)));
+            }
+            #[cfg(feature = "electrum")]
+            Backend::Electrum { url } => {
+                let source = Indexed::<Electrum>::new(network, url);
+                drop(tokio::spawn(follow::run(source, shared.clone(), following)));
             }
         }
         Ok(Chain { shared, ask, network })

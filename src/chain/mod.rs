@@ -5,9 +5,15 @@
 
 mod backend;
 mod bitcoind;
+#[cfg(feature = "electrum")]
+mod electrum;
 mod error;
 mod follow;
 mod handle;
+#[cfg(feature = "electrum")]
+mod headers;
+#[cfg(feature = "electrum")]
+mod indexed;
 mod intent;
 mod network;
 mod p2p;

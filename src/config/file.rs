@@ -108,6 +108,8 @@ pub struct RawWallet {
     pub bitcoind: Option<Placed>,
     /// `[payments] cookie`.
     pub cookie: Option<Placed>,
+    /// `[payments] electrum`.
+    pub electrum: Option<Placed>,
     /// `[payments] passphrase_file`.
     pub passphrase_file: Option<Placed>,
 }
@@ -154,6 +156,7 @@ const KNOWN: &[(&str, &[&str])] = &[
             "peers",
             "bitcoind",
             "cookie",
+            "electrum",
             "passphrase_file",
             "max_price",
             "per_payment",
@@ -305,6 +308,7 @@ impl RawFile {
             "backend" => &mut self.wallet.backend,
             "bitcoind" => &mut self.wallet.bitcoind,
             "cookie" => &mut self.wallet.cookie,
+            "electrum" => &mut self.wallet.electrum,
             "passphrase_file" => &mut self.wallet.passphrase_file,
             "upload" => &mut self.upload,
             _ => &mut self.mdns,

@@ -43,7 +43,7 @@ pub const CACHE_MIN: Size = Size(32 << 20);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 38] = [
+pub const VARIABLES: [&str; 39] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -63,6 +63,7 @@ pub const VARIABLES: [&str; 38] = [
     "TORNET_PAYMENTS_BITCOIND",
     "TORNET_PAYMENTS_CONFIRMATIONS",
     "TORNET_PAYMENTS_COOKIE",
+    "TORNET_PAYMENTS_ELECTRUM",
     "TORNET_PAYMENTS_ENABLED",
     "TORNET_PAYMENTS_FEE_RATE_MAX",
     "TORNET_PAYMENTS_FEE_SHARE_MAX",

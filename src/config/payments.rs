@@ -15,7 +15,13 @@ pub enum BackendKind {
     P2p,
     /// The RPC of a full node.
     Bitcoind,
+    /// An Electrum server.
+    #[cfg(feature = "electrum")]
+    Electrum,
 }
+
+/// Kinds of sources that are not in every build, with the feature that brings them and whether this one has it.
+const OPTIONAL: [(&str, bool); 1] = [("electrum", cfg!(feature = "electrum"))];
 
 impl FromStr for BackendKind {
     type Err = String;
@@ -23,7 +29,9 @@ impl FromStr for BackendKind {
         match text {
             "p2p" => Ok(BackendKind::P2p),
             "bitcoind" => Ok(BackendKind::Bitcoind),
-            _ => Err(format!("{text:?} is neither \"p2p\" nor \"bitcoind\"")),
+            #[cfg(feature = "electrum")]
+            "electrum" => Ok(BackendKind::Electrum),
+            _ => Err(not_a_kind(text)),
         }
     }
 }
@@ -33,8 +41,21 @@ impl fmt::Display for BackendKind {
         f.write_str(match self {
             BackendKind::P2p => "p2p",
             BackendKind::Bitcoind => "bitcoind",
+            #[cfg(feature = "electrum")]
+            BackendKind::Electrum => "electrum",
         })
     }
+}
+
+fn not_a_kind(text: &str) -> String {
+    if OPTIONAL.iter().any(|(name, _)| *name == text) {
+        return format!(
+            "this tornet was built without {text:?}: build it with `cargo build --release --features {text}`, or use \"p2p\" or \"bitcoind\""
+        );
+    }
+    let built = OPTIONAL.iter().filter(|(_, built)| *built).map(|(name, _)| *name);
+    let kinds: Vec<String> = ["p2p", "bitcoind"].into_iter().chain(built).map(|name| format!("{name:?}")).collect();
+    format!("{text:?} is none of {}", kinds.join(", "))
 }
 
 /// Settings of the wallet, validated.
@@ -50,6 +71,8 @@ pub struct WalletSettings {
     pub bitcoind: Setting<String>,
     /// The file by which that node knows its user.
     pub cookie: Setting<PathBuf>,
+    /// Where the Electrum server is.
+    pub electrum: Setting<String>,
     /// The file that holds the wallet's passphrase.
     pub passphrase_file: Setting<Option<PathBuf>>,
 }
@@ -60,6 +83,16 @@ fn rpc_port(network: Network) -> u16 {
         Network::Signet => 38332,
         Network::Testnet4 => 48332,
         Network::Regtest => 18443,
+    }
+}
+
+/// Where electrs, and others as it does, serve the Electrum protocol.
+fn electrum_port(network: Network) -> u16 {
+    match network {
+        Network::Bitcoin => 50001,
+        Network::Signet => 60601,
+        Network::Testnet4 => 40001,
+        Network::Regtest => 60401,
     }
 }
 
@@ -78,6 +111,22 @@ fn url(text: &str) -> Result<String, String> {
         return Err(format!("{text:?} is no address of an RPC: write it as in \"http://127.0.0.1:8332\""));
     }
     Ok(text.to_string())
+}
+
+fn electrum_url(text: &str) -> Result<String, String> {
+    if text.starts_with("ssl://") || text.starts_with("tls://") {
+        return Err(format!(
+            "{text:?} asks for TLS, which tornet does not speak with Electrum servers: lead it through a tunnel (ssh, stunnel, a VPN), and \
+             write that one's near end as in \"tcp://127.0.0.1:50001\""
+        ));
+    }
+    let port = |place: &str| {
+        place.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    let place = text.strip_prefix("tcp://").filter(|place| port(place) && !place.contains(['/', '@', ' ']));
+    place.map(|_| text.to_string()).ok_or_else(|| {
+        format!("{text:?} is no address of an Electrum server: write it as in \"tcp://127.0.0.1:50001\"")
+    })
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {
@@ -102,6 +151,9 @@ impl WalletSettings {
             layers.pick("payments.bitcoind", "TORNET_PAYMENTS_BITCOIND", raw.bitcoind.as_ref(), usual, url)?;
         let usual = usual_cookie(network.value, layers.env);
         let cookie = pick_path("payments.cookie", "TORNET_PAYMENTS_COOKIE", raw.cookie.as_ref(), usual)?;
+        let usual = format!("tcp://127.0.0.1:{}", electrum_port(network.value));
+        let electrum =
+            layers.pick("payments.electrum", "TORNET_PAYMENTS_ELECTRUM", raw.electrum.as_ref(), usual, electrum_url)?;
         let passphrase_file = layers.pick(
             "payments.passphrase_file",
             "TORNET_PAYMENTS_PASSPHRASE_FILE",
@@ -109,7 +161,7 @@ impl WalletSettings {
             None,
             |text| path(text).map(Some),
         )?;
-        Ok(WalletSettings { network, backend, peers: peers(layers, raw)?, bitcoind, cookie, passphrase_file })
+        Ok(WalletSettings { network, backend, peers: peers(layers, raw)?, bitcoind, cookie, electrum, passphrase_file })
     }
 
     /// The source that is set.
@@ -119,6 +171,8 @@ impl WalletSettings {
             BackendKind::Bitcoind => {
                 Backend::Bitcoind { url: self.bitcoind.value.clone(), cookie: self.cookie.value.clone() }
             }
+            #[cfg(feature = "electrum")]
+            BackendKind::Electrum => Backend::Electrum { url: self.electrum.value.clone() },
         }
     }
 
@@ -133,6 +187,7 @@ impl WalletSettings {
             ("payments.peers", peers, self.peers.source.to_string()),
             ("payments.bitcoind", self.bitcoind.value.clone(), self.bitcoind.source.to_string()),
             ("payments.cookie", self.cookie.value.display().to_string(), self.cookie.source.to_string()),
+            ("payments.electrum", self.electrum.value.clone(), self.electrum.source.to_string()),
             ("payments.passphrase_file", file, self.passphrase_file.source.to_string()),
         ]
     }

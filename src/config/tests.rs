@@ -30,7 +30,7 @@ fn with_nothing_configured_the_defaults_hold() {
     assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
     assert_eq!(settings.convergence.value, Convergence::Private);
     assert!(settings.mdns.value && settings.listen.value.flexible);
-    assert_eq!(settings.list().len(), 37);
+    assert_eq!(settings.list().len(), 38);
     assert_eq!(settings.upload.value, Upload(None));
     assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
 }
@@ -144,6 +144,36 @@ fn a_schedule_is_one_text_or_a_list_and_what_is_wrong_in_it_has_a_place() {
     assert_eq!(
         refused("[network]\nschedule = 8\n"),
         "FILE:2:12: `schedule` in [network] must be text in quotes, or a list of such texts"
+    );
+}
+
+#[test]
+fn chain_data_come_from_a_server_where_the_build_knows_its_kind() {
+    let file = "[payments]\nnetwork = \"regtest\"\nbackend = \"electrum\"\n";
+    #[cfg(feature = "electrum")]
+    {
+        use crate::chain::Backend;
+        let source = |file: &str| load(file, &[], Flags::default()).unwrap().wallet.source();
+        assert_eq!(source(file), Backend::Electrum { url: "tcp://127.0.0.1:60401".into() });
+        let file = format!("{file}electrum = \"tcp://electrum.example:50001\"\n");
+        assert_eq!(source(&file), Backend::Electrum { url: "tcp://electrum.example:50001".into() });
+    }
+    #[cfg(not(feature = "electrum"))]
+    assert_eq!(
+        refused(file),
+        "FILE:3:11: payments.backend: this tornet was built without \"electrum\": build it with `cargo build --release --features electrum`, \
+         or use \"p2p\" or \"bitcoind\""
+    );
+    // A file that names a server is good for any build, and what is wrong with it is said by any.
+    let url = |text: &str| load(&format!("[payments]\nelectrum = \"{text}\"\n"), &[], Flags::default()).map(|_| ());
+    assert_eq!(url("tcp://[::1]:50001"), Ok(()));
+    for bad in ["127.0.0.1:50001", "tcp://127.0.0.1", "tcp://:50001", "tcp://x:50001/", "http://x:50001"] {
+        assert!(url(bad).unwrap_err().contains("write it as in \"tcp://127.0.0.1:50001\""), "{bad}");
+    }
+    assert!(url("ssl://electrum.example:50002").unwrap_err().contains("a tunnel"));
+    assert!(
+        refused("[payments]\nbackend = \"core\"\n")
+            .contains("payments.backend: \"core\" is none of \"p2p\", \"bitcoind\"")
     );
 }
 
