@@ -4,7 +4,7 @@ use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
 use crate::base::digest::ChunkId;
 use crate::store::{Store, StoreError, Table, Transaction};
-use crate::wallet::{Bill, Payment, Row, State};
+use crate::wallet::{Bill, Drawn, Payment, Row, State};
 use serde::{Deserialize, Serialize};
 
 /// Number, big-endian, to an entry as JSON.
@@ -23,7 +23,7 @@ pub struct AuditEntry {
     /// Seconds since 1970.
     pub time: u64,
     /// What happened: `reserved`, `signed`, `sent`, `confirmed`, `reorganised`, `cancelling`, `cancelled`, `invoiced`, `credited`, `uncredited`, `allowed`,
-    /// `allowance-used`.
+    /// `allowance-used`, `allowance-restored`.
     pub what: String,
     /// The payment, if it is one of ours.
     pub payment: Option<String>,
@@ -53,8 +53,8 @@ pub(super) fn word(state: State) -> &'static str {
     }
 }
 
-/// What became of a row, as entries.
-fn entries(old: Option<&Row>, new: &Row) -> Vec<AuditEntry> {
+/// What became of a row, as entries. `back`: what payments took of allowances that end in the same transaction, unseen by anybody.
+fn entries(old: Option<&Row>, new: &Row, back: &[Drawn]) -> Vec<AuditEntry> {
     match (old, new) {
         (Some(Row::Payment(old)), Row::Payment(new)) if word(old.state) == word(new.state) => Vec::new(),
         (Some(Row::Payment(Payment { state: State::Confirmed(_), .. })), Row::Payment(new))
@@ -72,8 +72,13 @@ fn entries(old: Option<&Row>, new: &Row) -> Vec<AuditEntry> {
         (old, Row::Allowance(tree, new)) => {
             let known = match old {
                 Some(Row::Allowance(_, old)) if (old.at, old.given) == (new.at, new.given) => Some(old.left),
+                // One that was used up has no row.
+                _ if back.iter().any(|drawn| (drawn.tree, drawn.of) == (*tree, (new.at, new.given))) => Some(Sat(0)),
                 _ => None,
             };
+            if let Some(known) = known.filter(|known| new.left > *known) {
+                return vec![of_allowance(tree, "allowance-restored", Sat(new.left.0.saturating_sub(known.0)))];
+            }
             let used = known.unwrap_or(new.given).0.saturating_sub(new.left.0);
             let given = known.is_none().then(|| of_allowance(tree, "allowed", new.given));
             given.into_iter().chain((used > 0).then(|| of_allowance(tree, "allowance-used", Sat(used)))).collect()
@@ -128,8 +133,14 @@ fn of_bill(bill: &Bill, what: &str, amount: Msat) -> AuditEntry {
 }
 
 /// Adds what became of a row to the log, in the transaction that changes the row.
-pub(super) fn note(tx: &mut Transaction<'_>, civil: u64, old: Option<&Row>, new: &Row) -> Result<(), StoreError> {
-    for entry in entries(old, new) {
+pub(super) fn note(
+    tx: &mut Transaction<'_>,
+    civil: u64,
+    old: Option<&Row>,
+    new: &Row,
+    back: &[Drawn],
+) -> Result<(), StoreError> {
+    for entry in entries(old, new, back) {
         let next = tx.value(NEXT, b"next")?.and_then(|value| value.try_into().ok()).map_or(0, u64::from_be_bytes);
         let entry = AuditEntry { number: next, time: civil, ..entry };
         let text = serde_json::to_vec(&entry).unwrap_or_default();
@@ -144,4 +155,27 @@ pub(super) fn read(store: &Store, from: u64) -> Result<Vec<AuditEntry>, StoreErr
     let after = from.checked_sub(1).map(u64::to_be_bytes);
     let page = store.state().range(TABLE, &[], after.as_ref().map(<[u8; 8]>::as_slice), PAGE)?;
     Ok(page.into_iter().filter_map(|(_, value)| serde_json::from_slice(&value).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wallet::Allowance;
+
+    #[test]
+    fn what_comes_back_of_an_allowance_is_told_apart_from_what_is_given() {
+        let tree = ChunkId([1; 32]);
+        let row = |left| Row::Allowance(tree, Allowance { at: 7, given: Sat(6_300), left: Sat(left) });
+        let told = |old: Option<Row>, new: Row, back: &[Drawn]| {
+            let entries = entries(old.as_ref(), &new, back);
+            entries.into_iter().map(|entry| (entry.what, entry.amount_msat / 1000)).collect::<Vec<_>>()
+        };
+        let drawn = Drawn { tree, of: (7, Sat(6_300)), part: Sat(6_000) };
+        assert_eq!(told(None, row(6_300), &[]), [("allowed".to_string(), 6_300)]);
+        assert_eq!(told(Some(row(6_300)), row(0), &[]), [("allowance-used".to_string(), 6_300)]);
+        assert_eq!(told(Some(row(300)), row(6_300), &[drawn]), [("allowance-restored".to_string(), 6_000)]);
+        assert_eq!(told(None, row(6_000), &[drawn]), [("allowance-restored".to_string(), 6_000)]);
+        let older = Drawn { of: (6, Sat(6_300)), ..drawn };
+        assert_eq!(told(None, row(6_300), &[older]), [("allowed".to_string(), 6_300)]);
+    }
 }

@@ -70,6 +70,13 @@ fn row(table: Table, key: &[u8], value: &[u8]) -> Option<Row> {
 
 fn write(store: &Store, rows: &[Row], civil: u64) -> Result<(), StoreError> {
     store.state().write(true, |tx| {
+        let mut back = Vec::new();
+        for ended in rows {
+            let Row::NoPayment(id) = ended else { continue };
+            if let Some(Row::Payment(old)) = tx.value(PAYMENTS, &id.0)?.and_then(|value| row(PAYMENTS, &id.0, &value)) {
+                back.extend(old.drawn);
+            }
+        }
         for new in rows {
             let (table, key) = match new {
                 Row::Payment(payment) => (PAYMENTS, payment.id.0.to_vec()),
@@ -79,7 +86,7 @@ fn write(store: &Store, rows: &[Row], civil: u64) -> Result<(), StoreError> {
                 Row::NoBill(address) => (BILLS, address.clone().into_bytes()),
             };
             let old = tx.value(table, &key)?.and_then(|value| row(table, &key, &value));
-            audit::note(tx, civil, old.as_ref(), new)?;
+            audit::note(tx, civil, old.as_ref(), new, &back)?;
             match new {
                 Row::Payment(payment) => tx.put(table, &key, &payment.to_bytes())?,
                 Row::Bill(bill) => tx.put(table, &key, &bill.to_bytes())?,

@@ -43,6 +43,17 @@ impl Allowance {
     }
 }
 
+/// What a payment took of an allowance: it comes back if nobody ever sees the payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drawn {
+    /// The tree that it was given for.
+    pub tree: ChunkId,
+    /// When it was given, and how much: one that was given anew is another.
+    pub of: (u64, Sat),
+    /// How much was taken.
+    pub part: Sat,
+}
+
 /// All of them, each under the id of its tree's root.
 #[derive(Debug, Default)]
 pub(super) struct Allowances {
@@ -98,11 +109,26 @@ impl Allowances {
         self.all.iter().map(|(tree, allowance)| (*tree, allowance.left)).collect()
     }
 
-    /// So much of one is left now; of one that was used, less than any payment counts as nothing. Gives whether it was used.
-    pub(super) fn use_up(&mut self, tree: &ChunkId, left: Sat) -> bool {
-        let Some(allowance) = self.all.get_mut(tree).filter(|allowance| allowance.left != left) else { return false };
-        allowance.left = if left < TOPUP_MIN { Sat(0) } else { left };
-        true
+    /// So much of one is left now; of one that was used, less than any payment counts as nothing. Gives what was taken of it, if anything was.
+    pub(super) fn use_up(&mut self, tree: &ChunkId, left: Sat) -> Option<Drawn> {
+        let allowance = self.all.get_mut(tree).filter(|allowance| allowance.left != left)?;
+        let left = if left < TOPUP_MIN { Sat(0) } else { left };
+        let part = Sat(allowance.left.0.saturating_sub(left.0));
+        allowance.left = left;
+        Some(Drawn { tree: *tree, of: (allowance.at, allowance.given), part })
+    }
+
+    /// What was taken comes back, unless the user allowed something else for the tree since. Gives whether it did.
+    pub(super) fn restore(&mut self, drawn: &Drawn) -> bool {
+        let (at, given) = drawn.of;
+        match self.all.get_mut(&drawn.tree) {
+            Some(known) if (known.at, known.given) == drawn.of => {
+                known.left = Sat(known.left.0.saturating_add(drawn.part.0)).min(given);
+                true
+            }
+            Some(_) => false,
+            None => self.insert(drawn.tree, Allowance { at, given, left: drawn.part.min(given) }),
+        }
     }
 
     /// Forgets those that are used up and of which `written` says that this is on disk.

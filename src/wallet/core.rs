@@ -561,6 +561,14 @@ impl Wallet {
         self.steps.remove(&id);
         self.dirty.remove(&RowKey::Payment(id));
         self.void.insert(id);
+        // In one batch with the end of its row.
+        let back: Vec<RowKey> = payment
+            .drawn
+            .iter()
+            .filter(|drawn| self.allowed.restore(drawn))
+            .map(|drawn| RowKey::Allowance(drawn.tree))
+            .collect();
+        self.dirty.extend(back);
         self.changed.extend(payment.outputs.iter().map(|output| output.peer));
     }
 }

@@ -129,11 +129,11 @@ impl Wallet {
             }
         }
         // With the payment's row, or before it.
+        let mut drawn = Vec::new();
         for (tree, left) in plan.pools {
-            if self.allowed.use_up(&tree, left) {
-                self.dirty.insert(RowKey::Allowance(tree));
-            }
+            drawn.extend(self.allowed.use_up(&tree, left));
         }
+        self.dirty.extend(drawn.iter().map(|drawn| RowKey::Allowance(drawn.tree)));
         let payment = Payment {
             id,
             at: civil,
@@ -144,6 +144,7 @@ impl Wallet {
             fee: Sat(0),
             state: State::Reserved,
             closed: None,
+            drawn,
         };
         self.charge(&payment);
         self.payments.insert(id, payment);

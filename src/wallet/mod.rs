@@ -16,7 +16,7 @@ mod receive;
 #[cfg(test)]
 mod tests;
 
-pub use allowance::Allowance;
+pub use allowance::{Allowance, Drawn};
 pub use bill::{Bill, Came};
 pub use cap::{Caps, Limit, PayConfig};
 pub use core::{Order, Refused, Row, Service, Sums, Wallet, WalletAction, WalletEvent};

@@ -1,9 +1,11 @@
 //! One payment, from its reservation to its place in the chain and, when that is reorganised, back.
 
+use super::allowance::Drawn;
 use super::cap::Charge;
 use crate::base::bitcoin::{Outpoint, Sat, Txid};
 use crate::base::codec::{DecodeError, Reader, Writer};
-use crate::base::digest::hex;
+use crate::base::digest::{ChunkId, hex};
+use crate::base::limit::ALLOWANCES_MAX;
 use crate::base::peer::PeerId;
 use crate::base::units::FeeRate;
 use crate::wire::payment::Invoice;
@@ -101,6 +103,8 @@ pub struct Payment {
     pub state: State,
     /// Seconds since 1970 when it was confirmed.
     pub closed: Option<u64>,
+    /// What it took of what the user allowed beyond the limits.
+    pub drawn: Vec<Drawn>,
 }
 
 impl Payment {
@@ -182,6 +186,16 @@ impl Payment {
                 write_outpoint(&mut out, outpoint);
             }
         }
+        // Rows of before end here.
+        if !self.drawn.is_empty() {
+            out.uint(self.drawn.len() as u64);
+            for drawn in &self.drawn {
+                out.raw(&drawn.tree.0);
+                out.uint(drawn.of.0);
+                out.uint(drawn.of.1.0);
+                out.uint(drawn.part.0);
+            }
+        }
         out.into_bytes()
     }
 
@@ -209,8 +223,14 @@ impl Payment {
             let outpoint = if from.byte()? > 0 { Some(read_outpoint(&mut from)?) } else { None };
             outputs.push(Output { peer, value, allowed, invoice, outpoint });
         }
+        let count = if from.remaining() > 0 { from.count("allowances", ALLOWANCES_MAX, 35)? } else { 0 };
+        let mut drawn = Vec::with_capacity(count);
+        for _ in 0..count {
+            let tree = ChunkId(from.array()?);
+            drawn.push(Drawn { tree, of: (from.uint()?, Sat(from.uint()?)), part: Sat(from.uint()?) });
+        }
         from.finish()?;
-        Ok(Payment { id, at, outputs, fee_rate, fee_cap, fee_charged, fee, state, closed })
+        Ok(Payment { id, at, outputs, fee_rate, fee_cap, fee_charged, fee, state, closed, drawn })
     }
 }
 
@@ -248,6 +268,7 @@ mod tests {
             fee: Sat(0),
             state,
             closed: None,
+            drawn: Vec::new(),
         }
     }
 
@@ -293,6 +314,10 @@ mod tests {
             (this.at, this.fee_rate, this.fee_cap) = (at_time, FeeRate(fee_rate), Sat(cap));
             (this.fee_charged, this.fee, this.closed) = (Sat(charged), Sat(fee), Some(closed).filter(|at| *at > 0));
             this.outputs[1].outpoint = placed.then(|| at(7)[1]);
+            if placed {
+                let (tree, part) = (ChunkId([8; 32]), Sat(cap));
+                this.drawn = vec![Drawn { tree, of: (at_time, Sat(fee)), part }, Drawn { tree, of: (closed, Sat(0)), part }];
+            }
             prop_assert_eq!(Payment::from_bytes(this.id, &this.to_bytes()), Ok(this));
         }
 

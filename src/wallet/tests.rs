@@ -145,6 +145,57 @@ fn what_is_allowed_for_a_tree_pays_those_that_refused_it_once_and_also_after_a_r
 }
 
 #[test]
+fn what_was_allowed_comes_back_when_nobody_ever_saw_its_payment() {
+    let mut world = World::new();
+    for creditor in 1..3 {
+        world.serve(creditor, 25_000);
+    }
+    world.rest();
+    world.act(&Step::Allow { creditor: 1, sat: 6_300 });
+    world.rest();
+    let given = world.parties[0].wallet.allowances();
+    assert_eq!((given.len(), given[0].1.left), (1, Sat(6_300)));
+    let reserve = |world: &mut World| {
+        world.act(&Step::Lack { creditor: 1 });
+        world.serve(1, 0);
+        world.reserve();
+        let reserved = |payment: &&Payment| payment.state == State::Reserved;
+        assert_eq!(world.parties[0].wallet.payments().iter().filter(reserved).count(), 1);
+        assert_eq!(world.parties[0].wallet.allowances(), [], "used up");
+    };
+    let sent = world.sent_to(1);
+    // Turned off before anything was signed; the second time the process dies in between.
+    for dies in [false, true] {
+        reserve(&mut world);
+        if dies {
+            world.act(&Step::Crash { party: 0, written: true });
+        }
+        world.act(&Step::Off);
+        world.rest();
+        world.check(false);
+        assert_eq!((world.parties[0].wallet.allowances(), world.sent_to(1)), (given.clone(), sent), "dies: {dies}");
+        world.act(&Step::Crash { party: 0, written: false });
+        assert_eq!(world.parties[0].wallet.allowances(), given, "on the disk, too");
+        world.act(&Step::On);
+    }
+    // What the user allowed anew in between is not added to.
+    reserve(&mut world);
+    world.act(&Step::Pass { seconds: 1 });
+    world.act(&Step::Allow { creditor: 1, sat: 2_000 });
+    world.act(&Step::Off);
+    world.rest();
+    assert_eq!(world.parties[0].wallet.allowance(&tree(1)).map(|(found, _)| found.left), Some(Sat(2_000)));
+    // And it is still good for a payment.
+    world.act(&Step::On);
+    world.act(&Step::Allow { creditor: 1, sat: 6_300 });
+    world.act(&Step::Lack { creditor: 1 });
+    world.serve(1, 0);
+    world.rest();
+    world.check(false);
+    assert_eq!((world.sent_to(1), world.parties[0].wallet.allowances()), (sent + 6_000, vec![]));
+}
+
+#[test]
 fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advance_once() {
     // What it provided was paid; a thousandth of what is paid in advance.
     let service = Service { received: Msat(4_000), acknowledged: Msat(4_000), ..Service::default() };
@@ -212,6 +263,7 @@ fn what_was_reserved_before_a_restart_waits_for_the_chain_and_is_then_signed() {
         fee: Sat(0),
         state: State::Reserved,
         closed: None,
+        drawn: Vec::new(),
     };
     let mut wallet = Wallet::new(config(), 1, vec![Row::Payment(payment.clone())]);
     let mut polled = |at: u64, fee_rate: Option<FeeRate>| {

@@ -448,6 +448,28 @@ impl World {
         }
     }
 
+    /// Invoices are sent and come, the debtor plans and writes down what it will pay, and no more.
+    pub(super) fn reserve(&mut self) {
+        for party in 1..3 {
+            self.pump(party);
+            while !self.parties[party].work.is_empty() {
+                self.work(party, 0);
+                self.event(party);
+                self.pump(party);
+            }
+        }
+        while !self.notes.is_empty() {
+            self.note(0, false);
+        }
+        self.act(&Step::Pass { seconds: 3 });
+        self.pump(0);
+        let save = |action: &WalletAction| matches!(action, WalletAction::Save(_));
+        while let Some(place) = self.parties[0].work.iter().position(save) {
+            self.work(0, place);
+            self.event(0);
+        }
+    }
+
     /// Everything in order, without losses, until nothing changes.
     pub(super) fn rest(&mut self) {
         for _ in 0..12 {
