@@ -358,12 +358,12 @@ fn sat_of(entry: &Value, field: &str) -> u64 {
 
 // Who may pay is asked to before it is refused.
 
-#[test]
-fn heavy_reader_pays_before_it_is_refused() {
+/// A seller, and a buyer with two coins, both of whom read the chain from this source.
+fn seller_and_buyer(source: impl Fn(&Bitcoin) -> String) -> (Lab, Bitcoin, Node, Node) {
     let lab = Lab::new();
     let bitcoin = Bitcoin::start(&lab, "bitcoin");
     let settings = |name: &str, base: &str| {
-        let (payments, _) = payments(&lab, name, &filters(&bitcoin));
+        let (payments, _) = payments(&lab, name, &source(&bitcoin));
         // Four MiB on credit are 15,624 sat.
         let credit = CREDIT.replace("1 MiB", "4 MiB");
         format!(
@@ -381,13 +381,30 @@ fn heavy_reader_pays_before_it_is_refused() {
     }
     bitcoin.mine(1);
     has(&buyer, 80_000);
-    let get = |number: u64, bytes: usize| {
-        let (path, out) = (lab.path(format!("film{number}")), lab.path(format!("out{number}")));
-        fs::write(&path, noise(400 + number, bytes)).unwrap();
-        let reference = seller.publish(&path);
-        buyer.tornet(&["get", &reference, out.to_str().unwrap()]);
-        assert!(fs::read(out).unwrap() == noise(400 + number, bytes));
-    };
+    (lab, bitcoin, seller, buyer)
+}
+
+/// The buyer gets something new of so many bytes.
+#[track_caller]
+fn get(lab: &Lab, seller: &Node, buyer: &Node, number: u64, bytes: usize) {
+    let (path, out) = (lab.path(format!("film{number}")), lab.path(format!("out{number}")));
+    fs::write(&path, noise(400 + number, bytes)).unwrap();
+    let reference = seller.publish(&path);
+    buyer.tornet(&["get", &reference, out.to_str().unwrap()]);
+    assert!(fs::read(out).unwrap() == noise(400 + number, bytes));
+}
+
+/// What the buyer paid counts with the seller.
+fn counts(bitcoin: &Bitcoin, seller: &Node) {
+    until_within(LONG, "a payment that counts", || {
+        mine_waiting(bitcoin);
+        rows(seller, "balances").iter().any(|row| row["credited-msat"].as_u64() > Some(11_000_000)).then_some(())
+    });
+}
+
+fn pays_before_it_is_refused(source: impl Fn(&Bitcoin) -> String) {
+    let (lab, bitcoin, seller, buyer) = seller_and_buyer(source);
+    let get = |number: u64, bytes: usize| get(&lab, &seller, &buyer, number, bytes);
     get(0, 2 << 20);
     // Longer than a payment takes to be planned.
     thread::sleep(Duration::from_secs(6));
@@ -396,10 +413,18 @@ fn heavy_reader_pays_before_it_is_refused() {
     until_within(LONG, "a payment that nobody's refusal made necessary", || {
         (!rows(&buyer, "payments").is_empty()).then_some(())
     });
-    until_within(LONG, "a payment that counts", || {
-        mine_waiting(&bitcoin);
-        rows(&seller, "balances").iter().any(|row| row["credited-msat"].as_u64() > Some(11_000_000)).then_some(())
-    });
+    counts(&bitcoin, &seller);
     // More than was left of the line.
     get(2, 2 << 20);
+}
+
+#[test]
+fn heavy_reader_pays_before_it_is_refused() {
+    pays_before_it_is_refused(filters);
+}
+
+#[cfg(feature = "electrum")]
+#[test]
+fn heavy_reader_pays_before_it_is_refused_over_an_electrum_server() {
+    pays_before_it_is_refused(harness::purse::electrum);
 }

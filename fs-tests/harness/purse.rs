@@ -37,6 +37,13 @@ pub fn rpc(node: &Bitcoin) -> String {
     format!("backend = \"bitcoind\"\nbitcoind = \"{}\"\ncookie = \"{}\"", node.rpc_url(), node.cookie().display())
 }
 
+/// Chain data by an Electrum server beside a full node.
+#[cfg(feature = "electrum")]
+pub fn electrum(node: &Bitcoin) -> String {
+    let server = node.electrum.get_or_init(|| super::electrum::Electrum::start(node));
+    format!("backend = \"electrum\"\nelectrum = \"{}\"", server.url())
+}
+
 /// `tornet wallet` of a node with its settings, and with this on its standard input.
 pub fn wallet(node: &Node, args: &[&str], input: &str) -> Output {
     let config = node.home.join("config.toml");
