@@ -1,5 +1,6 @@
 //! The machine as one of a few in a small made-up world (`world`).
 
+mod seller;
 mod world;
 
 use super::effect::{Effect, Token};
