@@ -156,6 +156,10 @@ impl<S: Server> Watch<S> {
         let server = self.server.clone();
         let tip = blocking(move || server.tip()).await?;
         if self.last == Some(tip.hash) {
+            // It may have lagged behind for a moment.
+            if self.shared.progress.borrow().trouble.is_some() {
+                self.shared.reached();
+            }
             return Ok(());
         }
         let view = View::of(&self.shared.wallet(), self.network);
