@@ -6,9 +6,9 @@ mod harness;
 
 use harness::bitcoin::Bitcoin;
 use harness::node::{CONFIG, Node, Plan, READER};
-use harness::purse::{balance, filters, has, mine_waiting, payments, rows, sat, synced, works};
+use harness::purse::{balance, filters, has, mine_waiting, payments, rows, rpc, sat, synced, wallet, works};
 use harness::tree::noise;
-use harness::{Lab, code, errno, require_fuse, until, until_within};
+use harness::{Lab, code, errno, printed, require_fuse, until, until_within};
 use rustix::io::Errno;
 use serde_json::Value;
 use std::fs;
@@ -427,4 +427,34 @@ fn heavy_reader_pays_before_it_is_refused() {
 #[test]
 fn heavy_reader_pays_before_it_is_refused_over_an_electrum_server() {
     pays_before_it_is_refused(harness::purse::electrum);
+}
+
+// A higher fee by hand.
+
+#[test]
+fn payment_to_a_peer_is_sent_again_with_a_higher_fee_within_the_limits() {
+    let (lab, bitcoin, seller, buyer) = seller_and_buyer(rpc);
+    get(&lab, &seller, &buyer, 0, 13 << 18);
+    let sent = until_within(LONG, "a payment that was sent", || {
+        let payment = rows(&buyer, "payments").first()?.clone();
+        (payment["state"] == "sent" && bitcoin.waiting().len() == 1).then_some(payment)
+    });
+    let (name, fee) = (sent["payment"].as_str().unwrap(), sat(&sent, "fee-sat"));
+    let fails = |args: &[&str]| printed(&wallet(&buyer, &[&["bump", name], args].concat(), ""));
+    let over = fails(&["--rate", "500 sat/vB"]);
+    assert!(over.contains("500 sat/vB is over payments.fee_rate_max, which is 20 sat/vB"), "{over}");
+    let low = fails(&["--rate", "1 sat/vB"]);
+    assert!(low.contains("only a higher rate takes its place"), "{low}");
+    let dear = fails(&["--rate", "5 sat/vB", "--fee-max", "300 sat"]);
+    assert!(dear.contains("over the limit of 300 sat"), "{dear}");
+    let before = bitcoin.waiting();
+    let txid = works(&buyer, &["bump", name, "--rate", "3 sat/vB"], "");
+    assert!(before != [txid.as_str()] && bitcoin.waiting() == [txid.as_str()], "{before:?}");
+    until("the new fee", || {
+        let payment = rows(&buyer, "payments")[0].clone();
+        (sat(&payment, "fee-sat") >= 2 * fee).then_some(())
+    });
+    counts(&bitcoin, &seller);
+    let done = rows(&buyer, "payments")[0].clone();
+    assert!(done["state"] == "confirmed" && sat(&done, "fee-sat") >= 2 * fee, "{done}");
 }

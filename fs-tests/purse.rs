@@ -140,6 +140,49 @@ fn wallet_is_made_paid_spent_and_brought_back() {
 }
 
 #[test]
+fn payment_by_hand_that_waits_for_a_block_is_sent_again_with_a_higher_fee() {
+    let lab = Lab::new();
+    let bitcoin = Bitcoin::start(&lab, "bitcoin");
+    let (config, _) = settings(&lab, "a", &rpc(&bitcoin));
+    let a = Plan::new("a").config(&config).start(&lab);
+    works(&a, &["setup", "--unconfirmed"], "");
+    synced(&a);
+    bitcoin.pay(&works(&a, &["address"], ""), 200_000);
+    bitcoin.mine(1);
+    has(&a, 200_000);
+    let to = bitcoin.fresh();
+    let sent: Value = serde_json::from_str(&works(&a, &["--json", "send", &to, "50000 sat", "--yes"], "")).unwrap();
+    let (first, fee) = (sent["txid"].as_str().unwrap(), sent["fee-sat"].as_u64().unwrap());
+    assert_eq!(bitcoin.waiting(), [first]);
+    let short = &first[..16];
+    let same = fails(&a, &["bump", short, "--rate", "1 sat/vB"], "");
+    assert!(same.contains("the fee stays as it was") && same.contains("fee rate must be at least"), "{same}");
+    let dear = fails(&a, &["bump", short, "--rate", "5 sat/vB", "--fee-max", "300 sat"], "");
+    assert!(dear.contains("the fee would be") && dear.contains("over the limit of 300 sat"), "{dear}");
+    let absurd = fails(&a, &["bump", short, "--rate", "1001 sat/vB", "--fee-max", "1000000 sat"], "");
+    assert!(absurd.contains("over 1000 sat/vB nothing is sent"), "{absurd}");
+    let unit = wallet(&a, &["bump", short, "--rate", "5"], "");
+    assert_eq!(unit.status.code(), Some(2), "{}", printed(&unit));
+    let none = fails(&a, &["bump", "0123456789"], "");
+    assert!(none.contains("no payment of this wallet is called 0123456789"), "{none}");
+    assert_eq!(bitcoin.waiting(), [first], "nothing of all that changed it");
+
+    let again: Value = serde_json::from_str(&works(&a, &["--json", "bump", short, "--rate", "5 sat/vB"], "")).unwrap();
+    let second = again["txid"].as_str().unwrap();
+    assert!(second != first && again["fee-sat"].as_u64().unwrap() >= 4 * fee, "{again} after {sent}");
+    assert_eq!(bitcoin.waiting(), [second]);
+    // By the name of the one that it replaced, and by its own.
+    let third: Value = serde_json::from_str(&works(&a, &["--json", "bump", first, "--rate", "7 sat/vB"], "")).unwrap();
+    let (txid, fee) = (third["txid"].as_str().unwrap(), third["fee-sat"].as_u64().unwrap());
+    assert_eq!(bitcoin.waiting(), [txid]);
+    bitcoin.mine(1);
+    has(&a, 150_000 - fee);
+    let late = fails(&a, &["bump", txid, "--rate", "9 sat/vB"], "");
+    assert!(late.contains("in a block"), "{late}");
+    assert_eq!(bitcoin.received(&to), 50_000);
+}
+
+#[test]
 fn locked_wallet_is_unlocked_by_hand_and_a_wrong_or_open_passphrase_file_is_refused() {
     let lab = Lab::new();
     let bitcoin = Bitcoin::start(&lab, "bitcoin");

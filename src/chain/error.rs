@@ -77,7 +77,7 @@ pub enum ChainError {
         max: u64,
     },
     /// A replacement must pay more than what it replaces.
-    #[error("to replace the transaction, its fee rate must be at least {required} sat/kvB")]
+    #[error("to replace the transaction, its fee rate must be at least {}", crate::base::units::FeeRate(*required))]
     FeeRate {
         /// The lowest that will do.
         required: u64,

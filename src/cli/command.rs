@@ -334,6 +334,19 @@ pub enum WalletCommand {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Pay a higher fee for what no block holds yet
+    ///
+    /// What was sent is sent again at a higher rate, and takes its own place. Prints the name of the new transaction. Payments to peers keep to `fee_rate_max` and `fee_share_max` of [payments].
+    Bump {
+        /// Which: its name in `tornet payments`, or the transaction as `tornet wallet send` printed it; the first digits are enough
+        payment: String,
+        /// The new rate, with its unit: "5 sat/vB"; without it, what miners want at present
+        #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(crate::base::units::FeeRate))]
+        rate: Option<crate::base::units::FeeRate>,
+        /// What the fee may be in all; for a payment by hand at most 2000 sat if nothing is said
+        #[arg(long, value_name = "AMOUNT")]
+        fee_max: Option<crate::base::amount::Msat>,
+    },
     /// Open the wallet of the running node, until that ends
     ///
     /// Asks for the passphrase, unless it is in a file (`passphrase_file` in [payments]) or a systemd credential of the name tornet-wallet.

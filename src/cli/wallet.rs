@@ -58,6 +58,11 @@ pub(super) fn run(place: &Place, command: WalletCommand, json: bool) -> anyhow::
             other => Err(strange(other)),
         },
         WalletCommand::Send { address, amount, fee_max, yes } => send(place, address, amount, fee_max, yes, json),
+        WalletCommand::Bump { payment, rate, fee_max } => {
+            let fee_max_sat = fee_max.map(|fee| whole("a fee", fee)).transpose()?;
+            let request = WalletRequest::Bump { payment, sat_per_kvb: rate.map(|rate| rate.0), fee_max_sat };
+            show_sent(ask(place, request)?, json)
+        }
     }
 }
 
@@ -310,10 +315,6 @@ fn check(place: &Place, json: bool) -> anyhow::Result<()> {
 // Using.
 
 fn send(place: &Place, address: String, amount: Msat, fee_max: Msat, yes: bool, json: bool) -> anyhow::Result<()> {
-    let whole = |what: &str, amount: Msat| match amount.0 % 1000 {
-        0 => Ok(amount.0 / 1000),
-        _ => Err(Usage::because(format_args!("{what} of {amount} is no whole number of sat"))),
-    };
     let (sat, fee_max_sat) = (whole("an amount", amount)?, whole("a fee", fee_max)?);
     if !yes {
         let mut terminal = Terminal::open("with --yes nothing is asked")?;
@@ -321,7 +322,18 @@ fn send(place: &Place, address: String, amount: Msat, fee_max: Msat, yes: bool, 
             bail!("nothing was sent");
         }
     }
-    match ask(place, WalletRequest::Send { address, sat, fee_max_sat })? {
+    show_sent(ask(place, WalletRequest::Send { address, sat, fee_max_sat })?, json)
+}
+
+fn whole(what: &str, amount: Msat) -> anyhow::Result<u64> {
+    match amount.0 % 1000 {
+        0 => Ok(amount.0 / 1000),
+        _ => Err(Usage::because(format_args!("{what} of {amount} is no whole number of sat"))),
+    }
+}
+
+fn show_sent(answer: WalletAnswer, json: bool) -> anyhow::Result<()> {
+    match answer {
         WalletAnswer::Sent(sent) if json => Ok(output::json(&sent)?),
         WalletAnswer::Sent(WalletSent { txid, fee_sat, trouble, .. }) => {
             match trouble {

@@ -559,7 +559,7 @@ impl Service for Node {
             Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, false, &replies).await?),
             Request::Repair { reference } => Answer::Verified(self.verify(&parse(&reference)?, true, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),
-            Request::Wallet(request) => Answer::Wallet(super::wallet::serve(self.engine.purse(), request).await?),
+            Request::Wallet(request) => Answer::Wallet(super::wallet::serve(&self.engine, request).await?),
             Request::Mount { path, options } => {
                 let mounts = self.mounts.clone();
                 let work = move || mounts.add(&path.0, &options);

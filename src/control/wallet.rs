@@ -1,12 +1,18 @@
 //! What commands ask of the wallet of a running node, and what it answers. Amounts are in sat.
 
-use crate::chain::{Chain, ChainError, FeeRate, IntentId, IntentState, Movement, Passphrase};
-use crate::engine::{Purse, PurseState};
+use crate::base::bitcoin::Sat;
+use crate::base::units;
+use crate::chain::{Chain, ChainError, FeeRate, Intent, IntentId, IntentState, Movement, Passphrase};
+use crate::engine::{Engine, PurseState};
+use crate::wallet::PaymentId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Above this rate nothing is sent by hand either: no fee was ever that high for long.
 const FEE_RATE_MAX: FeeRate = FeeRate::from_sat_per_vb_u32(1_000);
+
+/// What the fee of a payment by hand may become where nothing else is said.
+pub const FEE_MAX_SAT: u64 = 2_000;
 
 /// Text that is never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +46,17 @@ pub enum WalletRequest {
     Address,
     /// What came and went. Answer: `History`.
     History,
+    /// Raise the fee of what no block holds yet. Answer: `Sent`.
+    Bump {
+        /// Its name or that of its transaction, or the first digits of one.
+        payment: String,
+        /// To which rate, in sat for a thousand virtual bytes; left out, what miners want at present.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sat_per_kvb: Option<u64>,
+        /// What the fee may be then; left out, what its limits allow.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fee_max_sat: Option<u64>,
+    },
     /// Pay somebody. Answer: `Sent`.
     Send {
         /// Whom.
@@ -61,7 +78,7 @@ pub enum WalletAnswer {
     Address(WalletAddress),
     /// To `History`.
     History(Vec<WalletMovement>),
-    /// To `Send`.
+    /// To `Send` and `Bump`.
     Sent(WalletSent),
 }
 
@@ -148,7 +165,8 @@ impl From<Movement> for WalletMovement {
 }
 
 /// Serves a command.
-pub(super) async fn serve(purse: &Purse, request: WalletRequest) -> Result<WalletAnswer, String> {
+pub(super) async fn serve(engine: &Engine, request: WalletRequest) -> Result<WalletAnswer, String> {
+    let purse = engine.purse();
     if let WalletRequest::Unlock { passphrase } = &request {
         if matches!(purse.state(), PurseState::None) {
             return Err(none());
@@ -174,6 +192,10 @@ pub(super) async fn serve(purse: &Purse, request: WalletRequest) -> Result<Walle
             WalletAnswer::Address(WalletAddress { address, network: chain.network().to_string() })
         }
         WalletRequest::History => WalletAnswer::History(chain.history().into_iter().map(Into::into).collect()),
+        WalletRequest::Bump { payment, sat_per_kvb, fee_max_sat } => {
+            let rate = sat_per_kvb.map(units::FeeRate);
+            WalletAnswer::Sent(bump(engine, &chain, &payment, rate, fee_max_sat).await?)
+        }
         WalletRequest::Send { address, sat, fee_max_sat } => {
             WalletAnswer::Sent(send(&chain, address, sat, fee_max_sat).await.map_err(said)?)
         }
@@ -203,6 +225,10 @@ async fn send(chain: &Chain, address: String, sat: u64, fee_max_sat: u64) -> Res
     getrandom::fill(&mut id.0).map_err(|error| ChainError::Build(error.to_string()))?;
     let rate = chain.fee_rate(FEE_RATE_MAX).await;
     chain.prepare(id, &[(address, sat)], rate, fee_max_sat).await?;
+    hand_out(chain, id).await
+}
+
+async fn hand_out(chain: &Chain, id: IntentId) -> Result<WalletSent, ChainError> {
     let trouble = match chain.broadcast(id).await {
         Ok(()) => None,
         Err(ChainError::Broadcast(why)) => Some(why),
@@ -211,4 +237,48 @@ async fn send(chain: &Chain, address: String, sat: u64, fee_max_sat: u64) -> Res
     let intent = chain.intent(id)?;
     let sent = trouble.is_none() && intent.state != IntentState::Signed;
     Ok(WalletSent { txid: intent.txid.to_string(), fee_sat: intent.fee_sat, sent, trouble })
+}
+
+/// The one payment with such a name, or such a transaction.
+fn named(chain: &Chain, name: &str) -> Result<IntentId, String> {
+    let name = name.trim().to_ascii_lowercase();
+    let shown = crate::base::text::escape(name.as_bytes());
+    let intents = chain.intents();
+    let fits = |intent: &&Intent| {
+        intent.id.to_string().starts_with(&name) || intent.txids.iter().any(|txid| txid.to_string().starts_with(&name))
+    };
+    let mut found = intents.iter().filter(fits);
+    match (found.next().filter(|_| !name.is_empty()), found.next()) {
+        (Some(intent), None) => Ok(intent.id),
+        (Some(_), Some(_)) => Err(format!("more than one payment begins with {shown}: give more of its digits")),
+        (None, _) => Err(format!(
+            "no payment of this wallet is called {shown}: `tornet payments` and `tornet --json wallet history` list them"
+        )),
+    }
+}
+
+async fn bump(
+    engine: &Engine,
+    chain: &Chain,
+    name: &str,
+    rate: Option<units::FeeRate>,
+    fee_max: Option<u64>,
+) -> Result<WalletSent, String> {
+    let id = named(chain, name)?;
+    let not = |why: String| format!("the fee stays as it was: {why}");
+    // Of payments to peers the machine must know.
+    if engine.payments().await.iter().any(|payment| payment.payment == id.to_string()) {
+        engine.raise(PaymentId(id.0), rate, fee_max.map(Sat)).await.map_err(not)?;
+        return hand_out(chain, id).await.map_err(|error| error.to_string());
+    }
+    let rate = match rate {
+        Some(rate) => FeeRate::from_sat_per_kwu(rate.0 / 4),
+        None => chain.fee_rate(FEE_RATE_MAX).await,
+    };
+    if rate > FEE_RATE_MAX {
+        return Err(not(format!("over {} nothing is sent", units::FeeRate(FEE_RATE_MAX.to_sat_per_kwu() * 4))));
+    }
+    let said = |error: ChainError| not(error.to_string());
+    chain.bump(id, rate, fee_max.unwrap_or(FEE_MAX_SAT)).await.map_err(said)?;
+    hand_out(chain, id).await.map_err(|error| error.to_string())
 }

@@ -7,10 +7,10 @@ use super::status::{BalanceStatus, PaymentStatus};
 use crate::base::bitcoin::Sat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
-use crate::base::units::GibPrice;
+use crate::base::units::{FeeRate, GibPrice};
 use crate::node::Node;
 use crate::node::input::Command;
-use crate::wallet::{Blocked, Order, PaymentId, Remedy};
+use crate::wallet::{Blocked, Order, PaymentId, Raise, Remedy};
 use crate::wire::message::Price;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -52,6 +52,21 @@ impl Engine {
                     let trouble = swarm.inspect(|node| node.wallet_trouble()).await.flatten();
                     return Err(trouble.unwrap_or_else(|| "the peer sent no invoice in time".to_string()));
                 }
+            }
+        }
+    }
+
+    /// Sends a payment again with a higher fee, within the limits; gives the fee.
+    pub async fn raise(&self, id: PaymentId, rate: Option<FeeRate>, fee_max: Option<Sat>) -> Result<Sat, String> {
+        let swarm = self.swarm();
+        swarm.command(Command::Raise { id, rate, fee_max });
+        let until = tokio::time::Instant::now() + PAY_WAIT;
+        loop {
+            match swarm.inspect(move |node| node.raised(&id).cloned()).await.flatten() {
+                Some(Raise::Done(fee)) => return Ok(fee),
+                Some(Raise::Failed(why)) => return Err(why),
+                _ if tokio::time::Instant::now() < until => tokio::time::sleep(LOOK).await,
+                _ => return Err("it is not known yet what became of it: `tornet payments` tells".into()),
             }
         }
     }

@@ -7,12 +7,13 @@ use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
+use crate::base::units::FeeRate;
 pub use crate::fetch::want::{Urgency, Want, WantId};
 use crate::ledger::CreditConfig;
 pub use crate::publish::job::{Group, JobId, Publish};
 pub use crate::publish::kept::{Holder, Kept};
 pub use crate::publish::{ErrandId, TendId};
-pub use crate::wallet::{PayConfig, WalletEvent};
+pub use crate::wallet::{PayConfig, PaymentId, WalletEvent};
 pub use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Request};
 use std::collections::BTreeSet;
@@ -153,6 +154,15 @@ pub enum Command {
         peer: PeerId,
         /// How much.
         amount: Option<Sat>,
+    },
+    /// Raise the fee of a payment. `Node::raised` tells what became of it.
+    Raise {
+        /// Which.
+        id: PaymentId,
+        /// To this rate, or to what miners want at present.
+        rate: Option<FeeRate>,
+        /// The most that the fee may be then, if the payment's own limit allows more.
+        fee_max: Option<Sat>,
     },
     /// So much may be paid beyond the limits, once, to peers that refuse a read of a tree.
     Allow {

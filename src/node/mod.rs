@@ -269,6 +269,7 @@ impl Node {
             Command::Publish(publish) => self.publish(now, &publish),
             Command::Rank(nonce) => self.rank_found(now, nonce),
             Command::Pay { peer, amount } => self.wallet.order(now, peer, amount),
+            Command::Raise { id, rate, fee_max } => self.wallet.raise(now, id, rate, fee_max),
             Command::Allow { tree, amount } => self.wallet.allow(now, tree, amount),
             Command::Lacked { tree, peers } => self.wallet.lacked(now, tree, &peers),
             Command::Terms { credit, payments } => self.terms(now, credit, payments),

@@ -8,7 +8,9 @@ use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::ledger::{CreditConfig, Payments};
-use crate::wallet::{Allowance, Blocked, Order, PayConfig, Payment as Paying, Service, Sums, WalletAction};
+use crate::wallet::{
+    Allowance, Blocked, Order, PayConfig, Payment as Paying, PaymentId, Raise, Service, Sums, WalletAction,
+};
 use crate::wire::message::{CallFailure, Price, Refusal, Request, Response};
 use crate::wire::payment::Payment;
 use std::time::Duration;
@@ -111,6 +113,11 @@ impl Node {
     /// What became of the wish to pay a peer; `None` when there is none, or no more.
     pub fn ordered(&self, peer: &PeerId) -> Option<&Order> {
         self.wallet.ordered(peer)
+    }
+
+    /// What became of the wish to raise a payment's fee.
+    pub fn raised(&self, id: &PaymentId) -> Option<&Raise> {
+        self.wallet.raised(id)
     }
 
     /// Whether peers are paid, and pay.

@@ -5,6 +5,7 @@ use super::bill::{Bill, Came};
 use super::cap::{Caps, PayConfig};
 use super::payment::{Payment, PaymentId, Report, State};
 use super::policy::Blocked;
+use super::raise::Raise;
 use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
 use crate::base::digest::ChunkId;
@@ -205,6 +206,8 @@ pub struct Wallet {
     pub(super) doing: BTreeMap<PaymentId, Doing>,
     pub(super) retry: BTreeSet<(Instant, PaymentId)>,
     pub(super) bumped: BTreeMap<PaymentId, u64>,
+    /// Fees that the user wants to be higher.
+    pub(super) raises: BTreeMap<PaymentId, Raise>,
     /// The newest invoice of each creditor.
     pub(super) asked: BTreeMap<PeerId, Invoice>,
     pub(super) wishes: BTreeMap<PeerId, Wish>,
@@ -254,6 +257,7 @@ impl Wallet {
             doing: BTreeMap::new(),
             retry: BTreeSet::new(),
             bumped: BTreeMap::new(),
+            raises: BTreeMap::new(),
             asked: BTreeMap::new(),
             wishes: BTreeMap::new(),
             sought: BTreeMap::new(),

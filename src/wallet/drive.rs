@@ -251,13 +251,16 @@ impl Wallet {
                 let Some(payment) = self.payments.get_mut(&id) else { return };
                 match (doing, payment.state) {
                     (Doing::Send, State::Signed) => payment.state = State::Sent,
-                    (Doing::Bump(rate), State::Sent) => payment.fee_rate = rate,
+                    (Doing::Bump(rate), State::Sent) => {
+                        payment.fee_rate = rate;
+                        self.raise_ended(id, None);
+                    }
                     (Doing::Cancel, State::Cancelling) => {
                         // Both transactions are out: the chain decides.
                         self.look_at = Some(now.after(LOOK_PERIOD));
                         return;
                     }
-                    _ => return,
+                    _ => return self.raise_ended(id, None),
                 }
                 self.dirty.insert(RowKey::Payment(id));
                 self.look_at = Some(now);
@@ -279,10 +282,12 @@ impl Wallet {
                 self.dirty.insert(RowKey::Payment(id));
             }
             Err(Refused::Never(why) | Refused::Later(why)) => {
-                self.trouble = Some(why);
-                if !matches!(doing, Doing::Bump(_)) {
+                if matches!(doing, Doing::Bump(_)) {
+                    self.raise_ended(id, Some(why.clone()));
+                } else {
                     self.retry.insert((now.after(RETRY), id));
                 }
+                self.trouble = Some(why);
             }
         }
     }

@@ -12,6 +12,7 @@ mod core;
 mod drive;
 mod payment;
 mod policy;
+mod raise;
 mod receive;
 #[cfg(test)]
 mod tests;
@@ -22,3 +23,4 @@ pub use cap::{Caps, Limit, PayConfig};
 pub use core::{Order, Refused, Row, Service, Sums, Wallet, WalletAction, WalletEvent};
 pub use payment::{Output, Payment, PaymentId, Report, State};
 pub use policy::{Blocked, Due, Remedy};
+pub use raise::Raise;

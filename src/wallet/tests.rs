@@ -196,6 +196,49 @@ fn what_was_allowed_comes_back_when_nobody_ever_saw_its_payment() {
 }
 
 #[test]
+fn fee_is_raised_by_hand_within_the_limits_while_no_block_holds_the_payment() {
+    let mut world = World::new();
+    world.serve(1, 4_000);
+    world.reserve();
+    let id = world.parties[0].wallet.payments()[0].id;
+    let raise = |world: &mut World, rate: Option<u64>, fee_max: Option<Sat>| {
+        let now = world.now;
+        world.parties[0].wallet.raise(now, id, rate.map(FeeRate), fee_max);
+        world.advance();
+        world.parties[0].wallet.raised(&id).cloned().unwrap()
+    };
+    let refused = |outcome: Raise, part: &str| match outcome {
+        Raise::Failed(why) if why.contains(part) => {}
+        other => panic!("{part}: {other:?}"),
+    };
+    let now = world.now;
+    world.parties[0].wallet.raise(now, id, None, None);
+    refused(world.parties[0].wallet.raised(&id).cloned().unwrap(), "not sent yet");
+    world.advance();
+    let fee = world.parties[0].wallet.payments()[0].fee;
+    assert_eq!(world.parties[0].wallet.payments()[0].state, State::Sent);
+    refused(raise(&mut world, None, None), "only a higher rate");
+    refused(raise(&mut world, Some(1_000), None), "only a higher rate");
+    refused(raise(&mut world, Some(config().fee_rate_max.0 + 1), None), "payments.fee_rate_max");
+    refused(raise(&mut world, Some(2_000), Some(fee)), "over the limit of its fee");
+    assert_eq!(raise(&mut world, Some(2_000), None), Raise::Done(Sat(fee.0 + 10)));
+    let raised = &world.parties[0].wallet.payments()[0];
+    assert_eq!((raised.fee_rate, raised.fee, raised.state), (FeeRate(2_000), Sat(fee.0 + 10), State::Sent));
+    // It is known after a restart, and goes by its new rate.
+    world.act(&Step::Crash { party: 0, written: false });
+    world.advance();
+    refused(raise(&mut world, Some(2_000), None), "only a higher rate");
+    world.rest();
+    settled(&world);
+    assert_eq!(world.mined_to(1), 4_001);
+    refused(raise(&mut world, Some(3_000), None), "a block holds it");
+    let unknown = PaymentId([9; 16]);
+    let now = world.now;
+    world.parties[0].wallet.raise(now, unknown, None, None);
+    refused(world.parties[0].wallet.raised(&unknown).cloned().unwrap(), "no such payment");
+}
+
+#[test]
 fn who_asks_without_being_owed_gets_nothing_and_who_refused_us_is_paid_in_advance_once() {
     // What it provided was paid; a thousandth of what is paid in advance.
     let service = Service { received: Msat(4_000), acknowledged: Msat(4_000), ..Service::default() };

@@ -252,15 +252,18 @@ impl World {
                 }
                 WalletEvent::Step { id, result: Ok(self.report(&id)) }
             }
-            WalletAction::Bump { id, .. } => {
+            WalletAction::Bump { id, fee_cap, .. } => {
                 let txid = self.txid();
                 let intent = self.intents.get_mut(&id).unwrap();
                 let fee = Sat(intent.versions.last().unwrap().1.0 + 10);
-                if fee <= intent.fee_cap && !intent.void {
+                let result = if fee <= intent.fee_cap.min(fee_cap) && !intent.void {
                     intent.versions.push((txid, fee, false));
                     self.offer(txid);
-                }
-                WalletEvent::Step { id, result: Ok(self.report(&id)) }
+                    Ok(self.report(&id))
+                } else {
+                    Err(Refused::Never("over the limit of its fee".into()))
+                };
+                WalletEvent::Step { id, result }
             }
             WalletAction::Cancel { id, .. } => {
                 let txid = self.txid();
@@ -467,6 +470,17 @@ impl World {
         while let Some(place) = self.parties[0].work.iter().position(save) {
             self.work(0, place);
             self.event(0);
+        }
+    }
+
+    /// What the debtor wants done is done, as far as it comes without a block.
+    pub(super) fn advance(&mut self) {
+        for _ in 0..8 {
+            self.pump(0);
+            while !self.parties[0].work.is_empty() {
+                self.work(0, 0);
+                self.event(0);
+            }
         }
     }
 
