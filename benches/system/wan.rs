@@ -202,7 +202,7 @@ impl Bench {
         let line = "tar c . | cat > /dev/null";
         let archive = self.rounds(|bench| {
             let reader = bench.far_reader(wan, &sources[..1], true);
-            let took = in_directory(&reader.reference(&tree), line);
+            let took = traced(wan, || in_directory(&reader.reference(&tree), line));
             bench.forget(reader);
             took
         });
