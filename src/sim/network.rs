@@ -82,6 +82,12 @@ impl NetworkConfig {
         NetworkConfig { measured: true, silence: Duration::from_secs(20), ..NetworkConfig::default() }
     }
 
+    /// Rates of one more line in bytes a second, up and down.
+    pub fn rates(&self, random: &mut Random) -> (u64, u64) {
+        let (_, up, down) = self.draw(random);
+        (up, down)
+    }
+
     /// Region and rates up and down for one more node.
     fn draw(&self, random: &mut Random) -> (usize, u64, u64) {
         if !self.measured {
