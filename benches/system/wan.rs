@@ -26,8 +26,9 @@ const PACKETS: f64 = 1480.0 / 1518.0;
 const MOUNT: &str = "WAN: read 100 MiB from 4, mounted";
 const RANDOM: &str = "WAN: random 4 KiB, cold, median";
 const TREE: &str = "WAN: tar of 2,000 files of 5 kB";
-/// Directories of that tree, with 20 files each; and how many of them a peer walks, for which each file is some round trips.
+/// Directories of that tree, files in each, and how many directories a peer walks, for which each file is some round trips.
 const DIRECTORIES: usize = 100;
+const FILES: usize = 20;
 const DIRECTORIES_PEER: usize = 10;
 /// Seconds that a peer gets for them.
 const PEER_MAX: &str = "150";
@@ -183,9 +184,14 @@ impl Bench {
         let many = self.lab.make_dir("far-tree");
         let part = self.lab.make_dir("far-part");
         for number in 0..DIRECTORIES {
-            tree::make_many(&many.join(number.to_string()), 20, 5_000);
-            if number < DIRECTORIES_PEER {
-                tree::make_many(&part.join(number.to_string()), 20, 5_000);
+            let peer = (number < DIRECTORIES_PEER).then_some(&part);
+            for dir in [Some(&many), peer].into_iter().flatten() {
+                let dir = dir.join(format!("{number:02}"));
+                fs::create_dir_all(&dir).unwrap();
+                // No two alike: equal files would come once.
+                for place in (0..FILES).map(|file| number * FILES + file) {
+                    fs::write(dir.join(format!("f{place:05}")), tree::noise(place as u64, 5_000)).unwrap();
+                }
             }
         }
         let tree = far.sources[0].publish(&many);
