@@ -270,13 +270,15 @@ impl OwnTree {
     }
 
     pub(crate) fn close_file(&self, handle: u64) {
-        if let Some(file) = self.files.remove(handle) {
+        if let Ok(file) = self.files.find(handle) {
             file.assume_dirty();
             // Through a map of it programs write for as long as they like after the one time that its times tell of.
             if file.writable && file.lent.is_some() {
                 self.swarm.rewritten(file.node.key.numbers(), file.opened);
             }
+            // Before it is out of the table, where it is asked.
             self.tell(&file);
+            self.files.remove(handle);
             let node = file.node.clone();
             drop(file);
             if self.mapped.holds(node.key) {
@@ -297,15 +299,19 @@ impl OwnTree {
 
     /// Says that the file changed, if it did since the last time.
     fn tell(&self, file: &OpenFile) {
-        let written = file.writable && file.dirty.swap(false, Ordering::Relaxed);
-        let lent = file.writable && file.lent.is_some();
-        if !written && !lent {
+        if !file.writable {
+            return;
+        }
+        // Held until the word is out: who asks meanwhile would take what was told before for all there is.
+        let mut stamp = lock(&file.node.stamp);
+        let written = file.dirty.swap(false, Ordering::Relaxed);
+        if !written && file.lent.is_none() {
             return;
         }
         let Ok(stat) = rustix::fs::fstat(&file.fd) else { return };
-        let before = lock(&file.node.stamp).replace((&stat).into());
+        let now = Stamp::from(&stat);
         // What the kernel wrote by itself shows in the file's times alone.
-        if written || before != Some((&stat).into()) {
+        if stamp.replace(now) != Some(now) || written {
             self.changed_node(&file.node, stat.st_nlink);
         }
     }
@@ -314,7 +320,8 @@ impl OwnTree {
     pub(super) fn tell_node(&self, node: &Arc<Node>) {
         let Ok(stat) = self.nodes.stat(node) else { return };
         let now = Stamp::from(&stat);
-        if lock(&node.stamp).replace(now) != Some(now) {
+        let mut stamp = lock(&node.stamp);
+        if stamp.replace(now) != Some(now) {
             self.changed_node(node, stat.st_nlink);
         }
     }

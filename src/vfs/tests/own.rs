@@ -256,6 +256,28 @@ fn attributes_change_as_asked() {
 }
 
 #[test]
+fn who_asks_while_a_file_is_being_closed_hears_that_it_changed() {
+    let world = world();
+    let node = world.file(ROOT, "file", "1");
+    let lend = |_: std::os::fd::BorrowedFd<'_>| Some(Arc::new(()) as crate::vfs::Lent);
+    for length in 2..5 {
+        let opened = now(world.fs.open_file(node, 1, &lend)).unwrap();
+        assert!(opened.no_flush);
+        // As the kernel does.
+        std::fs::write(world.dir.path().join("file"), "1".repeat(length)).unwrap();
+        world.told();
+        world.swarm.slow.store(true, std::sync::atomic::Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| world.fs.close_file(node, opened.handle));
+            std::thread::sleep(Duration::from_millis(20));
+            world.fs.own.tell_all();
+            assert!(world.swarm.changed.lock().unwrap().contains(&"file".into()));
+        });
+        world.swarm.slow.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
 fn a_file_that_may_be_mapped_is_looked_at_after_it_was_closed() {
     let world = world();
     let node = world.file(ROOT, "file", "1");

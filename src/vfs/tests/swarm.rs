@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -123,6 +123,8 @@ pub(crate) struct MemorySwarm {
     pub(crate) below: Mutex<Vec<PathBuf>>,
     pub(crate) rewritten: Mutex<Vec<(u64, u64)>>,
     pub(crate) silent: Arc<AtomicBool>,
+    /// Takes its time to hear of a change.
+    pub(crate) slow: AtomicBool,
 }
 
 impl Swarm for MemorySwarm {
@@ -133,6 +135,9 @@ impl Swarm for MemorySwarm {
     }
 
     fn changed(&self, path: &Path, reach: Reach) {
+        if self.slow.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(200));
+        }
         self.changed.lock().unwrap().push(path.to_path_buf());
         if reach == Reach::Below {
             self.below.lock().unwrap().push(path.to_path_buf());
