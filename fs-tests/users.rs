@@ -209,7 +209,7 @@ fn mount_and_fstab_mount_by_the_type_alone() {
         # As at a start of the machine, and again, which changes nothing.
         mount -a -T '{both}'
         mount -a -T '{both}'
-        grep -c fuse.tornet /proc/self/mountinfo
+        grep -c ' fuse.tornet {data} ' /proc/self/mountinfo
         echo both > '{point}/new'
         cat '{other}/new'
         umount '{point}' '{other}'
