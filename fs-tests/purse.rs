@@ -41,19 +41,25 @@ fn threads(pid: u32, name: &str) -> (usize, u64) {
     )
 }
 
-#[test]
-fn light_client_that_was_begun_anew_leaves_nothing_that_turns_round() {
-    // Trap: in the library a connection outlives its client, and takes a whole core.
+/// A node whose wallet has 200,000 sat, and reads the chain from this source.
+fn with_a_coin(source: impl Fn(&Bitcoin) -> String) -> (Lab, Bitcoin, Node) {
     let lab = Lab::new();
     let bitcoin = Bitcoin::start(&lab, "bitcoin");
-    let (config, _) = settings(&lab, "a", &filters(&bitcoin));
+    let (config, _) = settings(&lab, "a", &source(&bitcoin));
     let a = Plan::new("a").config(&config).start(&lab);
     works(&a, &["setup", "--unconfirmed"], "");
     synced(&a);
-    // A new wallet's client is begun anew after its first look: the second one sees this.
     bitcoin.pay(&works(&a, &["address"], ""), 200_000);
     bitcoin.mine(1);
     has(&a, 200_000);
+    (lab, bitcoin, a)
+}
+
+#[test]
+fn light_client_that_was_begun_anew_leaves_nothing_that_turns_round() {
+    // Trap: in the library a connection outlives its client, and takes a whole core.
+    // A new wallet's client is begun anew after its first look: the second one sees the coin.
+    let (_lab, _bitcoin, a) = with_a_coin(filters);
     until("one client", || (threads(a.pid(), "light-client").0 == 1).then_some(()));
     let before = threads(a.pid(), "light-client").1;
     std::thread::sleep(Duration::from_secs(2));
@@ -141,15 +147,7 @@ fn wallet_is_made_paid_spent_and_brought_back() {
 
 #[test]
 fn payment_by_hand_that_waits_for_a_block_is_sent_again_with_a_higher_fee() {
-    let lab = Lab::new();
-    let bitcoin = Bitcoin::start(&lab, "bitcoin");
-    let (config, _) = settings(&lab, "a", &rpc(&bitcoin));
-    let a = Plan::new("a").config(&config).start(&lab);
-    works(&a, &["setup", "--unconfirmed"], "");
-    synced(&a);
-    bitcoin.pay(&works(&a, &["address"], ""), 200_000);
-    bitcoin.mine(1);
-    has(&a, 200_000);
+    let (_lab, bitcoin, a) = with_a_coin(rpc);
     let to = bitcoin.fresh();
     let sent: Value = serde_json::from_str(&works(&a, &["--json", "send", &to, "50000 sat", "--yes"], "")).unwrap();
     let (first, fee) = (sent["txid"].as_str().unwrap(), sent["fee-sat"].as_u64().unwrap());

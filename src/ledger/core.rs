@@ -328,6 +328,11 @@ impl Ledger {
         self.accounts.get(peer).map_or_else(Default::default, |account| (account.received, account.acknowledged()))
     }
 
+    /// Peers that are linked.
+    pub fn linked(&self) -> Vec<PeerId> {
+        self.accounts.iter().filter(|(_, account)| account.linked).map(|(peer, _)| *peer).collect()
+    }
+
     /// Whether a peer paid something, or provided more than what is risked with anybody: else it is a stranger.
     pub fn has_record(&self, peer: &PeerId) -> bool {
         self.paid(peer).credited > Msat::ZERO || self.service(peer).0 > self.config.window()

@@ -203,7 +203,7 @@ impl Node {
                 self.served(now, token, charge, whole);
             }
             Input::Booked => self.booked(now),
-            Input::Wallet(event) => self.wallet.handle(now, event),
+            Input::Wallet(event) => self.wallet_moved(now, event),
             Input::Stored { chunks } => self.stored(now, &chunks),
             Input::Kept { chunks } => self.kept(now, &chunks),
             Input::Dropped { chunks } => self.announcer.dropped(&chunks),

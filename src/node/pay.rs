@@ -9,7 +9,7 @@ use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::ledger::{CreditConfig, Payments};
 use crate::wallet::{
-    Allowance, Blocked, Order, PayConfig, Payment as Paying, PaymentId, Raise, Service, Sums, WalletAction,
+    Allowance, Blocked, Order, PayConfig, Payment as Paying, PaymentId, Raise, Service, Sums, WalletAction, WalletEvent,
 };
 use crate::wire::message::{CallFailure, Price, Refusal, Request, Response};
 use crate::wire::payment::Payment;
@@ -43,6 +43,20 @@ impl Node {
     pub(super) fn ask_to_pay(&mut self, now: Instant, peer: PeerId, owed: Msat, asked: bool) -> bool {
         let ledger = &self.credit.ledger;
         self.wallet.owing(now, peer, owed, asked, |peer| ledger.has_record(peer))
+    }
+
+    /// The signer or the chain said something. Once invoices can be sent, those go out that could not before.
+    pub(super) fn wallet_moved(&mut self, now: Instant, event: WalletEvent) {
+        let billed = self.wallet.bills();
+        self.wallet.handle(now, event);
+        if billed || !self.wallet.bills() {
+            return;
+        }
+        for peer in self.credit.ledger.linked() {
+            if let Some(owed) = self.credit.ledger.runs_short(now, &peer) {
+                self.ask_to_pay(now, peer, owed, false);
+            }
+        }
     }
 
     /// Carries out what the payments want. Returns whether there was something.

@@ -78,7 +78,7 @@ impl Filesystem {
         let open = Arc::downgrade(&own);
         swarm.ask_open_files(Box::new(move || {
             if let Some(own) = open.upgrade() {
-                own.tell_all();
+                own.tell_open();
             }
         }));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -326,9 +326,14 @@ impl OwnTree {
         }
     }
 
+    /// Says which files changed among those still open.
+    pub(crate) fn tell_open(&self) {
+        self.files.all().iter().for_each(|file| self.tell(file));
+    }
+
     /// Says which files changed among those still open or mapped; to be called every second or so.
     pub(crate) fn tell_all(&self) {
-        self.files.all().iter().for_each(|file| self.tell(file));
+        self.tell_open();
         self.mapped.all().iter().for_each(|node| {
             self.tell_node(node);
             self.end_mapped(node);

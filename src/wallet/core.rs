@@ -410,6 +410,11 @@ impl Wallet {
         self.config.enabled
     }
 
+    /// Whether invoices can be sent now: not before it is known what a payment costs.
+    pub fn bills(&self) -> bool {
+        self.config.enabled && self.clock.is_some() && self.fee_rate.is_some()
+    }
+
     /// What keeps debts from being paid.
     pub fn blocked(&self) -> Vec<Blocked> {
         self.blocked.values().copied().collect()

@@ -30,9 +30,7 @@ impl Wallet {
         asked: bool,
         known: impl Fn(&PeerId) -> bool,
     ) -> bool {
-        let Some(civil) = self.civil(now).filter(|_| self.config.enabled && self.fee_rate.is_some()) else {
-            return false;
-        };
+        let Some(civil) = self.civil(now).filter(|_| self.bills()) else { return false };
         let recent = self.invoiced.get(&peer).is_some_and(|at| at.after(INVOICE_PAUSE) > now);
         if (recent && !asked) || self.fetching.contains_key(&peer) {
             return true;

@@ -36,6 +36,17 @@ struct Seller {
 
 impl Seller {
     fn new(payments: bool) -> Seller {
+        let mut this = Seller::without_fees(payments);
+        this.learn_fees();
+        this
+    }
+
+    /// What a payment costs is known from now on.
+    fn learn_fees(&mut self) {
+        self.tell(Input::Wallet(WalletEvent::Clock { civil: 1_800_000_000, fee_rate: Some(FeeRate(1_000)) }));
+    }
+
+    fn without_fees(payments: bool) -> Seller {
         let credit = CreditConfig {
             price: Price { per_gib: Msat(MIB * 1024), per_request: Msat::ZERO },
             newcomer_bytes: LENT << 20,
@@ -46,7 +57,7 @@ impl Seller {
         let node = Node::new(config, id(0), 1);
         let mut this = Seller { node, now: Instant(1), next: 1 << 40, seen: Vec::new(), sent: Msat::ZERO };
         let peer = id(1);
-        this.tell(Input::Wallet(WalletEvent::Clock { civil: 1_800_000_000, fee_rate: Some(FeeRate(1_000)) }));
+        this.tell(Input::Wallet(WalletEvent::Clock { civil: 1_800_000_000, fee_rate: None }));
         this.tell(Input::Stored { chunks: chunks(1, 9) });
         this.tell(Input::LinkUp { rtt: None, peer, addr: addr(1), dialled: false });
         let hello = Hello {
@@ -139,6 +150,19 @@ fn who_has_used_three_quarters_of_what_it_may_owe_is_asked_to_pay_while_it_is_se
     seller.fetch();
     assert!(matches!(seller.seen.last(), Some(Seen::Asked(owed)) if *owed == Msat(LENT * MIB)), "{:?}", seller.seen);
     assert!(seller.seen.contains(&Seen::Refused { owed: Msat(LENT * MIB) }), "{:?}", seller.seen);
+}
+
+#[test]
+fn who_ran_short_before_fees_were_known_is_asked_once_they_are() {
+    let mut seller = Seller::without_fees(true);
+    for _ in 0..LENT {
+        seller.fetch();
+    }
+    assert_eq!(seller.asked(), []);
+    seller.learn_fees();
+    assert_eq!(seller.asked(), [Msat(LENT * MIB)]);
+    seller.learn_fees();
+    assert_eq!(seller.asked().len(), 1);
 }
 
 #[test]

@@ -270,7 +270,7 @@ fn who_asks_while_a_file_is_being_closed_hears_that_it_changed() {
         std::thread::scope(|scope| {
             scope.spawn(|| world.fs.close_file(node, opened.handle));
             std::thread::sleep(Duration::from_millis(20));
-            world.fs.own.tell_all();
+            world.fs.own.tell_open();
             assert!(world.swarm.changed.lock().unwrap().contains(&"file".into()));
         });
         world.swarm.slow.store(false, std::sync::atomic::Ordering::Relaxed);
