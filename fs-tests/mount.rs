@@ -104,7 +104,10 @@ fn file_is_published_by_move_archive_editor_save_and_rsync() {
     }
     let root = a.stored(a.mount());
     let names: Vec<_> = fs::read_dir(b.reference(&root)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(!names.iter().any(|name| name == "text.new~" || name == "ref" || name == ".tornet"), "{names:?}");
+    assert!(
+        !names.iter().any(|name| ["text.new~", "names", "ref", ".tornet"].iter().any(|other| name == other)),
+        "{names:?}"
+    );
 }
 
 // Promise 3 of tornet(7).
@@ -386,7 +389,7 @@ fn reserved_names_cannot_be_made_removed_or_replaced() {
     require_fuse();
     let a = Plan::new("a").mounted().start(&lab);
     fs::create_dir(a.path("mine")).unwrap();
-    for name in ["ref", ".tornet"] {
+    for name in ["names", "ref", ".tornet"] {
         assert!(fs::create_dir(a.path(name)).is_err(), "make {name}");
         assert!(fs::remove_dir(a.path(name)).is_err(), "remove {name}");
         assert!(fs::rename(a.path(name), a.path("other")).is_err(), "rename {name}");

@@ -96,8 +96,13 @@ fn random(dir: &Path, size: &Size, threads: usize) -> f64 {
 fn created(dir: &Path, size: &Size, threads: usize) -> f64 {
     let dirs: Vec<_> = (0..threads).map(|thread| dir.join(format!("made-{threads}-{thread}"))).collect();
     for dir in &dirs {
-        let _ = fs::remove_dir_all(dir);
-        fs::create_dir(dir).unwrap();
+        // rclone takes names away some time after it has said so.
+        let made = (0..100).any(|again| {
+            thread::sleep(Duration::from_millis(300) * again.min(1));
+            let _ = fs::remove_dir_all(dir);
+            fs::create_dir(dir).is_ok()
+        });
+        assert!(made, "{} cannot be made anew", dir.display());
     }
     let each = size.files / threads;
     let make = |thread: usize| (0..each).for_each(|place| drop(File::create(dirs[thread].join(name(place))).unwrap()));

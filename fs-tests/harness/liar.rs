@@ -14,6 +14,7 @@ use tornet::content::chunk::Outline;
 use tornet::net::endpoint::{Endpoint, EndpointConfig};
 use tornet::net::identity::Identity;
 use tornet::net::link::{Link, Responder};
+use tornet::wire::head::SignedHead;
 use tornet::wire::message::{Demand, Fetch, Hello, Located, Price, Request, Response, Slices, capability};
 
 /// How it answers a fetch of what it holds.
@@ -205,6 +206,14 @@ impl Shared {
                 Response::Hosting { accepted }
             }
             Request::Fetch(fetch) => return self.answer_fetch(fetch, responder).await,
+            // A later state of any name, and nobody signed it.
+            Request::Head { id } | Request::SetHead(SignedHead { id, .. })
+                if *self.manner.lock().unwrap() != Manner::Honest =>
+            {
+                let head = SignedHead { id, number: u64::MAX, sealed: vec![1; 108], signature: [1; 64] };
+                Response::Head { held: Some(head) }
+            }
+            Request::Head { .. } | Request::SetHead(_) => Response::Head { held: None },
             Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => {
                 Response::Refused(tornet::wire::message::Refusal::Unknown)
             }

@@ -59,6 +59,12 @@ pub const ALLOWANCES_MAX: usize = 64;
 pub const REFUSALS_MAX: usize = 1024;
 /// Provider records that we keep for others.
 pub const PROVIDERS_MAX: usize = 1_000_000;
+/// Heads that we keep for others.
+pub const HEADS_MAX: usize = 16_384;
+/// Of these, heads that one peer told of.
+pub const HEADS_PER_PEER_MAX: usize = 512;
+/// Names that one node has or follows.
+pub const NAMES_MAX: usize = 256;
 /// Provider records of one chunk.
 pub const PROVIDERS_PER_CHUNK_MAX: usize = 24;
 

@@ -4,6 +4,7 @@ pub mod amount;
 pub mod bitcoin;
 pub mod codec;
 pub mod digest;
+pub mod head;
 pub mod keyspace;
 pub mod limit;
 pub mod network;

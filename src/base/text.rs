@@ -30,6 +30,8 @@ pub enum TextKind {
     VerifyDirectory = 4,
     /// Names a peer.
     Peer = 5,
+    /// Follows a mutable name.
+    Head = 6,
 }
 
 /// Why a text is not what it should be.
@@ -61,6 +63,11 @@ pub enum TextError {
         /// What it is.
         found: TextKind,
     },
+    /// The reference of a mutable name, where that of a tree is needed.
+    #[error(
+        "this is the reference of a name, which others may move: `tornet name follow NAME {PREFIX}...` shows below names/ where it leads"
+    )]
+    IsName,
     /// A node's address, where a reference is needed.
     #[error("this is the address of a node, not a reference: use it with --bootstrap")]
     IsAddress,
@@ -84,7 +91,7 @@ pub enum TextError {
 impl TextKind {
     fn from_byte(byte: u8) -> Option<TextKind> {
         use TextKind::*;
-        [File, Directory, VerifyFile, VerifyDirectory, Peer].into_iter().find(|kind| *kind as u8 == byte)
+        [File, Directory, VerifyFile, VerifyDirectory, Peer, Head].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -96,6 +103,7 @@ impl fmt::Display for TextKind {
             TextKind::VerifyFile => "a verify reference to a file",
             TextKind::VerifyDirectory => "a verify reference to a directory",
             TextKind::Peer => "a peer's name",
+            TextKind::Head => "the reference of a name",
         })
     }
 }
@@ -325,7 +333,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_forms_come_back(kind in 1u8..=5, fields in proptest::collection::vec(any::<u8>(), 0..120)) {
+        fn text_forms_come_back(kind in 1u8..=6, fields in proptest::collection::vec(any::<u8>(), 0..120)) {
             let kind = TextKind::from_byte(kind).unwrap();
             prop_assert_eq!(decode(&encode(kind, &fields)), Ok((kind, fields)));
         }

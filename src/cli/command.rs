@@ -132,7 +132,7 @@ pub enum Command {
     ///
     /// An interrupted fetch goes on where it stopped when it is repeated with the same DEST. A file that is there is replaced once the new one is whole. Works without a running node.
     Get {
-        /// A reference: tornet1...
+        /// A reference of a file, a directory or a name: tornet1...
         reference: String,
         /// Name that it gets here; a symbolic link is followed [default: the reference's first letters]
         #[arg(value_hint = ValueHint::AnyPath)]
@@ -272,6 +272,14 @@ pub enum Command {
         #[command(subcommand)]
         command: WalletCommand,
     },
+    /// Make, follow and list mutable names
+    ///
+    /// A reference is of bytes that never change. A name stays the same while what it leads to moves: make one for a directory of yours, pass its reference on, and whoever follows it finds below names/ of his mount what you published there last.
+    Name {
+        /// What to do.
+        #[command(subcommand)]
+        command: NameCommand,
+    },
     /// Print the settings in force and where each came from
     ///
     /// Those of the running node, and on the standard error what would be otherwise if it were started here and now; without a running node
@@ -298,6 +306,39 @@ pub enum Command {
     Man {
         /// Where
         dir: PathBuf,
+    },
+}
+
+/// What `tornet name` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum NameCommand {
+    /// Make a name for a file or directory of the own tree
+    ///
+    /// Prints the reference of the name, which never changes: whoever has it can follow the name and read what it leads to, but not move it. From then on it leads to what was published of PATH last, within seconds. Other nodes keep it for as long as this one or anybody who follows it is there at least once in a day and a half.
+    ///
+    /// The keys of a name come from the node's identity (the file `identity` of its data directory) and from NAME: who keeps a copy of that file can make the name again, with the same reference.
+    Create {
+        /// What it is called below names/ here
+        name: String,
+        /// In the own tree [default: all of it]
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: Option<PathBuf>,
+    },
+    /// Follow somebody's name: what it leads to is at names/NAME of the mount
+    Follow {
+        /// What it is called here; it need not be what its owner calls it
+        name: String,
+        /// The reference of the name: tornet1...
+        reference: String,
+    },
+    /// List the names that are one's own or followed, and where they lead
+    List,
+    /// Forget a name
+    ///
+    /// One of your own is moved no longer; its last state is found until nobody has told of it for a day and a half.
+    Remove {
+        /// Which
+        name: String,
     },
 }
 

@@ -8,6 +8,7 @@ mod holder;
 pub mod manual;
 mod money;
 mod mount;
+mod name;
 mod node;
 mod output;
 mod process;
@@ -22,6 +23,7 @@ mod waiting;
 mod wallet;
 
 use crate::config::place;
+use crate::content::head::Readable;
 use crate::content::reference::{RootRef, VerifyRef};
 use crate::control::client::{Client, ClientError, START};
 use crate::control::message::{Answer, Request, Setting};
@@ -64,7 +66,7 @@ fn run(program: Program) -> anyhow::Result<()> {
         Command::Publish { paths, wait, meet } => publish(&place, &meet, &paths, wait, json),
         Command::Get { reference, dest, meet } => {
             // Before a node is started for it.
-            let reference = get::reference::<RootRef>(&reference)?;
+            let reference = get::reference::<Readable>(&reference)?;
             let dest = get::place(&reference, dest)?;
             process::end_when_interrupted("interrupted: the same command goes on where it stopped")?;
             with_node(&place, &meet, |client| get::get(client, &reference, &dest, json))
@@ -125,6 +127,7 @@ fn run(program: Program) -> anyhow::Result<()> {
         Command::Swarm { count, mount, dir, bitcoin, .. } => {
             swarm::run(&swarm::Plan { count, mount, dir, bitcoin, json })
         }
+        Command::Name { command } => name::run(&mut client()?, command, json),
         Command::Wallet { command } => wallet::run(&place, command, json),
         Command::Config => settings(&place, json),
         Command::Completions { shell } => Ok(manual::completions(shell, &mut std::io::stdout().lock())?),

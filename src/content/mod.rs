@@ -6,6 +6,7 @@ pub mod cipher;
 pub mod directory;
 pub mod erasure;
 pub mod extent;
+pub mod head;
 pub mod manifest;
 pub mod node;
 pub mod random;

@@ -99,6 +99,7 @@ impl FromStr for RootRef {
         let kind = match found {
             TextKind::File => Kind::File,
             TextKind::Directory => Kind::Directory,
+            TextKind::Head => return Err(TextError::IsName),
             _ => return Err(TextError::WrongKind { expected: "a reference that opens a file or directory", found }),
         };
         let (len, id, key) = parse_fields(&bytes).map_err(|_| TextError::Fields)?;
@@ -116,6 +117,7 @@ impl FromStr for VerifyRef {
             TextKind::VerifyFile => Kind::File,
             TextKind::VerifyDirectory => Kind::Directory,
             TextKind::File | TextKind::Directory => return Ok(text.parse::<RootRef>()?.verify()),
+            TextKind::Head => return Err(TextError::IsName),
             TextKind::Peer => {
                 return Err(TextError::WrongKind { expected: "a reference to a file or directory", found });
             }

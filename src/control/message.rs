@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::base::path::PathText;
 pub use crate::engine::{
-    AllowanceStatus, AuditEntry, BalanceStatus, PaymentStatus, PeerStatus, Status, StoreStatus, UploadStatus, Work,
+    AllowanceStatus, AuditEntry, BalanceStatus, NameStatus, PaymentStatus, PeerStatus, Status, StoreStatus,
+    UploadStatus, Work,
 };
 
 /// What a command asks.
@@ -83,6 +84,8 @@ pub enum Request {
         /// Number of the first entry.
         from: u64,
     },
+    /// Something of mutable names. Answer: `Names`.
+    Name(NameRequest),
     /// Something of the wallet. Answer: `Wallet`.
     Wallet(WalletRequest),
     /// Mount the node in one more place. Answer: `Mounted`.
@@ -96,6 +99,33 @@ pub enum Request {
     Settings,
     /// Unmount, write everything down and end. Answer: `Nothing`, before the process ends.
     Stop,
+}
+
+/// What is asked of mutable names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+pub enum NameRequest {
+    /// Make one that stands for a path of the own tree.
+    Create {
+        /// Its name.
+        name: String,
+        /// Absolute path inside the mount, or inside the data directory's tree; left out: the own tree.
+        path: Option<PathText>,
+    },
+    /// Follow somebody's under a name of one's own.
+    Follow {
+        /// The name.
+        name: String,
+        /// Text form.
+        reference: String,
+    },
+    /// Forget one.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// What there is.
+    List,
 }
 
 /// One line of an answer.
@@ -158,6 +188,8 @@ pub enum Answer {
     Payments(Vec<PaymentStatus>),
     /// To `Audit`.
     Audit(Vec<AuditEntry>),
+    /// To `Name`: all names as they are then.
+    Names(Vec<NameStatus>),
     /// To `Wallet`.
     Wallet(WalletAnswer),
     /// To `Mount`.

@@ -1,8 +1,8 @@
 //! What a running node answers to commands.
 
 use super::message::{
-    Allowed, Answer, Fetched, Missing, Paid, PathText, Pinned, Progress, Published, Reference, Request, Setting,
-    Status, Unpinned, Verified, Why,
+    Allowed, Answer, Fetched, Missing, NameRequest, NameStatus, Paid, PathText, Pinned, Progress, Published, Reference,
+    Request, Setting, Status, Unpinned, Verified, Why,
 };
 use super::server::{Replies, Service};
 use crate::base::bitcoin::Sat;
@@ -11,6 +11,7 @@ use crate::base::sync::lock;
 use crate::base::text::{TextError, canonical, escape};
 use crate::base::units::{Span, count};
 use crate::content::directory::EntryBody;
+use crate::content::head::Readable;
 use crate::content::reference::{Kind, RootRef, VerifyRef};
 use crate::engine::{
     CREDIT_LIMIT, Claims, Counter, DirectoryHandle, Engine, MountStatus, PublishState, Survey, TOO_DEAR, TreeNode,
@@ -67,6 +68,8 @@ enum Place {
     Own(PathBuf),
     /// `ref/` followed by a name and what is below it.
     Ref(String, PathBuf),
+    /// `names/` followed by a name and what is below it.
+    Name(String, PathBuf),
     /// Elsewhere in the mount.
     Other,
 }
@@ -163,7 +166,13 @@ impl Node {
                 }
                 None => Place::Other,
             },
-            Some(Component::Normal(first)) if first == ".tornet" || first == "names" => Place::Other,
+            Some(Component::Normal(first)) if first == "names" => match parts.next() {
+                Some(name) => {
+                    Place::Name(name.as_os_str().to_string_lossy().into_owned(), parts.as_path().to_path_buf())
+                }
+                None => Place::Other,
+            },
+            Some(Component::Normal(first)) if first == ".tornet" => Place::Other,
             _ => Place::Own(below.to_path_buf()),
         })
     }
@@ -186,6 +195,10 @@ impl Node {
         match self.place(path) {
             Some(Place::Own(own)) => self.own_reference(&own).await,
             Some(Place::Ref(name, rest)) => self.foreign_reference(&parse(&name)?, &rest).await,
+            Some(Place::Name(name, rest)) => {
+                let root = self.engine.names().resolve(&name, self.deadline()).await.map_err(|e| e.to_string())?;
+                self.foreign_reference(&root, &rest).await
+            }
             Some(Place::Other) => Err(format!("{} has no reference", escape(path.as_os_str().as_bytes()))),
             None => Err(format!("{}; `tornet publish PATH` publishes it", self.not_ours(path))),
         }
@@ -264,7 +277,7 @@ impl Node {
     async fn publish(&self, path: &Path, wait: bool, replies: &Replies) -> Result<Published, String> {
         let reference = match self.place(path) {
             // What is in the mount is published already, and to read it through the mount would be to wait for ourselves.
-            Some(Place::Own(_) | Place::Ref(..)) => self.reference(path).await?,
+            Some(Place::Own(_) | Place::Ref(..) | Place::Name(..)) => self.reference(path).await?,
             Some(Place::Other) => return Err(format!("{} is not for publishing", escape(path.as_os_str().as_bytes()))),
             None => {
                 let writer = self.engine.writer().clone();
@@ -404,6 +417,13 @@ impl Node {
             let detail = format!("{}: {reason} ({ago} ago)", escape(shortened(&at).as_os_str().as_bytes()));
             return Ok(Why { state: "refused".into(), detail });
         }
+        let place = match place {
+            Some(Place::Name(name, rest)) => match self.engine.names().resolve(&name, self.deadline()).await {
+                Ok(root) => Some(Place::Ref(root.to_string(), rest)),
+                Err(error) => return Ok(Why { state: "refused".into(), detail: error.to_string() }),
+            },
+            other => other,
+        };
         match place {
             Some(Place::Own(own)) => self.why_own(&own).await,
             Some(Place::Ref(name, rest)) => {
@@ -417,7 +437,7 @@ impl Node {
                     Err(detail) => Why { state: "refused".into(), detail: self.explained(detail, Some(&name)).await },
                 })
             }
-            Some(Place::Other) => {
+            Some(Place::Name(..) | Place::Other) => {
                 Ok(Why { state: "readable".into(), detail: "nothing of it was refused lately".into() })
             }
             None => Err(self.not_ours(path)),
@@ -428,13 +448,51 @@ impl Node {
     /// chunk is felt at many places. The own tree has an account of its own to give.
     fn refused(&self, place: &Place, path: &Path) -> Option<(PathBuf, String, Duration)> {
         let refusals = self.mounts.refusals()?;
+        let around = |top: &str, name: &str, rest: &Path| {
+            refusals.around(&[top.as_ref(), name.as_ref(), rest].iter().collect::<PathBuf>())
+        };
         match place {
-            Place::Ref(name, rest) => {
-                refusals.around(&["ref".as_ref(), name.as_ref(), rest.as_path()].iter().collect::<PathBuf>())
-            }
+            Place::Ref(name, rest) => around("ref", name, rest),
+            Place::Name(name, rest) => around("names", name, rest),
             Place::Own(own) => refusals.at(own),
             Place::Other => refusals.at(self.below(path)?),
         }
+    }
+
+    /// The tree that is to be read.
+    async fn leads_to(&self, readable: Readable) -> Result<RootRef, String> {
+        match readable {
+            Readable::Root(root) => Ok(root),
+            Readable::Head(head) => self.engine.names().find(&head, self.deadline()).await.map_err(|e| e.to_string()),
+        }
+    }
+
+    async fn name(&self, request: NameRequest) -> Result<Vec<NameStatus>, String> {
+        let names = self.engine.names();
+        match request {
+            NameRequest::Create { name, path } => {
+                let own = match &path {
+                    None => PathBuf::new(),
+                    Some(path) => match self.place(&path.0) {
+                        Some(Place::Own(own)) => own,
+                        Some(_) => {
+                            return Err(format!(
+                                "{} is not in your own tree: a name stands for something that you can change",
+                                escape(path.0.as_os_str().as_bytes())
+                            ));
+                        }
+                        None => return Err(self.not_ours(&path.0)),
+                    },
+                };
+                names.create(&name, &own).await.map_err(|e| e.to_string())?;
+            }
+            NameRequest::Follow { name, reference } => {
+                names.follow(&name, parse(&reference)?).await.map_err(|e| e.to_string())?;
+            }
+            NameRequest::Remove { name } => names.remove(&name).await.map_err(|e| e.to_string())?,
+            NameRequest::List => {}
+        }
+        Ok(names.list())
     }
 
     /// Opens what a path under a reference leads to.
@@ -549,7 +607,8 @@ impl Service for Node {
             }
             Request::Publish { path, wait } => Answer::Published(self.publish(&path.0, wait, &replies).await?),
             Request::Get { reference, dest } => {
-                Answer::Fetched(self.get(&parse(&reference)?, &dest.0, &replies).await?)
+                let root = self.leads_to(parse(&reference)?).await?;
+                Answer::Fetched(self.get(&root, &dest.0, &replies).await?)
             }
             Request::Pin { reference } => Answer::Pinned(self.pin(&parse(&reference)?, &replies).await?),
             Request::Unpin { reference } => {
@@ -559,6 +618,7 @@ impl Service for Node {
             Request::Verify { reference } => Answer::Verified(self.verify(&parse(&reference)?, false, &replies).await?),
             Request::Repair { reference } => Answer::Verified(self.verify(&parse(&reference)?, true, &replies).await?),
             Request::Why { path } => Answer::Why(self.why(&path.0).await?),
+            Request::Name(request) => Answer::Names(self.name(request).await?),
             Request::Wallet(request) => Answer::Wallet(super::wallet::serve(&self.engine, request).await?),
             Request::Mount { path, options } => {
                 let mounts = self.mounts.clone();

@@ -13,6 +13,7 @@ use crate::net::link::{BodyReader, LinkError};
 use crate::node::effect::CallId;
 use crate::node::input::{Answer, Input};
 use crate::store::{Class, Store, StoreError};
+use crate::wire::head::SignedHead;
 use crate::wire::message::{CallFailure, Fetch, Request, Response, Slices, Statement};
 use crate::wire::payment::Payment;
 use bytes::{Bytes, BytesMut};
@@ -58,6 +59,12 @@ pub(super) fn call(
                     if held.amount > stated.receipt.amount && !held.is_from(&identity.peer(), &to.peer) =>
                 {
                     Err(CallFailure::False("a receipt that we did not sign"))
+                }
+                (
+                    Request::Head { id } | Request::SetHead(SignedHead { id, .. }),
+                    Response::Head { held: Some(held) },
+                ) if held.id != id || !held.is_signed() => {
+                    Err(CallFailure::False("a head that its owner did not sign"))
                 }
                 (_, Response::Refused(refusal)) => Err(CallFailure::Refused(refusal)),
                 (request, response) if fits(&request, &response) => Ok(Answer::Message(response)),
@@ -180,6 +187,7 @@ fn fits(request: &Request, response: &Response) -> bool {
             | (Request::Host(_), Response::Hosting { .. })
             | (Request::Receipt(_), Response::Receipted { .. })
             | (Request::Payment(_), Response::Noted)
+            | (Request::Head { .. } | Request::SetHead(_), Response::Head { .. })
     )
 }
 

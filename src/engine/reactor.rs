@@ -7,7 +7,7 @@ use super::link::Links;
 use super::pay::Payer;
 use super::rank::Search;
 use super::server::{self, Sent, Serving};
-use super::swarm::{Swarm, Waiting};
+use super::swarm::{HeadFound, Swarm, Waiting};
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
@@ -198,6 +198,7 @@ fn carry_out(shell: &Shell, effect: Effect) {
         }
         Effect::Tended { errand, kept } => shell.waiting.tended(errand, kept),
         Effect::Published { job, progress } => shell.waiting.job_progress(job, progress),
+        Effect::Head { want, newest, answered } => shell.waiting.head(want, HeadFound { newest, answered }),
         Effect::Located { want, holders } => shell.waiting.located(want, holders),
         Effect::Remember(contacts) => {
             let store = shell.store.clone();

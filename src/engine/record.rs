@@ -39,6 +39,8 @@ pub(super) const JOBS: Table = Table("jobs.1");
 pub(super) const ROOTS: Table = Table("roots.1");
 /// Key of the own tree.
 pub(super) const TREE: &[u8] = b"tree";
+/// Mutable names, by name: see `names`.
+pub(super) const NAMES: Table = Table("names.1");
 /// Packed file that was asked for its own reference, by device and inode: `SingleRecord`.
 pub(super) const SINGLES: Table = Table("singles.1");
 

@@ -27,6 +27,10 @@ pub(super) async fn listen(link: &Link, me: &PeerId, events: &mpsc::UnboundedSen
                 debug!(peer = %format_args!("{:.8}", link.peer()), "invoice with a false signature");
                 tokio::spawn(answer(responder, Response::Refused(Refusal::Malformed)));
             }
+            Ok(Request::SetHead(head)) if !head.is_signed() => {
+                debug!(peer = %format_args!("{:.8}", link.peer()), "head with a false signature");
+                tokio::spawn(answer(responder, Response::Refused(Refusal::Malformed)));
+            }
             Ok(request) => {
                 let _ = events.send(Event::Asked { from: link.peer(), request, responder });
             }

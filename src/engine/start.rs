@@ -8,6 +8,7 @@ use super::fetcher::Fetcher;
 use super::keep::Keeping;
 use super::link::Links;
 use super::memory;
+use super::names::{NameKeys, Names};
 use super::pay::{self, Payer};
 use super::port;
 use super::purse::Purse;
@@ -98,6 +99,7 @@ struct Inner {
     links: Arc<Links>,
     reader: Reader,
     writer: Writer,
+    names: Names,
     purse: Purse,
     keeping: Arc<Keeping>,
     timetable: Arc<Timetable>,
@@ -137,6 +139,7 @@ impl Engine {
             Convergence::Public => ConvergenceSecret::PUBLIC,
         };
         let peer = identity.peer();
+        let name_keys = NameKeys::of(&identity);
         let endpoint = port::open(&identity, settings.listen, settings.other_port, &settings.data_dir)?;
         sync_dir(&settings.data_dir)?;
         let addr = endpoint.local_addr();
@@ -189,6 +192,8 @@ impl Engine {
         let reader = Reader::new(fetcher);
         let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, keeping.clone());
 
+        let names = Names::new(store.clone(), swarm.clone(), writer.clone(), tree.clone(), name_keys)?;
+
         let mut tasks = vec![tokio::spawn(reactor::run(node, shell, queue)), tokio::spawn(links.clone().accept())];
         // What the user names is the newest word.
         swarm.command(Command::Bootstrap(memory::recall(&store)));
@@ -201,6 +206,7 @@ impl Engine {
         tasks.push(tokio::spawn(writer.clone().run()));
         tasks.push(tokio::spawn(writer.clone().collect()));
         tasks.push(tokio::spawn(writer.clone().mend()));
+        tasks.push(tokio::spawn(names.clone().run()));
         tasks.push(tokio::spawn(purse.clone().open_at_start()));
         tasks.push(tokio::spawn(payer.run()));
         tasks.push(tokio::spawn(timetable.clone().run(swarm.clone())));
@@ -220,6 +226,7 @@ impl Engine {
             links,
             reader,
             writer,
+            names,
             purse,
             keeping,
             timetable,
@@ -275,6 +282,11 @@ impl Engine {
     /// Publishes the own tree.
     pub fn writer(&self) -> &Writer {
         &self.inner.writer
+    }
+
+    /// Mutable names.
+    pub fn names(&self) -> &Names {
+        &self.inner.names
     }
 
     /// The wallet.

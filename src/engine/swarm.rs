@@ -3,11 +3,13 @@
 use super::clock::Clock;
 use super::reactor::Event;
 use crate::base::digest::ChunkId;
+use crate::base::head::HeadId;
 use crate::base::peer::Contact;
 use crate::base::range::SliceRange;
 use crate::base::sync::lock;
 use crate::node::effect::{Kept, Progress, WantFailure, WantOk};
 use crate::node::input::{Command, ErrandId, Group, Input, JobId, Publish, Urgency, Want, WantId};
+use crate::wire::head::SignedHead;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -47,12 +49,21 @@ impl Lengths {
     }
 }
 
+/// What is known of a head.
+pub(super) struct HeadFound {
+    /// Its newest state.
+    pub(super) newest: Option<SignedHead>,
+    /// Peers that answered; of a state that was brought, those that keep it or a newer one.
+    pub(super) answered: usize,
+}
+
 /// Who waits for which answer of the machine.
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) lengths: Lengths,
     wants: Mutex<HashMap<WantId, oneshot::Sender<Result<WantOk, WantFailure>>>>,
     locates: Mutex<HashMap<WantId, oneshot::Sender<Located>>>,
+    heads: Mutex<HashMap<WantId, oneshot::Sender<HeadFound>>>,
     jobs: Mutex<HashMap<JobId, watch::Sender<Progress>>>,
     errands: Mutex<HashMap<ErrandId, oneshot::Sender<Vec<Kept>>>>,
 }
@@ -67,6 +78,12 @@ impl Waiting {
     pub(super) fn located(&self, want: WantId, holders: Located) {
         if let Some(sender) = lock(&self.locates).remove(&want) {
             let _ = sender.send(holders);
+        }
+    }
+
+    pub(super) fn head(&self, want: WantId, found: HeadFound) {
+        if let Some(sender) = lock(&self.heads).remove(&want) {
+            let _ = sender.send(found);
         }
     }
 
@@ -168,6 +185,24 @@ impl Swarm {
         let found = tokio::time::timeout(deadline + slack, receiver).await;
         guard.done = matches!(found, Ok(Ok(_)));
         found.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Looks for a head. `None`: the engine is stopping.
+    pub(super) async fn find_head(&self, id: HeadId) -> Option<HeadFound> {
+        self.head(|want| Command::FindHead { want, id }).await
+    }
+
+    /// Has a state of a head kept by others. `None`: the engine is stopping.
+    pub(super) async fn set_head(&self, head: SignedHead) -> Option<HeadFound> {
+        self.head(|want| Command::SetHead { want, head }).await
+    }
+
+    async fn head(&self, command: impl FnOnce(WantId) -> Command) -> Option<HeadFound> {
+        let want = WantId(self.id());
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.waiting.heads).insert(want, sender);
+        self.command(command(want));
+        receiver.await.ok()
     }
 
     /// Has holders of these groups prove what they hold, and makes good what is missing where `repair` says so. `None`: the engine is stopping.

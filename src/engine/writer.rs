@@ -121,6 +121,8 @@ struct Inner {
     gate: Arc<Gate>,
     /// The tree moved on: chunks of the one before may be forgotten.
     moved: Notify,
+    /// Counts passes over the own tree.
+    passes: watch::Sender<u64>,
     /// Why the last pass over the own tree failed.
     trouble: Mutex<Option<String>>,
     jobs: Mutex<BTreeMap<u64, watch::Receiver<Progress>>>,
@@ -158,6 +160,7 @@ impl Writer {
             idle: Notify::new(),
             gate: Arc::default(),
             moved: Notify::new(),
+            passes: watch::Sender::new(0),
             trouble: Mutex::default(),
             jobs: Mutex::default(),
             known: Mutex::default(),
@@ -275,6 +278,7 @@ impl Writer {
                     }
                     first = false;
                     self.offer(pass);
+                    self.inner.passes.send_modify(|count| *count += 1);
                     if let Some(trouble) = trouble {
                         warn!(trouble, "not all of the own tree could be published; trying again");
                         tokio::time::sleep(AGAIN).await;
@@ -293,6 +297,11 @@ impl Writer {
                 self.inner.idle.notify_waiters();
             }
         }
+    }
+
+    /// Changes after each pass over the own tree: references may be others then.
+    pub(super) fn passes(&self) -> watch::Receiver<u64> {
+        self.inner.passes.subscribe()
     }
 
     async fn wait_for_quiet(&self) {

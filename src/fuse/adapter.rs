@@ -374,7 +374,8 @@ impl fuser::Filesystem for Adapter {
     fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         self.work("opendir", |fs| {
             self.finish(request, fs.open_directory(ino.0), reply, |reply, opened| {
-                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+                let mut flags = FopenFlags::empty();
+                flags.set(FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR, opened.keep_cache);
                 reply.opened(FileHandle(opened.handle), flags);
             });
         });

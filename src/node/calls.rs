@@ -3,6 +3,7 @@
 use super::find::SearchId;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
+use crate::fetch::want::WantId;
 use crate::publish::{CheckId, OfferId, RenewalId};
 use crate::routing::announce::SendId;
 use crate::wallet::PaymentId;
@@ -36,6 +37,8 @@ pub(crate) enum Purpose {
     Notice(PaymentId),
     /// To see whether a host holds what it should.
     Check(CheckId),
+    /// To find a head, or have it kept.
+    Head(WantId),
     /// To have a host keep something for longer.
     Renew(RenewalId),
 }

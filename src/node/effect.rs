@@ -11,6 +11,7 @@ pub use crate::publish::kept::Kept;
 pub use crate::publish::{ErrandId, TendId};
 pub use crate::wallet::WalletAction;
 pub use crate::wire::call::CallId;
+use crate::wire::head::SignedHead;
 use crate::wire::message::{Demand, Fetch, Located, Request, Response};
 
 /// Names a request of a peer until it is answered.
@@ -180,6 +181,15 @@ pub enum Effect {
         want: WantId,
         /// For each chunk, in order: who is known to hold it.
         holders: Vec<(ChunkId, Vec<Contact>)>,
+    },
+    /// Answer to `Command::FindHead` and `Command::SetHead`.
+    Head {
+        /// Which.
+        want: WantId,
+        /// The newest state that this node and those who answered know of.
+        newest: Option<SignedHead>,
+        /// Peers that answered; to `SetHead`, those that keep this state or a newer one.
+        answered: usize,
     },
     /// Contacts worth remembering across a restart, the best first (at most a few hundred; sent now and then).
     Remember(Vec<Contact>),

@@ -26,6 +26,8 @@ pub(crate) enum Why {
     Table,
     /// Where to announce.
     Announce,
+    /// Who keeps a head.
+    Head(WantId),
 }
 
 /// Whom a search for providers is for.
@@ -129,7 +131,7 @@ impl Node {
     /// Starts a look-up of `key`.
     pub(super) fn look_up(&mut self, now: Instant, key: Key, why: Why) {
         let known = self.table.closest(&key, CONTACTS_MAX);
-        let paths = if why == Why::Announce { 3 } else { 1 };
+        let paths = if why == Why::Table { 1 } else { 3 };
         let config = LookupConfig { paths, ..LookupConfig::default() };
         let id = self.searches.id();
         self.searches.dirty = true;
@@ -171,8 +173,10 @@ impl Node {
             && let Some((lookup, why)) = self.searches.lookups.remove(&id)
         {
             moved = true;
-            if why == Why::Announce {
-                self.announcer.found(now, &lookup.target(), &lookup.closest_by_path());
+            match why {
+                Why::Table => {}
+                Why::Announce => self.announcer.found(now, &lookup.target(), &lookup.closest_by_path()),
+                Why::Head(want) => self.head_neighbours(now, want, &lookup.target(), lookup.closest_by_path()),
             }
         }
         moved

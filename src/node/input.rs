@@ -4,6 +4,7 @@ use super::effect::Token;
 use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
 use crate::base::digest::ChunkId;
+use crate::base::head::HeadId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
@@ -15,6 +16,7 @@ pub use crate::publish::kept::{Holder, Kept};
 pub use crate::publish::{ErrandId, TendId};
 pub use crate::wallet::{PayConfig, PaymentId, WalletEvent};
 pub use crate::wire::call::{Answer, CallId};
+use crate::wire::head::SignedHead;
 use crate::wire::message::{CallFailure, Request};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -191,6 +193,20 @@ pub enum Command {
     Bootstrap(Vec<Contact>),
     /// Look a key's neighbourhood up and announce these held chunks there (also done by itself before they expire).
     Announce(Vec<ChunkId>),
+    /// Look for the newest state of a head; ends with one `Effect::Head`.
+    FindHead {
+        /// Names the answer.
+        want: WantId,
+        /// Which head.
+        id: HeadId,
+    },
+    /// Have a state of a head, which its owner signed, kept by the peers closest to it; ends with one `Effect::Head`.
+    SetHead {
+        /// Names the answer.
+        want: WantId,
+        /// The state.
+        head: SignedHead,
+    },
     /// Ask the swarm, not this node, who holds these chunks; ends with one `Effect::Located`.
     Locate {
         /// Names the answer.

@@ -4,6 +4,7 @@ mod calls;
 mod credit;
 pub mod effect;
 mod find;
+mod heads;
 mod hosting;
 pub mod input;
 mod join;
@@ -37,6 +38,7 @@ use calls::{Calls, Purpose};
 use credit::Credit;
 use effect::Effect;
 use find::{Searches, Why};
+use heads::Heading;
 use hosting::Hosting;
 use input::{Command, Input};
 use join::Join;
@@ -122,6 +124,7 @@ pub struct Node {
     providers: Providers,
     announcer: Announcer,
     searches: Searches,
+    heading: Heading,
     calls: Calls,
     fetch: Fetch,
     /// Whom the fetch core asks for what, by its own names.
@@ -164,6 +167,7 @@ impl Node {
             providers: Providers::new(config.providers.clone()),
             announcer: Announcer::new(config.announce.clone()),
             searches: Searches::default(),
+            heading: Heading::default(),
             calls: Calls::default(),
             join: Join::default(),
             popularity: Popularity::default(),
@@ -261,6 +265,8 @@ impl Node {
             Command::Bootstrap(contacts) => self.bootstrap(now, contacts),
             Command::Announce(chunks) => self.announcer.renew(now, &chunks),
             Command::Locate { want, chunks, deadline } => self.searches.want_holders(want, chunks, deadline, false),
+            Command::FindHead { want, id } => self.head_wanted(now, want, id, None),
+            Command::SetHead { want, head } => self.head_wanted(now, want, head.id, Some(head)),
             Command::Want(mut want) => {
                 want.id.0 &= !hosting::OWN_WANT;
                 self.fetch.want(now, want);
@@ -326,6 +332,7 @@ impl Node {
             moved |= self.poll_publisher(now);
             moved |= self.poll_hosting(now);
             moved |= self.poll_keeper(now);
+            moved |= self.poll_heads(now);
             moved |= self.poll_searches(now);
             moved |= self.poll_credit(now);
             moved |= self.poll_wallet(now);
@@ -392,6 +399,7 @@ impl Node {
             Purpose::Confirm(chunks) => self.confirm_answered(now, peer, &chunks, result),
             Purpose::Offer(offer) => self.offer_answered(now, offer, peer, result),
             Purpose::Ask | Purpose::Invoice | Purpose::Notice(_) => self.payment_answered(now, peer, &purpose, result),
+            Purpose::Head(want) => self.head_answered(now, want, peer, result),
             Purpose::Renew(renewal) => self.renewal_answered(now, renewal, result),
             Purpose::Check(_) => {}
         }

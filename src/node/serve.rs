@@ -53,6 +53,8 @@ impl Node {
             Request::Host(host) => self.host_offered(now, from, host),
             Request::Receipt(statement) => self.receipt_heard(now, from, &statement),
             Request::Payment(payment) => self.payment_heard(now, from, payment),
+            Request::Head { id } => self.head_asked(now, &id),
+            Request::SetHead(head) => self.head_told(now, from, head),
             Request::Reach(_) => Response::Refused(Refusal::Unknown),
         };
         self.effects.push_back(Effect::Answer { token, response });
@@ -145,6 +147,9 @@ fn cost(request: &Request) -> f64 {
         Request::Locate { chunks } | Request::Announce { chunks, .. } => 1.0 + chunks.len() as f64 / 32.0,
         Request::Host(host) => 2.0 + host.chunks.len() as f64 / 32.0,
         Request::Hello(_) => 4.0,
-        Request::Find { .. } | Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => 1.0,
+        Request::Find { .. } | Request::Head { .. } => 1.0,
+        Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => 1.0,
+        // Its signature was checked.
+        Request::SetHead(_) => 2.0,
     }
 }

@@ -6,7 +6,9 @@ mod world;
 use super::effect::{Effect, Token};
 use super::input::{Command, Input, Urgency, Want, WantId};
 use super::*;
+use crate::base::head::HeadId;
 use crate::base::range::SliceRange;
+use crate::wire::head::SignedHead;
 use crate::wire::message::{Demand, Refusal};
 use std::collections::BTreeSet;
 use world::*;
@@ -502,4 +504,62 @@ fn work_for_a_rank_begins_once_with_the_first_peer_that_charges() {
     let mut begun = begun(&world);
     begun.sort_unstable();
     assert_eq!(begun, [0, 1, 2, 3]);
+}
+
+/// A head as tests sign it: the machine leaves signatures to who carries its messages.
+fn head(number: u64) -> SignedHead {
+    SignedHead { id: HeadId([9; 32]), number, sealed: vec![number as u8; 108], signature: [0; 64] }
+}
+
+/// What a find at `place`, or the bringing of a state, comes to.
+fn headed(world: &mut World, place: usize, brought: Option<SignedHead>) -> (Option<SignedHead>, usize) {
+    world.log.clear();
+    let want = WantId(5);
+    world.command(
+        place,
+        match brought {
+            Some(head) => Command::SetHead { want, head },
+            None => Command::FindHead { want, id: head(0).id },
+        },
+    );
+    world.run(Duration::from_secs(10));
+    let mut found = world.log.drain(..).filter_map(|(at, effect)| match effect {
+        Effect::Head { want: WantId(5), newest, answered } if at == place => Some((newest, answered)),
+        _ => None,
+    });
+    let first = found.next().expect("it ends");
+    assert!(found.next().is_none(), "once");
+    first
+}
+
+#[test]
+fn a_head_is_found_when_its_owner_is_gone_and_never_goes_back() {
+    for count in [4, 60] {
+        let mut world = World::acquainted(count);
+        let keepers = (count - 1).min(8);
+        assert_eq!(headed(&mut world, 1, None).0, None);
+        assert_eq!(headed(&mut world, 0, Some(head(3))), (Some(head(3)), keepers));
+        assert_eq!(headed(&mut world, 1, None).0, Some(head(3)));
+        // An older state, as from a copy of the owner's data, is not kept, and who brings it is told so.
+        assert_eq!(headed(&mut world, 2, Some(head(2))), (Some(head(3)), keepers));
+        assert_eq!(headed(&mut world, 0, Some(head(4))), (Some(head(4)), keepers));
+        world.kill(0);
+        world.run(Duration::from_secs(1));
+        let reader = count - 1;
+        let (newest, answered) = headed(&mut world, reader, None);
+        assert_eq!(newest, Some(head(4)));
+        assert!(answered * 2 >= (count - 1).min(16) - 2, "{answered} answered");
+    }
+}
+
+#[test]
+fn a_head_is_looked_for_by_one_who_knows_nobody() {
+    let mut world = World::new(2);
+    assert_eq!(headed(&mut world, 0, None), (None, 0));
+    assert_eq!(headed(&mut world, 0, Some(head(1))), (Some(head(1)), 0), "nobody keeps it but itself");
+    for want in 0..200 {
+        world.command(0, Command::FindHead { want: WantId(1000 + want), id: HeadId([want as u8; 32]) });
+    }
+    let ended = world.log.iter().filter(|(_, effect)| matches!(effect, Effect::Head { .. })).count();
+    assert_eq!(ended, 200);
 }

@@ -1,4 +1,4 @@
-//! The directories that exist in the mount alone: `ref` and `.tornet`, with the control files.
+//! The directories that exist in the mount alone: `ref`, `names` and `.tornet`, with the control files.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -25,10 +25,20 @@ pub fn is_control(node: u64) -> bool {
 pub(crate) const REF: u64 = CONTROL | 1;
 /// The directory of control files.
 pub(crate) const TORNET: u64 = CONTROL | 2;
+/// The directory of mutable names.
+pub(crate) const NAMES: u64 = CONTROL | 3;
 const FILES: u64 = CONTROL | 16;
+/// Set in the number of a mutable name of which nothing more is known than that it is there: a listing has to give it some.
+const UNKNOWN: u64 = 1 << 32;
+
+/// A number for a mutable name that leads nowhere yet. What it leads to has another, and is looked up anew each time.
+pub(super) fn unknown(name: &[u8]) -> u64 {
+    let [a, b, c, d, ..] = *blake3::hash(name).as_bytes();
+    CONTROL | UNKNOWN | u64::from(u32::from_le_bytes([a, b, c, d]))
+}
 
 /// The directories at the top of the tree, in the order of listing.
-pub(crate) const TOP: [(&[u8], u64); 2] = [(b".tornet", TORNET), (b"ref", REF)];
+pub(crate) const TOP: [(&[u8], u64); 3] = [(b".tornet", TORNET), (b"names", NAMES), (b"ref", REF)];
 
 /// Whose files these are, and since when.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +68,8 @@ impl Control {
     pub(crate) fn attr(&self, node: u64) -> Result<Attr, Errno> {
         let (mode, nlink) = match node {
             // With the right to write, so that an attempt to do so is answered "read-only" and not "permission denied".
-            REF | TORNET => (0o40755, 2),
+            REF | NAMES | TORNET => (0o40755, 2),
+            _ if node & UNKNOWN != 0 => (0o40755, 2),
             _ if self.name(node).is_some() => (0o100444, 1),
             _ => return Err(Errno::STALE),
         };

@@ -10,17 +10,17 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::error::{Error, Result};
-use super::outcome::Waiting;
+use super::outcome::{Outcome, Waiting};
 use super::swarm::{
-    AskOpenFiles, MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind,
-    Swarm,
+    AskOpenFiles, Leads, MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile,
+    RemoteKind, Swarm,
 };
 use crate::base::text::TextError;
 use crate::content::directory::EntryBody;
 use crate::content::reference::{Kind, RootRef};
 use crate::engine::{
-    Child, DirectoryHandle, Engine, FileHandle, MountStatus, PublishError, ReadError, ReadErrorKind, Reader, SealError,
-    TreeNode,
+    Child, DirectoryHandle, Engine, FileHandle, MountStatus, NameError, PublishError, ReadError, ReadErrorKind, Reader,
+    SealError, TreeNode,
 };
 use crate::store::StoreError;
 
@@ -46,6 +46,24 @@ impl From<PublishError> for Error {
     fn from(error: PublishError) -> Error {
         let errno = match &error {
             PublishError::Seal(SealError::Store(StoreError::Full)) => Errno::NOSPC,
+            _ => Errno::IO,
+        };
+        Error::because(errno, error.to_string())
+    }
+}
+
+impl From<RootRef> for Leads {
+    fn from(root: RootRef) -> Leads {
+        Leads { reference: root.to_string(), directory: root.kind == Kind::Directory }
+    }
+}
+
+impl From<NameError> for Error {
+    fn from(error: NameError) -> Error {
+        let errno = match &error {
+            NameError::Unknown(_) => Errno::NOENT,
+            NameError::NotFound(_) => Errno::TIMEDOUT,
+            NameError::Stopped => Errno::NOTCONN,
             _ => Errno::IO,
         };
         Error::because(errno, error.to_string())
@@ -251,6 +269,19 @@ impl Swarm for EngineSwarm {
             let node = access.bounded(access.reader.resolve(&reference, access.deadline)).await?;
             access.remote(node)
         }))
+    }
+
+    fn names(&self) -> Vec<(String, Option<Leads>)> {
+        self.engine.names().all().into_iter().map(|(name, root)| (name, root.map(Leads::from))).collect()
+    }
+
+    fn named(&self, name: &str) -> Option<Outcome<Leads>> {
+        if let Some(root) = self.engine.names().current(name)? {
+            return Some(Outcome::Now(Ok(root.into())));
+        }
+        let (names, name) = (self.engine.names().clone(), name.to_string());
+        let deadline = self.engine.settings().read_deadline;
+        Some(Outcome::later(async move { Ok(names.resolve(&name, deadline).await?.into()) }))
     }
 
     fn changed(&self, path: &Path, reach: Reach) {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::attr::{Attr, Caller, Entry, KEPT, Listing, Lookup, Opened, SetAttr, Space};
 use super::backing::Lend;
-use super::control::{CONTROL, Control, Owner, REF, TOP};
+use super::control::{CONTROL, Control, NAMES, Owner, REF, TOP};
 use super::error::{Error, Result};
 use super::foreign::{FOREIGN, Foreign};
 use super::node::ROOT;
@@ -23,7 +23,7 @@ use crate::base::time::Timestamp;
 /// How often files that stay open are asked whether they changed.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-const READ_ONLY: &str = "published trees never change: copy the file out of ref/ and change the copy";
+const READ_ONLY: &str = "published trees never change: copy the file into your own tree and change the copy";
 
 /// Settings of one mount.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,7 +122,12 @@ impl Filesystem {
     fn path(&self, node: u64) -> PathBuf {
         match Family::of(node) {
             Family::Own => self.own.path(node).unwrap_or_default(),
-            Family::Control => if node == REF { "ref" } else { ".tornet" }.into(),
+            Family::Control => match node {
+                REF => "ref",
+                NAMES => "names",
+                _ => ".tornet",
+            }
+            .into(),
             Family::Foreign => self.foreign.path(node),
         }
     }
@@ -146,7 +151,7 @@ impl Filesystem {
                 Some(top) => top.map(Lookup::Found).into(),
                 None => self.own.lookup(parent, name).into(),
             },
-            Family::Control if parent == REF => self.foreign.lookup(parent, name),
+            Family::Control if matches!(parent, REF | NAMES) => self.foreign.lookup(parent, name),
             Family::Control => self.control.lookup(name).into(),
             Family::Foreign => self.foreign.lookup(parent, name),
         }
@@ -380,6 +385,8 @@ impl Filesystem {
         let opened = |handle| Opened { handle, keep_cache: true, direct: false, no_flush: true, ..Opened::default() };
         match Family::of(node) {
             Family::Own => self.own.open_directory(node).map(opened).into(),
+            // Names come and go without a word to the kernel.
+            Family::Control if node == NAMES => Outcome::Now(Ok(Opened { keep_cache: false, ..opened(0) })),
             Family::Control => Outcome::Now(Ok(opened(0))),
             Family::Foreign => self.foreign.open_directory(node).map(opened).into(),
         }
@@ -393,6 +400,10 @@ impl Filesystem {
                 let top: Vec<_> =
                     top.filter_map(|(name, node)| Some((*name, self.control.entry(*node).ok()?))).collect();
                 self.own.list(handle, offset, &top, &mut listing)
+            }
+            Family::Control if node == NAMES => {
+                self.foreign.list_names(offset, &mut listing);
+                Ok(())
             }
             Family::Control => self.control.list(node, offset, &mut listing),
             Family::Foreign => return self.foreign.list(handle, offset, listing),

@@ -1,4 +1,5 @@
-//! Published trees below `ref`: read-only, unchanging, fetched when asked for.
+//! Published trees below `ref` and `names`: read-only, unchanging, fetched when asked for. When a mutable name moves, another tree
+//! stands in its place: who is in the old one, or has something of it open, stays there, and nobody sees a mixture of both.
 
 use crate::base::sync::lock;
 use std::collections::{HashMap, VecDeque};
@@ -14,19 +15,22 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use tokio::sync::OnceCell;
 
-use super::attr::{Attr, Entry, KEPT, Lookup, Opened};
-use super::control::{Owner, REF};
+use super::attr::{Attr, Entry, Item, KEPT, Listing, Lookup, Opened};
+use super::control::{NAMES, Owner, REF, unknown};
 use super::error::{Error, Result};
 use super::foreign_list::OpenForeignDirectory;
 use super::handle::Handles;
 use super::outcome::{Outcome, Waiting};
 use super::refusal::Refusals;
-use super::swarm::{Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
+use super::swarm::{Leads, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind, Swarm};
 use crate::base::text;
 use crate::base::time::Timestamp;
 
 /// Set in the number of every node of this kind.
 pub(crate) const FOREIGN: u64 = 1 << 63;
+
+/// How long the kernel may take a mutable name for what it was.
+const NAME_KEPT: Duration = Duration::from_secs(1);
 
 /// Preferred size of requests.
 const BLOCK_BYTES: u32 = 128 << 10;
@@ -36,7 +40,7 @@ const BLOCK_BYTES: u32 = 128 << 10;
 #[derive(Debug)]
 pub(super) struct ForeignNode {
     pub(super) id: u64,
-    parent: Option<Arc<ForeignNode>>,
+    above: Above,
     pub(super) name: Vec<u8>,
     pub(super) attr: Attr,
     kind: RemoteKind,
@@ -45,17 +49,85 @@ pub(super) struct ForeignNode {
     opened: OnceCell<Remote>,
 }
 
+/// What a node stands in.
+#[derive(Debug, Clone)]
+enum Above {
+    /// Another directory.
+    Directory(Arc<ForeignNode>),
+    /// `ref`, as its own reference.
+    Ref,
+    /// `names`: it leads to this reference.
+    Names(String),
+}
+
+/// The top of a tree that a mutable name leads to, not fetched yet.
+struct Top {
+    swarm: Arc<dyn Swarm>,
+    reference: String,
+}
+
+impl std::fmt::Debug for Top {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Top").finish_non_exhaustive()
+    }
+}
+
+impl RemoteContent for Top {
+    fn open(&self) -> Waiting<Remote> {
+        match self.swarm.resolve(&self.reference) {
+            Ok(waiting) => waiting,
+            Err(error) => Box::pin(async { Err(error) }),
+        }
+    }
+
+    fn reference(&self) -> Option<String> {
+        Some(self.reference.clone())
+    }
+}
+
+impl Above {
+    fn id(&self) -> u64 {
+        match self {
+            Above::Directory(parent) => parent.id,
+            Above::Ref => REF,
+            Above::Names(_) => NAMES,
+        }
+    }
+
+    /// What tells a node in it from others: its name, and of a mutable name also what that leads to.
+    fn label(&self, name: &[u8]) -> Vec<u8> {
+        match self {
+            Above::Directory(_) | Above::Ref => name.to_vec(),
+            Above::Names(reference) => [name, b"\0", reference.as_bytes()].concat(),
+        }
+    }
+
+    /// For how long the kernel may take a name in it for what it was.
+    fn kept(&self) -> Duration {
+        match self {
+            Above::Directory(_) | Above::Ref => KEPT,
+            Above::Names(_) => NAME_KEPT,
+        }
+    }
+}
+
 impl ForeignNode {
     /// Where it is below the mount point.
     pub(super) fn path(&self) -> PathBuf {
         let mut names = vec![self.name.as_slice()];
-        let mut above = &self.parent;
-        while let Some(node) = above {
-            names.push(&node.name);
-            above = &node.parent;
-        }
+        let mut above = &self.above;
+        let top = loop {
+            match above {
+                Above::Directory(node) => {
+                    names.push(&node.name);
+                    above = &node.above;
+                }
+                Above::Ref => break "ref",
+                Above::Names(_) => break "names",
+            }
+        };
         let below: PathBuf = names.iter().rev().map(|name| OsStr::from_bytes(name)).collect();
-        Path::new("ref").join(below)
+        Path::new(top).join(below)
     }
 
     /// The node made ready to be read; fetches its manifest the first time.
@@ -147,36 +219,37 @@ impl Foreign {
         (u64::from_le_bytes(number) | FOREIGN) & !super::control::CONTROL
     }
 
-    /// The node already known as `name` in `parent`, counting one look-up.
-    fn known(&self, parent: u64, name: &[u8]) -> Option<Entry> {
+    /// The node already known by `label` in `parent`, counting one look-up.
+    fn known(&self, parent: u64, label: &[u8]) -> Option<Entry> {
         let mut nodes = lock(&self.nodes);
         for salt in 0..=u8::MAX {
-            let (node, lookups) = nodes.get_mut(&Self::number(parent, name, salt))?;
-            if node.name == name && node.parent.as_ref().map_or(REF, |parent| parent.id) == parent {
+            let (node, lookups) = nodes.get_mut(&Self::number(parent, label, salt))?;
+            if node.above.id() == parent && node.above.label(&node.name) == label {
                 *lookups = lookups.saturating_add(1);
-                return Some(Entry { node: node.id, attr: node.attr, kept: KEPT });
+                return Some(Entry { node: node.id, attr: node.attr, kept: node.above.kept() });
             }
         }
         None
     }
 
     /// Takes a node in, counting one look-up.
-    fn intern(&self, parent: Option<&Arc<ForeignNode>>, found: Found) -> Result<Entry> {
-        let above = parent.map_or(REF, |parent| parent.id);
-        if let Some(entry) = self.known(above, &found.name) {
+    fn intern(&self, above: Above, found: Found) -> Result<Entry> {
+        let (parent, label) = (above.id(), above.label(&found.name));
+        if let Some(entry) = self.known(parent, &label) {
             return Ok(entry);
         }
         let mut nodes = lock(&self.nodes);
-        let free = (0..=u8::MAX).map(|salt| Self::number(above, &found.name, salt)).find(|id| !nodes.contains_key(id));
+        let free = (0..=u8::MAX).map(|salt| Self::number(parent, &label, salt)).find(|id| !nodes.contains_key(id));
         let id = free.ok_or(Errno::NFILE)?;
-        let node = found.into_node(id, parent.cloned(), self.owner);
-        let entry = Entry { node: id, attr: node.attr, kept: KEPT };
+        let kept = above.kept();
+        let node = found.into_node(id, above, self.owner);
+        let entry = Entry { node: id, attr: node.attr, kept };
         nodes.insert(id, (Arc::new(node), 1));
         Ok(entry)
     }
 
     pub(super) fn intern_entry(&self, parent: &Arc<ForeignNode>, entry: RemoteEntry) -> Result<Entry> {
-        self.intern(Some(parent), Found::from(entry))
+        self.intern(Above::Directory(parent.clone()), Found::from(entry))
     }
 
     pub(crate) fn forget(&self, id: u64, lookups: u64) {
@@ -211,8 +284,10 @@ impl Foreign {
     }
 
     pub(crate) fn lookup(self: &Arc<Self>, parent: u64, name: &OsStr) -> Outcome<Lookup> {
-        if parent == REF {
-            return self.lookup_reference(&text::canonical(&name.to_string_lossy()));
+        match parent {
+            REF => return self.lookup_reference(&text::canonical(&name.to_string_lossy())),
+            NAMES => return self.lookup_mutable(name),
+            _ => {}
         }
         match self.known(parent, name.as_bytes()) {
             Some(entry) => Outcome::Now(Ok(Lookup::Found(entry))),
@@ -237,8 +312,71 @@ impl Foreign {
         let this = self.clone();
         Outcome::later(async move {
             let remote = this.noted(|| path, None, waiting.await)?;
-            Ok(Lookup::Found(this.intern(None, Found::root(text.into_bytes(), remote))?))
+            Ok(Lookup::Found(this.intern(Above::Ref, Found::root(text.into_bytes(), remote))?))
         })
+    }
+
+    /// Where a mutable name leads: what is known already is found without waiting for anybody.
+    fn lookup_mutable(self: &Arc<Self>, name: &OsStr) -> Outcome<Lookup> {
+        // Names come and go without a word to the kernel.
+        let Some(leads) = name.to_str().and_then(|name| self.swarm.named(name)) else {
+            return Outcome::Now(Ok(Lookup::Missing(Duration::ZERO)));
+        };
+        if let Outcome::Now(Ok(leads)) = &leads
+            && let Some(entry) = self.named(name.as_bytes(), leads)
+        {
+            return Outcome::Now(entry.map(Lookup::Found));
+        }
+        let (this, name) = (self.clone(), name.as_bytes().to_vec());
+        Outcome::later(async move {
+            let path = || Path::new("names").join(OsStr::from_bytes(&name));
+            let found = async {
+                let leads = leads.wait().await?;
+                if let Some(entry) = this.named(&name, &leads) {
+                    return entry;
+                }
+                let remote = this.swarm.resolve(&leads.reference)?.await?;
+                this.intern(Above::Names(leads.reference), Found::root(name.clone(), remote))
+            };
+            Ok(Lookup::Found(this.noted(path, None, found.await)?))
+        })
+    }
+
+    /// The top of the tree that a mutable name leads to, counting one look-up, if no peer need be asked for its attributes: those of a
+    /// directory are always the same, those of a file are known once it was opened.
+    fn named(&self, name: &[u8], leads: &Leads) -> Option<Result<Entry>> {
+        let above = Above::Names(leads.reference.clone());
+        if let Some(entry) = self.known(NAMES, &above.label(name)) {
+            return Some(Ok(entry));
+        }
+        let top = Top { swarm: self.swarm.clone(), reference: leads.reference.clone() };
+        leads.directory.then(|| self.intern(above, Found::directory(name.to_vec(), Arc::new(top))))
+    }
+
+    /// Lists the mutable names. Those that lead to something unknown are shown as directories, which most become.
+    pub(super) fn list_names(&self, offset: u64, listing: &mut dyn Listing) {
+        let dots = [".", ".."].into_iter().map(|name| (name.to_string(), None));
+        let names = self.swarm.names().into_iter().map(|(name, leads)| (name, Some(leads)));
+        for (index, (name, leads)) in dots.chain(names).enumerate().skip(offset.min(1 << 32) as usize) {
+            let entry = match &leads {
+                Some(Some(leads)) if listing.wants_attributes() => {
+                    self.named(name.as_bytes(), leads).and_then(Result::ok)
+                }
+                _ => None,
+            };
+            let (ino, kind) = match (&leads, &entry) {
+                (None, _) => (NAMES, FileType::Directory),
+                (_, Some(entry)) => (entry.node, entry.attr.kind()),
+                (Some(Some(leads)), None) if !leads.directory => (unknown(name.as_bytes()), FileType::RegularFile),
+                _ => (unknown(name.as_bytes()), FileType::Directory),
+            };
+            if !listing.add(&Item { ino, offset: index as u64 + 1, kind, name: name.as_bytes(), entry }) {
+                if let Some(entry) = entry {
+                    self.forget(entry.node, 1);
+                }
+                break;
+            }
+        }
     }
 
     fn lookup_name(self: &Arc<Self>, parent: u64, name: &OsStr) -> Outcome<Lookup> {
@@ -315,7 +453,10 @@ impl Foreign {
         let node = self.find(id)?;
         Ok(match &node.content {
             Some(content) => content.reference(),
-            None => Some(String::from_utf8_lossy(&node.name).into_owned()),
+            None => Some(match &node.above {
+                Above::Names(reference) => reference.clone(),
+                Above::Directory(_) | Above::Ref => String::from_utf8_lossy(&node.name).into_owned(),
+            }),
         })
     }
 }
@@ -348,6 +489,20 @@ impl From<RemoteEntry> for Found {
 }
 
 impl Found {
+    /// The top of a published tree that is a directory, and not opened yet.
+    fn directory(name: Vec<u8>, content: Arc<dyn RemoteContent>) -> Found {
+        Found {
+            name,
+            kind: RemoteKind::Directory,
+            mode: 0o755,
+            mtime: Timestamp::default(),
+            size: 0,
+            xattrs: Vec::new(),
+            content: Some(content),
+            opened: OnceCell::new(),
+        }
+    }
+
     /// The top of a published tree, which carries no attributes.
     fn root(name: Vec<u8>, remote: Remote) -> Found {
         let (kind, mode, size) = match &remote {
@@ -358,7 +513,7 @@ impl Found {
         Found { name, kind, mode, mtime: Timestamp::default(), size, xattrs: Vec::new(), content: None, opened }
     }
 
-    fn into_node(self, id: u64, parent: Option<Arc<ForeignNode>>, owner: Owner) -> ForeignNode {
+    fn into_node(self, id: u64, above: Above, owner: Owner) -> ForeignNode {
         let kind = match self.kind {
             RemoteKind::File => FileType::RegularFile,
             RemoteKind::Directory => FileType::Directory,
@@ -384,6 +539,6 @@ impl Found {
             blksize: BLOCK_BYTES,
         };
         let Found { name, kind, xattrs, content, opened, .. } = self;
-        ForeignNode { id, parent, name, attr, kind, xattrs, content, opened }
+        ForeignNode { id, above, name, attr, kind, xattrs, content, opened }
     }
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::error::Result;
-use super::outcome::Waiting;
+use super::outcome::{Outcome, Waiting};
 use crate::base::time::Timestamp;
 
 /// Whether a file, open for reading, may be mapped for writing.
@@ -24,6 +24,10 @@ pub type AskOpenFiles = Box<dyn Fn() + Send + Sync>;
 pub trait Swarm: Send + Sync + 'static {
     /// What a reference leads to. A text that is no reference is refused at once.
     fn resolve(&self, reference: &str) -> Result<Waiting<Remote>>;
+    /// The mutable names that this node has or follows, and where each leads: none where that is not known yet.
+    fn names(&self) -> Vec<(String, Option<Leads>)>;
+    /// Where a mutable name leads now: at hand if it was known before, whatever the network does. `None`: there is no such name.
+    fn named(&self, name: &str) -> Option<Outcome<Leads>>;
     /// Something at `path` of the own tree changed, or below it, as `reach` says.
     fn changed(&self, path: &Path, reach: Reach);
     /// The kernel may have written to the file of this device and inode number at any moment since then, whatever its times say.
@@ -43,6 +47,15 @@ pub trait Swarm: Send + Sync + 'static {
     fn control_names(&self) -> &'static [&'static str];
     /// The present content of a control file.
     fn control(&self, name: &str) -> Waiting<Vec<u8>>;
+}
+
+/// Where a mutable name leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Leads {
+    /// The reference of the tree.
+    pub reference: String,
+    /// Its top is a directory.
+    pub directory: bool,
 }
 
 /// How far a change reaches.

@@ -1,6 +1,7 @@
 //! Messages as bytes: a version byte, a type byte, the fields. Decoding is total and canonical: what decodes encodes to the
 //! same bytes. Encoding cuts lists and texts at their limits, so that nothing is sent that the other side would refuse.
 
+use super::head::SignedHead;
 use super::message::{
     Demand, Fetch, HELLO_AGENT_BYTES_MAX, Hello, Host, LOCATED_CONTACTS_MAX, Located, OPAQUE_BYTES_MAX, Price, Refusal,
     Request, Response, Slices, Statement, TTL_SECONDS_MAX,
@@ -10,6 +11,7 @@ use super::receipt::Receipt;
 use crate::base::amount::Msat;
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::digest::ChunkId;
+use crate::base::head::HeadId;
 use crate::base::keyspace::Key;
 use crate::base::limit::{
     CHUNK_BYTES_MAX, CHUNK_SLICES_MAX, CONTACT_ADDRS_MAX, CONTACTS_MAX, IDS_MAX, MESSAGE_BYTES_MAX,
@@ -32,6 +34,8 @@ mod kind {
     pub(super) const RECEIPT: u8 = 0x07;
     pub(super) const PAYMENT: u8 = 0x08;
     pub(super) const REACH: u8 = 0x09;
+    pub(super) const HEAD: u8 = 0x0a;
+    pub(super) const SET_HEAD: u8 = 0x0b;
     pub(super) const HELLO_BACK: u8 = 0x81;
     pub(super) const FOUND: u8 = 0x82;
     pub(super) const LOCATED: u8 = 0x83;
@@ -40,6 +44,7 @@ mod kind {
     pub(super) const HOSTING: u8 = 0x86;
     pub(super) const RECEIPTED: u8 = 0x87;
     pub(super) const NOTED: u8 = 0x88;
+    pub(super) const HEAD_HELD: u8 = 0x8a;
     pub(super) const REFERRAL: u8 = 0xfe;
     pub(super) const REFUSED: u8 = 0xff;
 }
@@ -121,6 +126,14 @@ impl Request {
                 out.byte(kind::PAYMENT);
                 payment.write(&mut out);
             }
+            Request::Head { id } => {
+                out.byte(kind::HEAD);
+                out.raw(&id.0);
+            }
+            Request::SetHead(head) => {
+                out.byte(kind::SET_HEAD);
+                head.write(&mut out);
+            }
             Request::Reach(bytes) => put_opaque(&mut out, kind::REACH, bytes),
         }
         out.into_bytes()
@@ -158,6 +171,8 @@ impl Request {
                 Request::Receipt(Statement { receipt, settled: take_flag(&mut from)? })
             }
             kind::PAYMENT => Request::Payment(Payment::read(&mut from)?),
+            kind::HEAD => Request::Head { id: HeadId(from.array()?) },
+            kind::SET_HEAD => Request::SetHead(SignedHead::read(&mut from)?),
             kind::REACH => Request::Reach(take_opaque(&mut from)?),
             got => return Err(DecodeError::Unknown { what: "message", got: u64::from(got) }),
         };
@@ -213,6 +228,13 @@ impl Response {
                     held.write(&mut out);
                 }
             }
+            Response::Head { held } => {
+                out.byte(kind::HEAD_HELD);
+                out.byte(u8::from(held.is_some()));
+                if let Some(held) = held {
+                    held.write(&mut out);
+                }
+            }
             Response::Noted => out.byte(kind::NOTED),
             Response::Refused(refusal) => {
                 out.byte(kind::REFUSED);
@@ -259,6 +281,10 @@ impl Response {
             kind::RECEIPTED => {
                 let held = if take_flag(&mut from)? { Some(Receipt::read(&mut from)?) } else { None };
                 Response::Receipted { held }
+            }
+            kind::HEAD_HELD => {
+                let held = if take_flag(&mut from)? { Some(SignedHead::read(&mut from)?) } else { None };
+                Response::Head { held }
             }
             kind::NOTED => Response::Noted,
             kind::REFUSED => {

@@ -1,9 +1,11 @@
 //! All messages. Layouts, limits and examples stand in `FORMAT.md`.
 
+use super::head::SignedHead;
 use super::payment::Payment;
 use super::receipt::Receipt;
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
+use crate::base::head::HeadId;
 use crate::base::keyspace::Key;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
@@ -48,6 +50,13 @@ pub enum Request {
     Receipt(Statement),
     /// An invoice, a payment on one, or the wish for one.
     Payment(Payment),
+    /// The newest state of a head that the receiver keeps.
+    Head {
+        /// Which.
+        id: HeadId,
+    },
+    /// A state of a head, to be kept until nobody has told it again for long.
+    SetHead(SignedHead),
     /// Relay and hole punching: place kept for the reach issue; refused by this version.
     Reach(Vec<u8>),
 }
@@ -170,6 +179,11 @@ pub enum Response {
     Receipted {
         /// As the asker signed it.
         held: Option<Receipt>,
+    },
+    /// To `Head` and `SetHead`: the newest state that the answering peer keeps now.
+    Head {
+        /// As its owner signed it; to `SetHead` also the one that was just told. None where it has none, or no room.
+        held: Option<SignedHead>,
     },
     /// To `Payment`: it is seen to.
     Noted,

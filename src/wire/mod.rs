@@ -3,6 +3,7 @@
 pub mod call;
 pub mod close;
 pub mod codec;
+pub mod head;
 pub mod message;
 pub mod payment;
 pub mod receipt;

@@ -112,6 +112,8 @@ impl Swarm {
                 self.mix(want.0);
                 self.located(place, &holders);
             }
+            // No member of a simulated swarm has names.
+            Effect::Head { .. } => {}
             Effect::Remember(contacts) => {
                 if let Some(member) = self.members.get_mut(place) {
                     member.remembered = contacts;

@@ -390,7 +390,7 @@ impl Pair {
                 }
             });
             let own: BTreeSet<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
-            let ours = [".", "..", "ref", ".tornet"];
+            let ours = [".", "..", "names", "ref", ".tornet"];
             let own: BTreeSet<&str> =
                 own.into_iter().filter(|name| wanted.contains_key(*name) || !ours.contains(name)).collect();
             assert_eq!(own, wanted.keys().map(String::as_str).collect::<BTreeSet<_>>(), "{}", path.display());

@@ -11,10 +11,10 @@ use rustix::io::Errno;
 
 use crate::base::time::Timestamp;
 use crate::vfs::error::{Error, Result};
-use crate::vfs::outcome::Waiting;
+use crate::vfs::outcome::{Outcome, Waiting};
 use crate::vfs::swarm::{
-    AskOpenFiles, MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile, RemoteKind,
-    Swarm,
+    AskOpenFiles, Leads, MayBeMapped, Reach, Remote, RemoteContent, RemoteDirectory, RemoteEntry, RemoteFile,
+    RemoteKind, Swarm,
 };
 
 /// A published tree.
@@ -123,8 +123,17 @@ pub(crate) struct MemorySwarm {
     pub(crate) below: Mutex<Vec<PathBuf>>,
     pub(crate) rewritten: Mutex<Vec<(u64, u64)>>,
     pub(crate) silent: Arc<AtomicBool>,
+    /// Where mutable names lead.
+    pub(crate) names: Mutex<BTreeMap<String, String>>,
     /// Takes its time to hear of a change.
     pub(crate) slow: AtomicBool,
+}
+
+impl MemorySwarm {
+    fn leads(&self, reference: &str) -> Leads {
+        let directory = matches!(self.trees.get(reference), Some(Tree::Directory(_)));
+        Leads { reference: reference.to_string(), directory }
+    }
 }
 
 impl Swarm for MemorySwarm {
@@ -132,6 +141,15 @@ impl Swarm for MemorySwarm {
         let tree = self.trees.get(reference).ok_or(Error::because(Errno::INVAL, "mistyped"))?;
         let remote = tree.remote(&self.silent);
         Ok(Box::pin(async { Ok(remote) }))
+    }
+
+    fn names(&self) -> Vec<(String, Option<Leads>)> {
+        let names = self.names.lock().unwrap();
+        names.iter().map(|(name, leads)| (name.clone(), Some(self.leads(leads)))).collect()
+    }
+
+    fn named(&self, name: &str) -> Option<Outcome<Leads>> {
+        self.names.lock().unwrap().get(name).map(|leads| Outcome::Now(Ok(self.leads(leads))))
     }
 
     fn changed(&self, path: &Path, reach: Reach) {

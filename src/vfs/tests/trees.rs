@@ -1,10 +1,12 @@
 //! Published trees and control files.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::*;
 use crate::vfs::attr::SetAttr;
-use crate::vfs::control::{REF, TORNET};
+use crate::vfs::control::{NAMES, REF, TORNET};
 
 const REFERENCE: &str = "tornet1example";
 
@@ -61,6 +63,69 @@ fn a_published_directory_is_listed_whole_from_any_place() {
         let found = now(world.fs.list(many, opened.handle, from, page(5))).unwrap().found;
         assert_eq!(found, all[from as usize..].iter().take(5).cloned().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_mutable_name_shows_one_tree_or_the_next_and_never_a_mixture() {
+    let tree = |text: &str| {
+        Tree::directory([
+            ("file", Tree::File(text.into())),
+            ("deep", Tree::directory([("leaf", Tree::File(text.into()))])),
+        ])
+    };
+    let world = world_with([
+        ("tornet1old", tree("old")),
+        ("tornet1new", tree("new")),
+        ("tornet1file", Tree::File(vec![7; 100])),
+    ]);
+    let lead = |reference: &str| world.swarm.names.lock().unwrap().insert("photos".into(), reference.into());
+    assert_eq!(world.find("names/photos"), None);
+    lead("tornet1old");
+    let old = world.find("names/photos").unwrap();
+    assert_ne!(Some(old), world.find("ref/tornet1old"), "the kernel knows a directory by one name only");
+    let (file, deep) = (world.find("names/photos/file").unwrap(), world.find("names/photos/deep").unwrap());
+    let kept = |outcome| match now(outcome).unwrap() {
+        Lookup::Found(entry) => entry.kept,
+        Lookup::Missing(kept) => kept,
+    };
+    // It may move at any time; what is below one of its trees does not.
+    assert!(kept(world.fs.lookup(NAMES, OsStr::new("photos"))) <= Duration::from_secs(1));
+    assert!(kept(world.fs.lookup(old, OsStr::new("file"))) > Duration::from_secs(1_000_000));
+    assert_eq!(kept(world.fs.lookup(NAMES, OsStr::new("none"))), Duration::ZERO);
+    lead("tornet1new");
+    let new = world.find("names/photos").unwrap();
+    assert_ne!(new, old);
+    assert_eq!(world.content(world.find("names/photos/deep/leaf").unwrap()), "new");
+    // Who stands in the old tree stays there.
+    assert_eq!(world.content(world.find_in(deep, "leaf").unwrap()), "old");
+    assert_eq!(world.content(file), "old");
+    assert_eq!(now(world.fs.xattr(new, OsStr::new("user.tornet.ref"))).unwrap(), b"tornet1new");
+    assert_eq!(now(world.fs.xattr(old, OsStr::new("user.tornet.ref"))).unwrap(), b"tornet1old");
+    lead("tornet1old");
+    assert_eq!(world.find("names/photos"), Some(old), "the same tree has the same numbers");
+    assert_eq!(world.fs.foreign.path(file), Path::new("names/photos/file"));
+    // Nothing can be made there, and the list is of the names alone, whatever the kernel remembers.
+    assert_eq!(errno(world.fs.mkdir(NAMES, OsStr::new("x"), 0o755, caller())), Errno::ROFS);
+    assert_eq!(errno(world.fs.unlink(new, OsStr::new("file"))), Errno::ROFS);
+    world.swarm.names.lock().unwrap().insert("film".into(), "tornet1file".into());
+    for attributes in [false, true] {
+        let listed = world.names(NAMES, 1, attributes);
+        let names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, [".", "..", "film", "photos"]);
+        // Of a file that was never opened nothing is known, and nobody is asked for a list's sake.
+        let node = attributes.then_some(old);
+        assert_eq!((listed[2].1, listed[3].1), (None, node));
+    }
+    let film = world.find("names/film").unwrap();
+    assert_eq!(world.names(NAMES, 9, true)[2].1, Some(film));
+    // A directory is found, and shown, while no peer answers; what it holds is not.
+    let silent = world_with([("tornet1old", tree("old"))]);
+    silent.swarm.silent.store(true, Ordering::Relaxed);
+    silent.swarm.names.lock().unwrap().insert("photos".into(), "tornet1old".into());
+    let top = silent.find("names/photos").unwrap();
+    assert_eq!(now(silent.fs.attr(top, None)).unwrap().mode & 0o7777, 0o755);
+    assert_eq!(errno(now(silent.fs.lookup(top, OsStr::new("file")))), Errno::TIMEDOUT);
+    assert!(!now(world.fs.open_directory(NAMES)).unwrap().keep_cache);
 }
 
 #[test]

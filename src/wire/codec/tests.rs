@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::bitcoin::{BITCOIN_NETWORKS, BitcoinNetwork, Outpoint, Txid};
+use crate::wire::head::HEAD_SEALED_MAX;
 use crate::wire::payment::{CONFIRMATIONS_MAX, INVOICE_AMOUNT_MAX, Invoice, Notice};
 use crate::wire::receipt::RECEIPT_AMOUNT_MAX;
 use proptest::collection::vec;
@@ -57,8 +58,20 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(chunks, lease, price)| Request::Host(Host { chunks, lease, price: Msat(price) })),
         (receipt(), any::<bool>()).prop_map(|(receipt, settled)| Request::Receipt(Statement { receipt, settled })),
         payment().prop_map(Request::Payment),
+        any::<[u8; 32]>().prop_map(|id| Request::Head { id: HeadId(id) }),
+        head().prop_map(Request::SetHead),
         opaque().prop_map(Request::Reach),
     ]
+}
+
+fn head() -> impl Strategy<Value = SignedHead> {
+    (any::<[u8; 32]>(), any::<u64>(), vec(any::<u8>(), 0..=HEAD_SEALED_MAX), any::<[u8; 32]>()).prop_map(
+        |(id, number, sealed, half)| {
+            let mut signature = [0; 64];
+            signature[16..48].copy_from_slice(&half);
+            SignedHead { id: HeadId(id), number, sealed, signature }
+        },
+    )
 }
 
 fn invoice() -> impl Strategy<Value = Invoice> {
@@ -131,6 +144,7 @@ fn response() -> impl Strategy<Value = Response> {
             Response::Refused(Refusal::CreditLimit { owed: Msat(owed), line: Msat(line) })
         }),
         Just(Response::Noted),
+        proptest::option::of(head()).prop_map(|held| Response::Head { held }),
         (1u8..=8).prop_map(|code| Response::Refused(Refusal::from_code(code).unwrap())),
     ]
 }
@@ -143,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn what_decodes_has_one_form(kind in prop_oneof![0u8..12, 0x80u8..0x8a, 0xfeu8..=0xff],
+    fn what_decodes_has_one_form(kind in prop_oneof![0u8..12, 0x80u8..0x8c, 0xfeu8..=0xff],
                                  rest in vec(prop_oneof![0u8..8, any::<u8>()], 0..200)) {
         let bytes = [&[VERSION, kind][..], &rest].concat();
         if let Ok(request) = Request::from_bytes(&bytes) {
@@ -238,6 +252,7 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         address: "bcrt1p5cyxnuxmeuwuvkwfem96lqzszd02n6xdcjrs20cac6yqjjwudpxqvg32hk".to_string(),
         signature: [0x44; 64],
     };
+    let head = SignedHead { id: HeadId([0x66; 32]), number: 300, sealed: vec![0x77; 4], signature: [0x44; 64] };
     let outpoint = Outpoint { txid: Txid([0x55; 32]), vout: 1 };
     let requests = [
         Request::Hello(hello),
@@ -247,6 +262,8 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         Request::Announce { chunks: vec![chunk], ttl: 86_400 },
         Request::Host(Host { chunks: vec![(chunk, 1_048_576)], lease: 604_800, price: Msat::ZERO }),
         Request::Receipt(Statement { receipt, settled: true }),
+        Request::Head { id: HeadId([0x66; 32]) },
+        Request::SetHead(head.clone()),
         Request::Payment(Payment::Ask),
         Request::Payment(Payment::Invoice(invoice.clone())),
         Request::Payment(Payment::Notice(Notice { invoice, outpoint })),
@@ -271,6 +288,8 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         Response::Hosting { accepted: vec![1] },
         Response::Receipted { held: Some(receipt) },
         Response::Refused(Refusal::CreditLimit { owed: Msat(950), line: Msat(954) }),
+        Response::Head { held: Some(head) },
+        Response::Head { held: None },
         Response::Noted,
         Response::Refused(Refusal::Busy),
     ];

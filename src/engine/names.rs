@@ -1,0 +1,639 @@
+//! Mutable names: heads of ours, which move with a path of the own tree, and heads of others that we follow under names of our own choice.
+//!
+//! What was seen last of a head is on disk and is at hand at once; whether it moved is asked in the background: whenever somebody looks, but not
+//! within `FRESH` of the last answer, and from time to time. A move costs a durable row, the look-up of a key and eight messages.
+
+use super::record;
+use super::swarm::{HeadFound, Swarm};
+use super::writer::{PublishError, Writer};
+use crate::base::codec::{DecodeError, Reader, Writer as Bytes};
+use crate::base::head::HeadId;
+use crate::base::limit::{NAME_BYTES_MAX, NAMES_MAX};
+use crate::base::path::PathText;
+use crate::base::sync::lock;
+use crate::base::text::escape;
+use crate::content::head::{HeadKey, HeadRef, NONCE_BYTES};
+use crate::content::reference::RootRef;
+use crate::net::identity::Identity;
+use crate::store::{Store, StoreError};
+use crate::wire::head::SignedHead;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// Who looks at a name is content with an answer that is no older.
+const FRESH: Duration = Duration::from_secs(5);
+/// How often a followed head is asked for that was looked at within `LATELY`, and how often any other.
+const OFTEN: Duration = Duration::from_secs(30);
+const LATELY: Duration = Duration::from_secs(600);
+const SELDOM: Duration = Duration::from_secs(600);
+/// A head of ours moves no more often.
+const MOVE_PAUSE: Duration = Duration::from_secs(2);
+/// When a head is brought to its keepers again: where all keep it, where fewer do than should, and where nobody does.
+const BRING_WELL: Duration = Duration::from_secs(6 * 3600);
+const BRING_FEW: Duration = Duration::from_secs(600);
+const BRING_NONE: Duration = Duration::from_secs(20);
+/// So many keepers are enough.
+const KEEPERS: usize = 8;
+/// How often what is due is looked for, and how long a search waits before it asks once more.
+const TICK: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Why something could not be done with a name.
+#[derive(Debug, thiserror::Error)]
+pub enum NameError {
+    /// Not a name.
+    #[error(
+        "`{0}` cannot be a name: it needs 1 to {NAME_BYTES_MAX} bytes without a slash or control characters, other than . and .."
+    )]
+    Invalid(String),
+    /// There is one of that name.
+    #[error("there is a name {0} already: choose another, or remove it with `tornet name remove {0}`")]
+    Taken(String),
+    /// There is none of that name.
+    #[error("there is no name {0}: `tornet name list` shows them")]
+    Unknown(String),
+    /// Too many.
+    #[error("a node has at most {NAMES_MAX} names: remove one with `tornet name remove`")]
+    TooMany,
+    /// Nothing there that could be published.
+    #[error("there is no file or directory {0} in the own tree")]
+    NoPath(String),
+    /// Nobody told in time where the head leads.
+    #[error("no peer could tell where this name leads: {0}")]
+    NotFound(String),
+    /// The table of names.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Randomness.
+    #[error("the system gives no random bytes: {0}")]
+    Random(String),
+    /// The engine ends.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// A name, as commands show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NameStatus {
+    /// The name.
+    pub name: String,
+    /// What others follow it by.
+    pub reference: String,
+    /// The path of the own tree that it stands for; none when it is somebody else's.
+    pub path: Option<PathText>,
+    /// The reference of the tree that it leads to; none when that is not known yet.
+    pub tree: Option<String>,
+    /// How often it moved.
+    pub number: u64,
+    /// Seconds since the swarm was asked; none when that was not done since the node started.
+    pub asked: Option<u64>,
+    /// Peers that answered then: of one's own those that keep it.
+    pub peers: u64,
+    /// What is not well with it.
+    pub trouble: Option<String>,
+}
+
+/// The secrets of our own names come from the node's identity, each by its name: who keeps a copy of that file keeps all of them.
+pub(super) struct NameKeys {
+    sign: [u8; 32],
+    open: [u8; 32],
+}
+
+impl NameKeys {
+    pub(super) fn of(identity: &Identity) -> NameKeys {
+        NameKeys {
+            sign: identity.derive("tornet v1 keys that sign names"),
+            open: identity.derive("tornet v1 keys that open names"),
+        }
+    }
+
+    fn signer(&self, name: &str) -> Identity {
+        Identity::from_seed(blake3::keyed_hash(&self.sign, name.as_bytes()).as_bytes())
+    }
+
+    fn reference(&self, name: &str) -> HeadRef {
+        let key = HeadKey(*blake3::keyed_hash(&self.open, name.as_bytes()).as_bytes());
+        HeadRef { id: HeadId(self.signer(name).peer().0), key }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Name {
+    head: HeadRef,
+    /// Of the own tree; none of what is followed.
+    path: Option<PathBuf>,
+    newest: Option<SignedHead>,
+    /// Where the newest leads.
+    root: Option<RootRef>,
+    /// What follows is not on disk. When it was last brought or asked for, and by whom that was answered.
+    asked: Option<Instant>,
+    brought: Option<Instant>,
+    moved: Option<Instant>,
+    peers: usize,
+    looked: Option<Instant>,
+    /// Somebody wants to know now; or the tree may have moved on.
+    due: bool,
+    busy: bool,
+    trouble: Option<String>,
+}
+
+impl Name {
+    fn new(head: HeadRef, path: Option<PathBuf>, newest: Option<SignedHead>) -> Name {
+        let root = newest.as_ref().and_then(|newest| open(&head, newest).ok());
+        Name {
+            head,
+            path,
+            newest,
+            root,
+            asked: None,
+            brought: None,
+            moved: None,
+            peers: 0,
+            looked: None,
+            due: true,
+            busy: false,
+            trouble: None,
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Bytes::new();
+        out.raw(&self.head.id.0);
+        out.raw(&self.head.key.0);
+        out.byte(u8::from(self.path.is_some()));
+        if let Some(path) = &self.path {
+            out.bytes(path.as_os_str().as_bytes());
+        }
+        out.byte(u8::from(self.newest.is_some()));
+        if let Some(newest) = &self.newest {
+            newest.write(&mut out);
+        }
+        out.into_bytes()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Name, DecodeError> {
+        let mut from = Reader::new(bytes);
+        let head = HeadRef { id: HeadId(from.array()?), key: HeadKey(from.array()?) };
+        let path = match from.byte()? {
+            0 => None,
+            _ => Some(PathBuf::from(OsStr::from_bytes(from.bytes("length of a path", 1 << 16)?))),
+        };
+        let newest = match from.byte()? {
+            0 => None,
+            _ => Some(SignedHead::read(&mut from)?),
+        };
+        from.finish()?;
+        Ok(Name::new(head, path, newest))
+    }
+
+    /// When the swarm has to do with it next, if nobody looks.
+    fn next(&self) -> Option<Instant> {
+        let Some(asked) = self.asked else { return self.path.is_none().then(Instant::now) };
+        Some(match (&self.path, self.peers) {
+            (Some(_), KEEPERS..) => asked + BRING_WELL,
+            (Some(_), 1..) => asked + BRING_FEW,
+            (Some(_), 0) => asked + BRING_NONE,
+            (None, _) if self.looked.is_some_and(|looked| looked.elapsed() < LATELY) => asked + OFTEN,
+            (None, 0) => asked + BRING_NONE,
+            (None, _) => asked + SELDOM,
+        })
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        if self.busy {
+            return false;
+        }
+        let paused = match self.path {
+            Some(_) => self.moved.is_some_and(|moved| now < moved + MOVE_PAUSE),
+            None => self.asked.is_some_and(|asked| now < asked + FRESH),
+        };
+        self.due && !paused || self.next().is_some_and(|next| next <= now)
+    }
+}
+
+fn open(head: &HeadRef, state: &SignedHead) -> Result<RootRef, String> {
+    head.key.open(&head.id, state.number, &state.sealed).map_err(|error| error.to_string())
+}
+
+struct Inner {
+    store: Arc<Store>,
+    swarm: Swarm,
+    writer: Writer,
+    tree: PathBuf,
+    keys: NameKeys,
+    names: Mutex<BTreeMap<String, Name>>,
+    /// Held while a row is written or deleted, so that the rows are what `names` says.
+    rows: tokio::sync::Mutex<()>,
+    wake: Notify,
+    /// Counts changes of any name.
+    changes: watch::Sender<u64>,
+}
+
+/// The names of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Names {
+    inner: Arc<Inner>,
+}
+
+impl Names {
+    pub(super) fn new(
+        store: Arc<Store>,
+        swarm: Swarm,
+        writer: Writer,
+        tree: PathBuf,
+        keys: NameKeys,
+    ) -> Result<Names, StoreError> {
+        let mut names = BTreeMap::new();
+        for (key, value) in store.state().range(record::NAMES, &[], None, usize::MAX)? {
+            match (String::from_utf8(key), Name::from_bytes(&value)) {
+                (Ok(text), Ok(name)) => drop(names.insert(text, name)),
+                _ => warn!("a name on record cannot be read"),
+            }
+        }
+        let (wake, changes) = (Notify::new(), watch::Sender::new(0));
+        let (names, rows) = (Mutex::new(names), tokio::sync::Mutex::default());
+        let inner = Inner { store, swarm, writer, tree, keys, names, rows, wake, changes };
+        Ok(Names { inner: Arc::new(inner) })
+    }
+
+    /// Makes a name that stands for a path of the own tree from now on.
+    pub async fn create(&self, text: &str, path: &Path) -> Result<HeadRef, NameError> {
+        if std::fs::symlink_metadata(self.inner.tree.join(path)).is_err() {
+            return Err(NameError::NoPath(escape(path.as_os_str().as_bytes()).to_string()));
+        }
+        let head = self.inner.keys.reference(text);
+        self.add(text, Name::new(head, Some(path.to_path_buf()), None)).await?;
+        Ok(head)
+    }
+
+    /// Follows somebody's head under a name of one's own.
+    pub async fn follow(&self, text: &str, head: HeadRef) -> Result<(), NameError> {
+        self.add(text, Name::new(head, None, None)).await
+    }
+
+    async fn add(&self, text: &str, name: Name) -> Result<(), NameError> {
+        if !is_name(text) {
+            return Err(NameError::Invalid(escape(text.as_bytes()).to_string()));
+        }
+        let _rows = self.inner.rows.lock().await;
+        {
+            let names = lock(&self.inner.names);
+            if names.contains_key(text) {
+                return Err(NameError::Taken(escape(text.as_bytes()).to_string()));
+            }
+            if names.len() >= NAMES_MAX {
+                return Err(NameError::TooMany);
+            }
+        }
+        self.write(text, &name).await?;
+        lock(&self.inner.names).insert(text.to_string(), name);
+        self.changed();
+        Ok(())
+    }
+
+    /// Forgets a name. What is known of a head of ours elsewhere stays there until it expires; made again, the name has the same reference.
+    pub async fn remove(&self, text: &str) -> Result<(), NameError> {
+        let _rows = self.inner.rows.lock().await;
+        if lock(&self.inner.names).remove(text).is_none() {
+            return Err(NameError::Unknown(escape(text.as_bytes()).to_string()));
+        }
+        self.changed();
+        let (store, key) = (self.inner.store.clone(), text.as_bytes().to_vec());
+        let work = move || store.state().write(true, |tx| tx.delete(record::NAMES, &key));
+        tokio::task::spawn_blocking(work).await.map_err(|_| NameError::Stopped)?.map(drop).map_err(NameError::Store)
+    }
+
+    /// All names, in order.
+    pub fn list(&self) -> Vec<NameStatus> {
+        let names = lock(&self.inner.names);
+        let status = names.iter().map(|(text, name)| NameStatus {
+            name: text.clone(),
+            reference: name.head.to_string(),
+            path: name.path.clone().map(PathText),
+            tree: name.root.map(|root| root.to_string()),
+            number: name.newest.as_ref().map_or(0, |newest| newest.number),
+            asked: name.asked.map(|asked| asked.elapsed().as_secs()),
+            peers: name.peers as u64,
+            trouble: name.trouble.clone(),
+        });
+        status.collect()
+    }
+
+    /// All names, in order, and where they lead as far as is known.
+    pub fn all(&self) -> Vec<(String, Option<RootRef>)> {
+        lock(&self.inner.names).iter().map(|(text, name)| (text.clone(), name.root)).collect()
+    }
+
+    /// Where a name leads, as far as is known (`Some(None)`: nothing is yet). That somebody looked has the swarm asked.
+    pub fn current(&self, text: &str) -> Option<Option<RootRef>> {
+        let mut names = lock(&self.inner.names);
+        let name = names.get_mut(text)?;
+        let now = Instant::now();
+        name.looked = Some(now);
+        if name.path.is_none() && name.asked.is_none_or(|asked| now >= asked + FRESH) && !name.due {
+            name.due = true;
+            self.inner.wake.notify_one();
+        }
+        Some(name.root)
+    }
+
+    /// The same, waiting for it where nothing is known yet.
+    pub async fn resolve(&self, text: &str, deadline: Duration) -> Result<RootRef, NameError> {
+        let mut changes = self.inner.changes.subscribe();
+        let until = Instant::now() + deadline;
+        loop {
+            changes.borrow_and_update();
+            let root = self.current(text).ok_or_else(|| NameError::Unknown(escape(text.as_bytes()).to_string()))?;
+            if let Some(root) = root {
+                return Ok(root);
+            }
+            match tokio::time::timeout_at(until, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(NameError::Stopped),
+                Err(_) => {
+                    let names = lock(&self.inner.names);
+                    let trouble = names.get(text).and_then(|name| name.trouble.clone());
+                    return Err(NameError::NotFound(trouble.unwrap_or_else(|| "none answered in time".to_string())));
+                }
+            }
+        }
+    }
+
+    /// Where somebody's head leads now, whether it is followed or not.
+    pub async fn find(&self, head: &HeadRef, deadline: Duration) -> Result<RootRef, NameError> {
+        let until = Instant::now() + deadline;
+        // What was seen before is never gone back behind.
+        let known =
+            lock(&self.inner.names).values().find(|name| name.head.id == head.id).and_then(|n| n.newest.clone());
+        loop {
+            let found = self.inner.swarm.find_head(head.id).await.ok_or(NameError::Stopped)?;
+            let newest = [found.newest, known.clone()].into_iter().flatten();
+            if let Some(newest) = newest.reduce(|one, other| if other.replaces(&one) { other } else { one }) {
+                return open(head, &newest).map_err(NameError::NotFound);
+            }
+            if Instant::now() + AGAIN > until {
+                return Err(NameError::NotFound(nobody(found.answered)));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Looks after the names until the engine stops.
+    pub(super) async fn run(self) {
+        let mut passes = self.inner.writer.passes();
+        loop {
+            let now = Instant::now();
+            let due: Vec<String> = {
+                let mut names = lock(&self.inner.names);
+                let due = names.iter_mut().filter(|(_, name)| name.is_due(now));
+                due.map(|(text, name)| {
+                    name.busy = true;
+                    name.due = false;
+                    text.clone()
+                })
+                .collect()
+            };
+            for text in due {
+                let this = self.clone();
+                tokio::spawn(async move { this.tend(&text).await });
+            }
+            let idle = lock(&self.inner.names).is_empty();
+            tokio::select! {
+                () = tokio::time::sleep(TICK), if !idle => {}
+                () = self.inner.wake.notified() => {}
+                moved = passes.changed() => {
+                    if moved.is_err() {
+                        return;
+                    }
+                    lock(&self.inner.names).values_mut().filter(|name| name.path.is_some()).for_each(|name| name.due = true);
+                }
+                () = self.inner.swarm.events.closed() => return,
+            }
+        }
+    }
+
+    async fn tend(&self, text: &str) {
+        let Some(name) = lock(&self.inner.names).get(text).cloned() else { return };
+        let done = match &name.path {
+            Some(path) => self.tend_own(text, &name, path).await,
+            None => self.tend_followed(text, &name).await,
+        };
+        let trouble = match &done {
+            Ok(trouble) => trouble.clone(),
+            Err(error) => Some(error.to_string()),
+        };
+        self.update(text, &name.head, |name| {
+            name.busy = false;
+            name.trouble = trouble;
+        });
+        if let Err(error) = done {
+            warn!(name = %escape(text.as_bytes()), %error, "a name could not be looked after");
+        }
+        self.changed();
+    }
+
+    /// Moves a head of ours if what it stands for was published anew, and brings it to its keepers. Returns what is not well.
+    async fn tend_own(&self, text: &str, name: &Name, path: &Path) -> Result<Option<String>, NameError> {
+        let root = match self.published(path).await? {
+            Ok(root) => root,
+            Err(staged) => {
+                // The pass that publishes it tells us.
+                if name.newest.is_none() {
+                    return Ok(Some(staged));
+                }
+                name.root
+            }
+        };
+        let gone = || format!("there is nothing at {} any more", escape(path.as_os_str().as_bytes()));
+        let trouble = root.is_none().then(gone);
+        let mut newest = match (&name.newest, root) {
+            (Some(newest), root) if root.is_none() || root == name.root => newest.clone(),
+            (newest, Some(root)) => {
+                self.move_on(text, name, newest.as_ref().map_or(0, |newest| newest.number), root).await?
+            }
+            (_, None) => return Ok(trouble),
+        };
+        for _ in 0..3 {
+            let Some(HeadFound { newest: seen, answered }) = self.inner.swarm.set_head(newest.clone()).await else {
+                return Err(NameError::Stopped);
+            };
+            self.update(text, &name.head, |name| {
+                name.asked = Some(Instant::now());
+                name.peers = answered;
+            });
+            match seen.filter(|seen| seen.replaces(&newest)) {
+                // An older copy of this node's data was put in its place: what it says now is the newest all the same.
+                Some(seen) => {
+                    let Ok(root) = open(&name.head, &newest) else { return Ok(trouble) };
+                    newest = self.move_on(text, name, seen.number, root).await?;
+                }
+                None => return Ok(trouble),
+            }
+        }
+        Ok(Some("other nodes know of newer states: is a copy of this node's identity in use elsewhere?".to_string()))
+    }
+
+    /// The reference of a path of the own tree: none if there is nothing any more; or why it is not known yet.
+    async fn published(&self, path: &Path) -> Result<Result<Option<RootRef>, String>, NameError> {
+        let (writer, tree, path) = (self.inner.writer.clone(), self.inner.tree.clone(), path.to_path_buf());
+        let work = move || {
+            if std::fs::symlink_metadata(tree.join(&path)).is_err() {
+                return Ok(Ok(None));
+            }
+            writer.reference(&path).map(|found| found.map(Some).ok_or_else(|| "not published yet".to_string()))
+        };
+        let found = tokio::task::spawn_blocking(work).await.map_err(|_| NameError::Stopped)?;
+        Ok(found.unwrap_or_else(|error: PublishError| Err(error.to_string())))
+    }
+
+    /// Signs a state after `number`; on disk before anybody is told.
+    async fn move_on(&self, text: &str, name: &Name, number: u64, root: RootRef) -> Result<SignedHead, NameError> {
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce).map_err(|error| NameError::Random(error.to_string()))?;
+        let HeadRef { id, key } = name.head;
+        let number = number + 1;
+        let mut head = SignedHead { id, number, sealed: key.seal(&id, number, &root, nonce), signature: [0; 64] };
+        head.signature = self.inner.keys.signer(text).sign(&head.signed());
+        let moved = Name { newest: Some(head.clone()), root: Some(root), ..name.clone() };
+        self.put(text, &moved).await?;
+        info!(name = %escape(text.as_bytes()), number, "name moved");
+        self.update(text, &name.head, |name| {
+            name.newest = Some(head.clone());
+            name.root = Some(root);
+            name.moved = Some(Instant::now());
+        });
+        Ok(head)
+    }
+
+    /// Asks where a head of somebody else leads now. Returns what is not well.
+    async fn tend_followed(&self, text: &str, name: &Name) -> Result<Option<String>, NameError> {
+        let Some(HeadFound { newest, answered }) = self.inner.swarm.find_head(name.head.id).await else {
+            return Err(NameError::Stopped);
+        };
+        self.update(text, &name.head, |name| {
+            name.asked = Some(Instant::now());
+            name.peers = answered;
+        });
+        // One older than what was seen is never gone back to.
+        let moved = newest.filter(|newest| name.newest.as_ref().is_none_or(|known| newest.replaces(known)));
+        let trouble = match &moved {
+            Some(newest) => match open(&name.head, newest) {
+                Ok(root) => {
+                    self.put(text, &Name { newest: moved.clone(), ..name.clone() }).await?;
+                    self.update(text, &name.head, |name| {
+                        name.newest = moved.clone();
+                        name.root = Some(root);
+                    });
+                    None
+                }
+                Err(why) => Some(why),
+            },
+            None if name.newest.is_none() => Some(nobody(answered)),
+            None => None,
+        };
+        // Who follows a head keeps it alive while its owner is away.
+        if let Some(newest) = moved.or(name.newest.clone())
+            && name.brought.is_none_or(|brought| brought.elapsed() >= BRING_WELL)
+        {
+            self.update(text, &name.head, |name| name.brought = Some(Instant::now()));
+            self.inner.swarm.set_head(newest).await;
+        }
+        Ok(trouble)
+    }
+
+    /// Changes what is known of a name, unless another has taken its place meanwhile.
+    fn update(&self, text: &str, head: &HeadRef, change: impl FnOnce(&mut Name)) {
+        if let Some(name) = lock(&self.inner.names).get_mut(text).filter(|name| name.head == *head) {
+            change(name);
+        }
+        self.inner.changes.send_modify(|count| *count += 1);
+    }
+
+    fn changed(&self) {
+        self.inner.changes.send_modify(|count| *count += 1);
+        self.inner.wake.notify_one();
+    }
+
+    /// Writes a new state down durably, unless the name was removed meanwhile.
+    async fn put(&self, text: &str, name: &Name) -> Result<(), NameError> {
+        let _rows = self.inner.rows.lock().await;
+        let here = lock(&self.inner.names).get(text).is_some_and(|known| known.head == name.head);
+        if here { self.write(text, name).await } else { Ok(()) }
+    }
+
+    async fn write(&self, text: &str, name: &Name) -> Result<(), NameError> {
+        let (store, key, value) = (self.inner.store.clone(), text.as_bytes().to_vec(), name.to_bytes());
+        let work = move || store.state().write(true, |tx| tx.put(record::NAMES, &key, &value));
+        tokio::task::spawn_blocking(work).await.map_err(|_| NameError::Stopped)?.map_err(NameError::Store)
+    }
+}
+
+fn nobody(answered: usize) -> String {
+    match answered {
+        0 => "no peer answered; it is asked for again".to_string(),
+        1 => "the one peer that answered does not know it; it is asked for again".to_string(),
+        count => format!("none of the {count} peers that answered knows it; it is asked for again"),
+    }
+}
+
+/// Whether it can be the name of a file, and is fit to be shown.
+fn is_name(text: &str) -> bool {
+    let fits = (1..=NAME_BYTES_MAX).contains(&text.len()) && text != "." && text != "..";
+    fits && !text.contains(|c: char| c == '/' || c.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::ChunkId;
+    use crate::content::cipher::ReadKey;
+    use crate::content::reference::{Kind, NodeRef};
+
+    fn keys() -> NameKeys {
+        NameKeys::of(&Identity::from_seed(&[3; 32]))
+    }
+
+    #[test]
+    fn a_name_has_the_same_reference_whenever_it_is_made() {
+        assert_eq!(keys().reference("films"), keys().reference("films"));
+        assert_ne!(keys().reference("films"), keys().reference("film"));
+        let other = NameKeys::of(&Identity::from_seed(&[4; 32]));
+        assert_ne!(keys().reference("films"), other.reference("films"));
+    }
+
+    #[test]
+    fn a_name_on_record_comes_back() {
+        let (text, head) = ("films", keys().reference("films"));
+        let root = RootRef { kind: Kind::File, node: NodeRef { id: ChunkId([1; 32]), len: 9, key: ReadKey([2; 32]) } };
+        let sealed = head.key.seal(&head.id, 4, &root, [7; NONCE_BYTES]);
+        let mut state = SignedHead { id: head.id, number: 4, sealed, signature: [0; 64] };
+        state.signature = keys().signer(text).sign(&state.signed());
+        assert!(state.is_signed());
+        for (path, newest) in [(None, None), (Some(PathBuf::from("a/b")), Some(state.clone())), (None, Some(state))] {
+            let name = Name::new(head, path, newest.clone());
+            let back = Name::from_bytes(&name.to_bytes()).unwrap();
+            assert_eq!(back, name);
+            assert_eq!(back.root, newest.map(|_| root));
+        }
+        assert!(Name::from_bytes(&[0; 10]).is_err());
+    }
+
+    #[test]
+    fn names_are_names_of_files() {
+        for good in ["a", "Filme 2026", ".hidden", "日本", &"x".repeat(255)] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a\nb", "\u{1b}[31m", &"x".repeat(256)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}
