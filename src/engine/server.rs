@@ -15,9 +15,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-/// Hands a link's requests to the reactor until the link ends. The number of open streams bounds what waits there.
-pub(super) async fn listen(link: &Link, me: &PeerId, events: &mpsc::UnboundedSender<Event>) {
+/// Hands a link's requests to the reactor until the link ends; `asked` is called with each. The number of open streams bounds what waits there.
+pub(super) async fn listen(link: &Link, me: &PeerId, events: &mpsc::UnboundedSender<Event>, asked: impl Fn()) {
     while let Some((message, responder)) = link.next_request().await {
+        asked();
         match Request::from_bytes(&message) {
             Ok(Request::Receipt(Statement { receipt, .. })) if !receipt.is_from(&link.peer(), me) => {
                 debug!(peer = %format_args!("{:.8}", link.peer()), "receipt with a false signature");

@@ -201,6 +201,7 @@ impl Engine {
         let adopting = keeping.clone();
         tokio::task::spawn_blocking(move || adopting.adopt());
         tasks.push(tokio::spawn(keeping.clone().run(swarm.events.clone())));
+        tasks.push(tokio::spawn(links.clone().tidy(swarm.clone())));
         tasks.push(tokio::spawn(tell_stored(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(tell_changes(store.clone(), swarm.clone())));
         tasks.push(tokio::spawn(writer.clone().run()));

@@ -179,12 +179,15 @@ impl Node {
             boot.at = boot.at.max(now.after(BOOT_PAUSE_MIN));
         }
         // An idle link ends too; whether a neighbour is gone is seen by asking.
-        let close = || self.table.closest(&self.table.me(), KEEP_PEERS).iter().any(|contact| contact.peer == peer);
-        if self.join.probes.len() < PROBES_MAX
-            && (self.publisher.waits_for(&peer) || self.keeper.counts_on(&peer) || close())
-        {
+        if self.join.probes.len() < PROBES_MAX && self.needs(&peer) {
             self.join.probes.push_back((now.after(Duration::from_secs(1)), peer));
         }
+    }
+
+    /// Whether a peer without a link is asked at once whether it is still there: it keeps something for us, is to, or is a neighbour.
+    pub fn needs(&self, peer: &PeerId) -> bool {
+        let close = || self.table.closest(&self.table.me(), KEEP_PEERS).iter().any(|contact| contact.peer == *peer);
+        self.publisher.waits_for(peer) || self.keeper.counts_on(peer) || close()
     }
 
     /// A peer said what it is, on a link of its own: it is verified.
