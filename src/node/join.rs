@@ -34,9 +34,11 @@ const MYSELF_PAUSES: [Duration; 9] = [
     Duration::from_secs(180),
     Duration::from_secs(600),
 ];
-/// How often our neighbours are looked over, and after which silence one is asked whether it is there; also keeps the links to them open.
+/// How often our neighbours are looked over, and after which silence one is asked whether it is there. The end of a link tells by itself that
+/// one is gone, so those that are linked are asked only to keep the link from ending for want of use.
 const KEEP_PERIOD: Duration = Duration::from_secs(15);
 const KEEP_SILENCE: Duration = Duration::from_secs(30);
+const KEEP_LINKED: Duration = Duration::from_secs(240);
 const KEEP_PEERS: usize = 20;
 /// Another contact that was silent for so long is probed. What this and the pauses above cost and give in a large swarm: `benches/simulation`.
 const SILENCE_MAX: Duration = Duration::from_secs(900);
@@ -282,8 +284,10 @@ impl Node {
         }
         if self.join.active && self.join.keep_at <= now {
             self.join.keep_at = now.after(KEEP_PERIOD);
-            for peer in self.table.silent_neighbours(now, KEEP_PEERS, KEEP_SILENCE) {
-                self.probe(now, peer);
+            for (peer, silence) in self.table.silent_neighbours(now, KEEP_PEERS, KEEP_SILENCE) {
+                if silence >= KEEP_LINKED || !self.peers.is_linked(&peer) {
+                    self.probe(now, peer);
+                }
             }
         }
         if self.join.active && self.join.housekeeping_at <= now {

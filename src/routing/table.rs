@@ -256,9 +256,9 @@ impl Table {
     }
 
     /// Those of our `count` closest contacts that were not heard of for `age`.
-    pub fn silent_neighbours(&self, now: Instant, count: usize, age: Duration) -> Vec<PeerId> {
+    pub fn silent_neighbours(&self, now: Instant, count: usize, age: Duration) -> Vec<(PeerId, Duration)> {
         let near = self.closest_entries(&self.me, count, true).into_iter();
-        near.filter(|entry| now.since(entry.seen) >= age).map(|entry| entry.contact.peer).collect()
+        near.map(|entry| (entry.contact.peer, now.since(entry.seen))).filter(|(_, silence)| *silence >= age).collect()
     }
 
     /// The contact not heard of for longest, if that is at least `age`: to be asked whether it is still there.

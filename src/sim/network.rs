@@ -51,7 +51,7 @@ impl Default for NetworkConfig {
             down: (6_000_000, 30_000_000),
             silence: Duration::from_secs(3),
             dial: Duration::from_secs(2),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_secs(300),
         }
     }
 }
