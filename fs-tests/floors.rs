@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["base"],
     &["content", "wire"],
-    &["routing", "ledger", "fetch", "publish", "wallet"],
+    &["routing", "ledger", "market", "fetch", "publish", "wallet"],
     &["node"],
     &["store", "net", "chain"],
     &["engine", "sim"],

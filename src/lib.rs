@@ -8,6 +8,7 @@ pub mod wire;
 // floor 2: state machines without I/O
 pub mod fetch;
 pub mod ledger;
+pub mod market;
 pub mod publish;
 pub mod routing;
 pub mod wallet;

@@ -6,6 +6,7 @@
 // Each test binary uses another part of this module; and these are tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stderr, unreachable_pub)]
 
+pub mod asker;
 pub mod bitcoin;
 pub mod disk;
 #[cfg(feature = "electrum")]

@@ -149,6 +149,7 @@ impl Running {
             bootstrap: settings.bootstrap.value.clone(),
             cache_bytes: settings.cache.value.0,
             host_bytes_max: settings.hosting.value.0,
+            market: settings.market.market(),
             scheme: settings.redundancy.value.scheme(),
             convergence: match settings.convergence.value {
                 Convergence::Private => engine::Convergence::Private,

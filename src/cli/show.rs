@@ -9,7 +9,7 @@ use crate::base::units::{Rate, Size, Span, count};
 use crate::content::reference::RootRef;
 use crate::control::client::Client;
 use crate::control::message::{
-    Answer, BalanceStatus, PathText, PeerStatus, Reference, Request, Status, UploadStatus, Verified, Why,
+    Answer, BalanceStatus, MarketStatus, PathText, PeerStatus, Reference, Request, Status, UploadStatus, Verified, Why,
 };
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
@@ -74,6 +74,7 @@ fn screen(status: &Status) -> String {
     if let Some(upload) = upload(&status.upload) {
         row("upload", upload);
     }
+    row("market", market(&status.market));
     row("kept by others", kept(status));
     if let Some(trouble) = &status.trouble {
         row("trouble", trouble.clone());
@@ -116,6 +117,25 @@ fn upload(status: &UploadStatus) -> Option<String> {
         Some(until) => Some(format!("{now} until {until}, then {}", shown(status.then_bits))),
         None => status.limit_bits.map(|_| now),
     }
+}
+
+/// What is held for others because they ask for it.
+fn market(status: &MarketStatus) -> String {
+    if status.radius_parts == 0 {
+        return "buys nothing".to_string();
+    }
+    let part = match 1_000_000_000 / status.radius_parts.max(1) {
+        0 | 1 => "all of the key space".to_string(),
+        part => format!("1/{part} of the key space"),
+    };
+    let floor = status.floor_milli as f64 / 1000.0;
+    let text = format!("takes up {part}, from {floor:.1} reads an hour on");
+    if status.bought == 0 {
+        return text;
+    }
+    let held = format!("{} ({})", count(status.chunks, "chunk"), Size(status.bytes));
+    let (bought, sent) = (status.bought, Size(status.sent_bytes));
+    format!("{text}; holds {held}: bought {bought} and dropped {} since the start, sent {sent}", status.dropped)
 }
 
 /// How well hosts keep what is published and pinned here.

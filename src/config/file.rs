@@ -55,6 +55,8 @@ pub struct RawFile {
     pub cache: Option<Placed>,
     /// `[storage] hosting`.
     pub hosting: Option<Placed>,
+    /// `[market]`.
+    pub market: RawMarket,
     /// `[storage] redundancy`.
     pub redundancy: Option<Placed>,
     /// `[storage] convergence`.
@@ -93,6 +95,15 @@ pub struct RawFile {
     pub wallet: RawWallet,
     /// `[payments]`, as far as its terms are meant.
     pub terms: RawTerms,
+}
+
+/// The limits of what is bought, not yet validated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RawMarket {
+    /// `[market] per_day`.
+    pub per_day: Option<Placed>,
+    /// `[market] disk`.
+    pub disk: Option<Placed>,
 }
 
 /// The wallet's values, not yet validated.
@@ -144,6 +155,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Keys that do something, by section.
 const KNOWN: &[(&str, &[&str])] = &[
     ("storage", &["cache", "hosting", "redundancy", "convergence"]),
+    ("market", &["per_day", "disk"]),
     ("repair", &["check", "patience", "rate"]),
     ("network", &["port", "bootstrap", "mdns", "upload", "schedule"]),
     ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
@@ -281,6 +293,8 @@ impl RawFile {
         let place = match key {
             "cache" => &mut self.cache,
             "hosting" => &mut self.hosting,
+            "per_day" if section == "market" => &mut self.market.per_day,
+            "disk" => &mut self.market.disk,
             "redundancy" => &mut self.redundancy,
             "convergence" => &mut self.convergence,
             "check" => &mut self.check,

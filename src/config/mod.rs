@@ -3,6 +3,7 @@
 //! Order of precedence: default < file < environment < flag. The file is the user's: it is read, never written.
 
 pub mod file;
+mod market;
 mod payments;
 pub mod place;
 mod schedule;
@@ -10,6 +11,7 @@ mod terms;
 mod upload;
 mod value;
 
+pub use market::MarketSettings;
 pub use payments::{BackendKind, WalletSettings};
 pub use schedule::Schedule;
 pub use terms::TermSettings;
@@ -43,7 +45,7 @@ pub const CACHE_MIN: Size = Size(32 << 20);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 39] = [
+pub const VARIABLES: [&str; 41] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -54,6 +56,8 @@ pub const VARIABLES: [&str; 39] = [
     "TORNET_CREDIT_REQUEST_PRICE",
     "TORNET_DATA_DIR",
     "TORNET_LOG",
+    "TORNET_MARKET_DISK",
+    "TORNET_MARKET_PER_DAY",
     "TORNET_NETWORK_BOOTSTRAP",
     "TORNET_NETWORK_MDNS",
     "TORNET_NETWORK_PORT",
@@ -117,6 +121,8 @@ pub struct Settings {
     pub cache: Setting<Size>,
     /// Limit of what is kept on behalf of others.
     pub hosting: Setting<Size>,
+    /// What may be bought to be held for others.
+    pub market: MarketSettings,
     /// How files are coded.
     pub redundancy: Setting<Redundancy>,
     /// Who makes the same chunks.
@@ -260,6 +266,7 @@ impl Settings {
             );
             return Err(ConfigError::Value { place: hosting.source, key: "storage.hosting", message });
         }
+        let market = MarketSettings::load(&layers, &raw.market, &cache)?;
         let redundancy = layers.pick(
             "storage.redundancy",
             "TORNET_STORAGE_REDUNDANCY",
@@ -335,6 +342,7 @@ impl Settings {
             file_found,
             cache,
             hosting,
+            market,
             redundancy,
             convergence,
             check,
@@ -396,6 +404,7 @@ impl Settings {
             row("credit.newcomers", &self.newcomers),
             row("credit.rank_cpu", &self.rank_cpu),
         ];
+        rows.extend(self.market.list());
         rows.extend(self.wallet.list());
         rows.extend(self.terms.list());
         rows

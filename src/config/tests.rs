@@ -30,7 +30,7 @@ fn with_nothing_configured_the_defaults_hold() {
     assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
     assert_eq!(settings.convergence.value, Convergence::Private);
     assert!(settings.mdns.value && settings.listen.value.flexible);
-    assert_eq!(settings.list().len(), 38);
+    assert_eq!(settings.list().len(), 40);
     assert_eq!(settings.upload.value, Upload(None));
     assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
 }
@@ -57,7 +57,7 @@ fn a_bad_file_is_refused_with_line_and_column() {
     );
     assert_eq!(
         refused("[strange]\n"),
-        "FILE:1:2: unknown section [strange]; known: [storage], [repair], [network], [credit], [payments]"
+        "FILE:1:2: unknown section [strange]; known: [storage], [market], [repair], [network], [credit], [payments]"
     );
     assert_eq!(
         refused("[network]\ndownload = \"1 Mbit/s\"\n"),
@@ -204,6 +204,25 @@ fn hosting_is_a_part_of_the_cache() {
         "FILE:2:11: storage.hosting: 3 GiB is more than the whole cache of 2 GiB (FILE:3:9), of which it is a part"
     );
     assert!(load("[storage]\nhosting = \"2 GiB\"\ncache = \"2 GiB\"\n", &[], Flags::default()).is_ok());
+}
+
+#[test]
+fn what_is_bought_is_little_unless_set_a_part_of_the_cache_and_can_be_turned_off() {
+    let settings = load("[storage]\ncache = \"2 GiB\"\n", &[], Flags::default()).unwrap();
+    let market = settings.market.market();
+    assert_eq!((market.day_bytes_max, market.disk_bytes_max), (256 << 20, 512 << 20));
+    let text = "[market]\nper_day = \"0 B\"\ndisk = \"3 GiB\"\n";
+    let settings = load(text, &[("TORNET_MARKET_DISK", "4 GiB")], Flags::default()).unwrap();
+    let market = settings.market.market();
+    assert_eq!((market.day_bytes_max, market.disk_bytes_max), (0, 4 << 30));
+    assert!(settings.list().iter().any(|(key, value, _)| *key == "market.per_day" && value == "0 B"));
+    assert_eq!(
+        refused("[market]\ndisk = \"3 GiB\"\n[storage]\ncache = \"2 GiB\"\n"),
+        "FILE:2:8: market.disk: 3 GiB is more than the whole cache of 2 GiB (FILE:4:9), of which it is a part"
+    );
+    assert!(refused("[market]\nper_day = \"1 MiB\"\n").starts_with("FILE:2:11: market.per_day: 1 MiB is less than"));
+    assert!(refused("[market]\nper_day = \"256\"\n").contains("no unit"));
+    assert!(refused("[market]\nper_hour = \"1 MiB\"\n").contains("unknown key `per_hour` in [market]"));
 }
 
 #[test]

@@ -179,6 +179,14 @@ fn carry_out(shell: &Shell, effect: Effect) {
                 }
             });
         }
+        Effect::Discard { chunks } => {
+            let store = shell.store.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = store.discard(&chunks) {
+                    warn!(%error, "chunks could not be given up");
+                }
+            });
+        }
         Effect::Settle { chunks } => {
             tokio::spawn(settle(shell.store.clone(), shell.events.clone(), chunks));
         }

@@ -97,6 +97,9 @@ fn read(store: &Store, fetch: &Fetch, demand: Demand, charge: Msat) -> Option<(S
     if held.mask & slices.mask() != slices.mask() {
         return None;
     }
+    // Asked for so often, each time for a part of it like this one.
+    let part = f64::from(slices.count) / f64::from(slice_count(held.chunk_len).max(1));
+    store.note_asked(&fetch.chunk, f64::from(demand.asked) * part);
     let mut body = Vec::new();
     if fetch.outline && usize::try_from(held.chunk_len).ok()? > SLICE_BYTES {
         body.push(Bytes::from(store.outline(&fetch.chunk).ok()??.to_bytes()));

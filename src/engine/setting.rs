@@ -6,6 +6,7 @@ use crate::base::week::Week;
 use crate::chain::{Backend, Network};
 use crate::content::erasure::Scheme;
 use crate::ledger::CreditConfig;
+use crate::market::MarketConfig;
 use crate::publish::KeeperConfig;
 use crate::wallet::PayConfig;
 use std::net::SocketAddr;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Of these, bytes at most that host offers may fill.
     pub host_bytes_max: u64,
+    /// What may be bought to be held for others.
+    pub market: MarketConfig,
     /// Data and parity chunks of a stripe.
     pub scheme: Scheme,
     /// Secret of chunk keys.
@@ -73,6 +76,7 @@ impl Settings {
             bootstrap: Vec::new(),
             cache_bytes: 20 << 30,
             host_bytes_max: 10 << 30,
+            market: MarketConfig::default(),
             scheme: Scheme { k: 8, m: 4 },
             convergence: Convergence::Private,
             mdns: true,

@@ -17,7 +17,7 @@ use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
-use super::status::{AllowanceStatus, KeptStatus, MountStatus, PeerStatus, Status, StoreStatus};
+use super::status::{AllowanceStatus, KeptStatus, MarketStatus, MountStatus, PeerStatus, Status, StoreStatus};
 use super::swarm::Swarm;
 use super::timetable::Timetable;
 use super::writer::Writer;
@@ -162,6 +162,7 @@ impl Engine {
             wallet: pay::recall(&store)?,
             upload: ShareConfig { rate: timetable.rate(), ..ShareConfig::default() },
             keeper: KeeperConfig { lease: settings.lease, ..settings.keeper.clone() },
+            market: settings.market,
             unix: reactor::unix_now(),
             ..NodeConfig::default()
         };
@@ -360,6 +361,7 @@ impl Engine {
                 limit_bytes: inner.settings.cache_bytes,
             },
             upload: inner.timetable.status(),
+            market: MarketStatus::from(stats.market),
             damaged: usage.damaged_slices,
             owed_to_us_msat: stats.credit.owed_to_us.0,
             owed_by_us_msat: stats.credit.owed_by_us.0,

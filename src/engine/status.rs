@@ -3,6 +3,7 @@
 use crate::base::digest::ChunkId;
 use crate::base::path::PathText;
 use crate::ledger::Balance;
+use crate::market::MarketStats;
 use crate::wallet::{Allowance, Payment, State};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -66,6 +67,9 @@ pub struct Status {
     /// How much is sent of chunks.
     #[serde(default)]
     pub upload: UploadStatus,
+    /// What is bought to be held for others.
+    #[serde(default)]
+    pub market: MarketStatus,
     /// Damaged records that reading found and dropped.
     pub damaged: u64,
     /// What peers owe us in all.
@@ -241,6 +245,52 @@ pub struct UploadStatus {
     pub until_local: Option<String>,
     /// What holds then, as in `limit_bits`.
     pub then_bits: Option<u64>,
+}
+
+/// What is bought to be held for others, and what came of it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct MarketStatus {
+    /// Part of the key space around this node whose chunks it takes up, in parts of a thousand million.
+    pub radius_parts: u64,
+    /// Whole reads an hour that a chunk must be expected to have before it is bought, in thousandths.
+    pub floor_milli: u64,
+    /// Bytes a second on offer.
+    pub offer_bytes: u64,
+    /// Bytes a second asked for, a mean over ten minutes.
+    pub load_bytes: u64,
+    /// Chunks that were bought and are here.
+    pub chunks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Chunks bought since the start.
+    pub bought: u64,
+    /// Their bytes.
+    pub bought_bytes: u64,
+    /// Of them, those that were dropped for better ones.
+    pub dropped: u64,
+    /// Bytes of bought chunks sent to peers since the start.
+    pub sent_bytes: u64,
+    /// Bytes that may be bought now; more comes with time.
+    pub left_bytes: u64,
+}
+
+impl From<MarketStats> for MarketStatus {
+    fn from(stats: MarketStats) -> MarketStatus {
+        MarketStatus {
+            radius_parts: stats.radius_parts,
+            floor_milli: stats.floor_milli,
+            offer_bytes: stats.offer,
+            load_bytes: stats.load,
+            chunks: stats.chunks as u64,
+            bytes: stats.bytes,
+            bought: stats.bought,
+            bought_bytes: stats.bought_bytes,
+            dropped: stats.dropped,
+            sent_bytes: stats.sent_bytes,
+            left_bytes: stats.left_bytes,
+        }
+    }
 }
 
 /// Bytes on disk by class.

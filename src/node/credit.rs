@@ -84,14 +84,14 @@ impl Node {
         if self.publisher.placing(&from, &request.fetch.chunk) {
             // Whoever keeps what is ours contributes.
             self.upload.share.contributed(now, from, bytes);
-            self.give(now, from, request, Msat::ZERO);
+            self.provide(now, from, request, Msat::ZERO);
             return None;
         }
         let (hold, ceiling) = (HoldId(request.token.0), request.fetch.ceiling);
         let refusal = match self.credit.ledger.hold(now, hold, from, bytes, ceiling) {
             Verdict::Wait if request.held && request.until > now => return Some(request),
             Verdict::Free => {
-                self.give(now, from, request, Msat::ZERO);
+                self.provide(now, from, request, Msat::ZERO);
                 return None;
             }
             Verdict::Held(charge) => {
@@ -100,7 +100,7 @@ impl Node {
                 if let Some(owed) = pays.then(|| self.credit.ledger.runs_short(now, &from)).flatten() {
                     self.ask_to_pay(now, from, owed, false);
                 }
-                self.give(now, from, request, charge);
+                self.provide(now, from, request, charge);
                 return None;
             }
             Verdict::Wait => Refusal::Busy,

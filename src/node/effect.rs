@@ -104,6 +104,12 @@ pub enum Effect {
         /// Seconds from now; 0: they need not be kept any more (they could not be pulled).
         lease: u32,
     },
+    /// These chunks earn too little for the room that they take: give them up, unless they are kept here for another reason. What is gone
+    /// comes back as `Input::Dropped`.
+    Discard {
+        /// Which.
+        chunks: Vec<ChunkId>,
+    },
     /// Chunks that others are promised to be kept for them are here: make them durable, then say `Input::Kept`.
     Settle {
         /// Which.

@@ -231,6 +231,7 @@ impl Node {
                 full = true;
                 continue;
             }
+            self.market.forget(&[*id]);
             if here && new {
                 self.hosting.stored += u64::from(*len);
             }

@@ -12,9 +12,9 @@ mod keep;
 mod obtain;
 mod pay;
 mod peers;
-mod popularity;
 mod serve;
 pub mod stats;
+mod trade;
 mod upload;
 
 use crate::base::digest::ChunkId;
@@ -26,6 +26,7 @@ use crate::base::time::Instant;
 use crate::fetch::{Fetch, FetchConfig};
 use crate::ledger::share::ShareConfig;
 use crate::ledger::{CreditConfig, Ledger, Record};
+use crate::market::{Market, MarketConfig, Offer};
 use crate::publish::kept::Kept;
 use crate::publish::{Keeper, KeeperConfig, PublishConfig, Publisher, Row};
 use crate::routing::announce::{AnnounceAction, AnnounceConfig, Announcer, SendId};
@@ -44,10 +45,10 @@ use input::{Command, Input};
 use join::Join;
 use keep::Mending;
 use peers::Peers;
-use popularity::Popularity;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
+use trade::Purchases;
 use upload::Upload;
 
 /// What a node is told of itself.
@@ -85,6 +86,8 @@ pub struct NodeConfig {
     pub upload: ShareConfig,
     /// How what is published and pinned is looked after.
     pub keeper: KeeperConfig,
+    /// What may be bought to be held for others.
+    pub market: MarketConfig,
     /// Seconds of Unix time at the machine's first moment.
     pub unix: u64,
 }
@@ -108,6 +111,7 @@ impl Default for NodeConfig {
             wallet: Vec::new(),
             upload: ShareConfig::default(),
             keeper: KeeperConfig::default(),
+            market: MarketConfig::default(),
             unix: 0,
         }
     }
@@ -134,7 +138,8 @@ pub struct Node {
     mending: Mending,
     hosting: Hosting,
     join: Join,
-    popularity: Popularity,
+    market: Market,
+    purchases: Purchases,
     credit: Credit,
     upload: Upload,
     wallet: Wallet,
@@ -153,6 +158,8 @@ impl Node {
         let mut random = Random::new(seed);
         let ledger = Ledger::new(config.credit, &std::mem::take(&mut config.accounts));
         config.fetch.price_max = config.credit.price_max;
+        let offer = Offer { rate: config.upload.rate, price: config.credit.price };
+        let market = Market::new(config.market, offer, Key::from(me), seed.rotate_left(16));
         Node {
             me,
             fetch: Fetch::new(config.fetch.clone(), random.next_u64()),
@@ -170,7 +177,8 @@ impl Node {
             heading: Heading::default(),
             calls: Calls::default(),
             join: Join::default(),
-            popularity: Popularity::default(),
+            market,
+            purchases: Purchases::default(),
             credit: Credit::new(ledger, config.rank_nonce),
             upload: Upload::new(config.upload, &config.wallet),
             wallet: Wallet::new(config.payments, seed.rotate_left(32), std::mem::take(&mut config.wallet)),
@@ -189,7 +197,8 @@ impl Node {
             Input::Request { from, token, request } => self.serve(now, from, token, request),
             Input::Answered { call, result } => self.answered(now, call, result),
             Input::Delivered { call, slices, charge } => {
-                if let Some(peer) = self.fetch_calls.get(&call).map(|(peer, _)| *peer) {
+                if let Some((peer, chunk)) = self.fetch_calls.get(&call).copied() {
+                    self.purchases.delivered(&chunk, slices);
                     let bytes = u64::from(slices.count) * SLICE_BYTES as u64;
                     self.credit.ledger.received(now, peer, bytes, charge);
                     self.upload.share.contributed(now, peer, bytes);
@@ -210,7 +219,10 @@ impl Node {
             Input::Wallet(event) => self.wallet_moved(now, event),
             Input::Stored { chunks } => self.stored(now, &chunks),
             Input::Kept { chunks } => self.kept(now, &chunks),
-            Input::Dropped { chunks } => self.announcer.dropped(&chunks),
+            Input::Dropped { chunks } => {
+                self.announcer.dropped(&chunks);
+                self.market.forget(&chunks);
+            }
             Input::Hosted { chunks } => self.hosting.recall(now, &chunks),
             Input::Room { hosted, free } => self.hosting.room(hosted, free),
             Input::KeptPage { rows, end } => {
@@ -250,6 +262,7 @@ impl Node {
             self.upload.poll_timeout(),
             self.wallet.poll_timeout(),
             self.keeper.poll_timeout(),
+            self.market.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -278,8 +291,14 @@ impl Node {
             Command::Raise { id, rate, fee_max } => self.wallet.raise(now, id, rate, fee_max),
             Command::Allow { tree, amount } => self.wallet.allow(now, tree, amount),
             Command::Lacked { tree, peers } => self.wallet.lacked(now, tree, &peers),
-            Command::Terms { credit, payments } => self.terms(now, credit, payments),
-            Command::Upload(rate) => self.limit_upload(rate),
+            Command::Terms { credit, payments } => {
+                self.terms(now, credit, payments);
+                self.offer_changed();
+            }
+            Command::Upload(rate) => {
+                self.limit_upload(rate);
+                self.offer_changed();
+            }
             Command::Unpublish(job) => self.publisher.unpublish(job),
             Command::Tend { errand, mut groups, repair } => {
                 let unix = self.unix(now);
@@ -331,6 +350,7 @@ impl Node {
             moved |= self.poll_fetch(now);
             moved |= self.poll_publisher(now);
             moved |= self.poll_hosting(now);
+            moved |= self.poll_market(now);
             moved |= self.poll_keeper(now);
             moved |= self.poll_heads(now);
             moved |= self.poll_searches(now);

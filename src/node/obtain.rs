@@ -46,7 +46,7 @@ impl Node {
                 FetchAction::Done { want, result } => {
                     if want.0 & OWN_WANT == 0 {
                         self.effects.push_back(Effect::WantDone { want, result });
-                    } else if !self.gathered(now, want, result.is_ok()) {
+                    } else if !self.purchased(now, want, &result) && !self.gathered(now, want, result.is_ok()) {
                         self.pulled(now, want, result);
                     }
                 }
@@ -110,6 +110,7 @@ impl Node {
         self.wake_housekeeping(now);
         for group in &publish.groups {
             for (chunk, _) in &group.chunks {
+                self.market.forget(&[*chunk]);
                 self.announcer.hold(now, &[*chunk]);
                 if self.announcer.is_announced(chunk) {
                     self.publisher.announced(now, chunk);

@@ -65,9 +65,16 @@ impl Node {
     }
 
     fn serve_fetch(&mut self, now: Instant, from: PeerId, token: Token, fetch: Fetch) {
-        let held = self.announcer.holds(&fetch.chunk);
-        let demand = self.popularity.count(now, &fetch.chunk, !held);
+        let mut held = self.announcer.holds(&fetch.chunk);
+        let demand = if held {
+            self.market.asked(now, &fetch.chunk, &from)
+        } else {
+            self.market.missed(now, &fetch.chunk, &from)
+        };
         let key = Key::from(fetch.chunk);
+        // While more is asked than is on offer, others that have it are asked instead.
+        let elsewhere = held && self.market.sheds(&fetch.chunk) && !self.holders(now, &from, &fetch.chunk).is_empty();
+        held &= !elsewhere;
         // What is held is served: a referral is then hardly ever needed, and not worth the search.
         let (holders, closer) = if held {
             (Vec::new(), Vec::new())
@@ -76,6 +83,10 @@ impl Node {
             (self.holders(now, &from, &fetch.chunk), self.peers.tell(&from, closer))
         };
         let otherwise = Response::Referral { holders, closer, demand };
+        if elsewhere {
+            self.effects.push_back(Effect::Answer { token, response: otherwise });
+            return;
+        }
         let until = credit::until(now);
         self.serve_on_credit(now, from, Parked { token, fetch, demand, otherwise, held, until });
     }
@@ -100,6 +111,9 @@ impl Node {
         let mut located = Located { held: vec![0; chunks.len().div_ceil(8)], ..Located::default() };
         let mut places: BTreeMap<PeerId, u8> = BTreeMap::new();
         for (index, chunk) in chunks.iter().enumerate() {
+            if !self.announcer.holds(chunk) {
+                self.market.missed(now, chunk, from);
+            }
             for contact in self.holders(now, from, chunk) {
                 let place = match places.get(&contact.peer) {
                     Some(place) => *place,

@@ -6,6 +6,7 @@ use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use crate::fetch::FetchStats;
 use crate::ledger::LedgerStats;
+use crate::market::MarketStats;
 use crate::publish::{KeeperStats, PublishStats};
 use crate::wire::message::Demand;
 use std::net::SocketAddr;
@@ -43,6 +44,8 @@ pub struct NodeStats {
     pub credit: LedgerStats,
     /// Requests that wait for the accounts of their askers.
     pub parked: usize,
+    /// What is bought and dropped.
+    pub market: MarketStats,
 }
 
 /// A peer with an open link.
@@ -104,7 +107,7 @@ impl Node {
 
     /// How often a chunk was asked for here.
     pub fn demand(&self, chunk: &ChunkId) -> Demand {
-        self.popularity.demand(self.now, chunk)
+        self.market.demand(self.now, chunk)
     }
 
     /// Counts of the moment.
@@ -125,6 +128,7 @@ impl Node {
             banned: self.peers.banned(self.now),
             credit: self.credit.ledger.stats(),
             parked: self.credit.waiting(),
+            market: self.market.stats(self.now),
         }
     }
 }

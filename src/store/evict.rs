@@ -25,8 +25,10 @@ const AWAITED_MAX: u64 = 256 << 20;
 /// What a pass of eviction leaves alone. The next takes more, for when the one before did not find enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spare {
-    /// What was read lately, and what came for a reader who was not there yet.
+    /// What was read lately, what peers read twice an hour or more, and what came for a reader who was not there yet.
     Used,
+    /// What is being read now, what peers read eight times an hour or more, and what came for a reader who was not there yet.
+    Wanted,
     /// What is being read now, and what came for a reader who was not there yet.
     InUse,
     /// What came for a reader who was not there yet: of what was read, the oldest goes.
@@ -36,10 +38,11 @@ enum Spare {
 }
 
 impl Spare {
-    /// Of the chunks that came or were read since `since`.
-    fn spares(self, entry: &Entry, since: u64) -> bool {
+    /// Of the chunks that came or were read since `since`, and are asked for so often.
+    fn spares(self, entry: &Entry, since: u64, level: u32) -> bool {
         match self {
-            Spare::Used => entry.used || entry.is_awaited(since),
+            Spare::Used => entry.used || level >= 1 || entry.is_awaited(since),
+            Spare::Wanted => level >= 3 || entry.is_in_use(since),
             Spare::InUse => entry.is_in_use(since),
             Spare::Awaited => entry.is_awaited(since),
             Spare::Nothing => false,
@@ -131,7 +134,7 @@ impl Inner {
     }
 
     /// Gives up at least `wanted` bytes of cached chunks, if there are as many: in the coldest segments first, and in these
-    /// the chunks that nobody read lately. What was fetched a moment ago and not read yet goes last: who fetched it would fetch it again.
+    /// the chunks that nobody read lately, the least that peers ask for before others. What was fetched a moment ago and not read yet goes last: who fetched it would fetch it again.
     pub(super) fn evict(&self, wanted: u64) -> Result<u64, StoreError> {
         let mut candidates = Vec::new();
         let since = self.recently();
@@ -148,7 +151,7 @@ impl Inner {
         candidates.sort_unstable();
         let mut freed = 0;
         // Without holes in files only a whole segment gives space back, so nothing in it is spared.
-        let passes = [Spare::Used, Spare::InUse, Spare::Awaited, Spare::Nothing];
+        let passes = [Spare::Used, Spare::Wanted, Spare::InUse, Spare::Awaited, Spare::Nothing];
         let passes = if self.segments.punches() { &passes[..] } else { &[Spare::Nothing] };
         for spare in passes {
             for (_, _, number) in &candidates {
@@ -175,14 +178,16 @@ impl Inner {
                 if freed >= wanted && self.segments.punches() {
                     break;
                 }
+                let level = self.worth.level(self.seconds(), id);
                 let bytes = self.give_up(id, |entry| {
                     entry.row.place == Some(*place)
                         && entry.row.is_evictable()
                         && entry.pieces.is_empty()
-                        && !spare.spares(entry, since)
+                        && !spare.spares(entry, since, level)
                 })?;
                 if bytes > 0 {
                     self.note_dropped(id);
+                    self.worth.forget(id);
                 }
                 freed += bytes;
                 from.block = place.block.saturating_add(1);

@@ -18,6 +18,7 @@ mod record;
 mod schema;
 mod segment;
 pub mod state;
+mod worth;
 mod writer;
 
 pub use error::StoreError;
@@ -43,6 +44,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
+use worth::Worth;
 
 /// Pins taken at once before they are committed.
 const PINS_MAX: usize = 16 * 1024;
@@ -175,6 +178,9 @@ struct Inner {
     /// Chunks that could not be written and wait for a better time.
     stuck: Mutex<Vec<ChunkId>>,
     totals: Mutex<Totals>,
+    /// What peers ask for.
+    worth: Worth,
+    opened: Instant,
     /// No longer held whole, though nobody asked for that.
     dropped: Mutex<Vec<ChunkId>>,
     /// Own chunks of which slices failed their check.
@@ -233,6 +239,8 @@ impl Store {
             pinning: Mutex::default(),
             stuck: Mutex::default(),
             totals: Mutex::new(loaded.totals),
+            worth: Worth::default(),
+            opened: Instant::now(),
             dropped: Mutex::default(),
             damaged_own: Mutex::default(),
             counters: Counters::default(),
@@ -433,6 +441,22 @@ impl Store {
         Ok(())
     }
 
+    /// Peers read a chunk about so many times in an hour: it is evicted after what nobody reads.
+    pub fn note_asked(&self, id: &ChunkId, reads: f64) {
+        self.inner.worth.note(self.inner.seconds(), id, reads);
+    }
+
+    /// Gives chunks up that are cached and nothing else: own, hosted and pinned ones stay, and those that somebody just fetched or reads.
+    pub fn discard(&self, ids: &[ChunkId]) -> Result<(), StoreError> {
+        for id in ids {
+            if self.inner.give_up(id, |entry| entry.row.is_evictable() && entry.pieces.is_empty())? > 0 {
+                self.inner.note_dropped(id);
+            }
+        }
+        self.inner.rounds.nudge();
+        Ok(())
+    }
+
     /// At most `max` ids of chunks held whole, after `after`, in order; with the last one to continue from. What was put since
     /// the last commit (a second, or `flush`) may be missing.
     pub fn whole_chunks(&self, after: Option<&ChunkId>, max: usize) -> Result<Vec<ChunkId>, StoreError> {
@@ -512,6 +536,11 @@ impl Inner {
     /// The clock of eviction: bytes that came since the start. Nothing ages while nothing comes.
     fn now(&self) -> u64 {
         self.came.load(Ordering::Relaxed)
+    }
+
+    /// Seconds since the store was opened.
+    fn seconds(&self) -> f64 {
+        self.opened.elapsed().as_secs_f64()
     }
 
     fn put(&self, id: &ChunkId, outline: &Outline, piece: Piece, class: Class) -> Result<(), StoreError> {

@@ -103,6 +103,7 @@ impl Swarm {
                 let life = self.members.get(place).map_or(0, |member| member.life);
                 self.at(SYNC, Event::Give(place, life, Box::new(Input::Kept { chunks })));
             }
+            Effect::Discard { chunks } => self.evict(place, Some(chunks)),
             Effect::Keep { chunks, lease, .. } => self.keep(place, &chunks, lease),
             Effect::WantDone { want, result } => self.want_done(place, want, &result),
             Effect::Published { job, progress } => {
@@ -249,7 +250,11 @@ impl Swarm {
         };
         let _ = demand;
         let Some(member) = self.members.get_mut(place) else { return false };
-        let stored = member.store.get(&fetch.chunk).copied();
+        let now = self.now;
+        let stored = member.store.get_mut(&fetch.chunk).map(|stored| {
+            stored.used = now;
+            *stored
+        });
         let (len, slices) = stored.map_or((0, 0), |stored| (stored.len, stored.slices));
         let asked = fetch.slices.mask() & SliceRange::whole(len).mask();
         if asked == 0 || asked & !slices != 0 {

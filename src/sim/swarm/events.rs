@@ -185,8 +185,10 @@ impl Swarm {
             return self.reply(from, call, Ok(Answer::Fetched { header, bytes }));
         }
         let Some(member) = self.members.get_mut(from) else { return };
-        let stored = member.store.entry(chunk).or_insert(Stored { len, slices: 0, whole_since: None });
+        let none = Stored { len, slices: 0, whole_since: None, own: false, used: now };
+        let stored = member.store.entry(chunk).or_insert(none);
         stored.slices |= range.mask();
+        stored.used = now;
         let whole = stored.whole_since.is_none() && stored.slices == SliceRange::whole(len).mask();
         if whole {
             stored.whole_since = Some(now);
@@ -201,7 +203,11 @@ impl Swarm {
             self.reply(from, call, Ok(Answer::Fetched { header, bytes }));
         }
         if whole {
+            if let Some(member) = self.members.get_mut(from) {
+                member.cached += u64::from(len);
+            }
             self.handle(from, Input::Stored { chunks: vec![chunk] });
+            self.evict(from, None);
         }
     }
 }

@@ -80,7 +80,7 @@ impl Swarm {
                     (0..64).filter(|slice| all >> slice & 1 == 1).all(|slice| column(slice) >= usize::from(data));
                 let mut made = Vec::new();
                 for chunk in lost.iter().filter_map(|index| chunks.get(usize::from(*index))).filter(|_| well) {
-                    let stored = Stored { len: chunk_len, slices: all, whole_since: Some(now) };
+                    let stored = Stored { len: chunk_len, slices: all, whole_since: Some(now), own: false, used: now };
                     member.store.insert(*chunk, stored);
                     made.push(*chunk);
                 }

@@ -46,6 +46,8 @@ pub struct SwarmConfig {
     pub network: NetworkConfig,
     /// What each node is told of itself; its address is filled in.
     pub node: NodeConfig,
+    /// Bytes that nodes keep of what they fetched or host; `None`: all. Like the product's, the cache gives up what was not used for longest.
+    pub cache_bytes: Option<u64>,
     /// One message of so many goes through its encoding, and its bytes into the trace. Large runs cannot afford all of them.
     pub encode_every: u64,
 }
@@ -54,7 +56,7 @@ impl Default for SwarmConfig {
     fn default() -> SwarmConfig {
         let keeper = KeeperConfig { lease: 86_400, ..KeeperConfig::default() };
         let node = NodeConfig { host_bytes_max: 256 << 20, keeper, ..NodeConfig::default() };
-        SwarmConfig { nodes: 13, network: NetworkConfig::default(), node, encode_every: 1 }
+        SwarmConfig { nodes: 13, network: NetworkConfig::default(), node, cache_bytes: None, encode_every: 1 }
     }
 }
 
@@ -74,6 +76,10 @@ struct Stored {
     len: u32,
     slices: u64,
     whole_since: Option<Instant>,
+    /// Published here.
+    own: bool,
+    /// When it last came or was sent.
+    used: Instant,
 }
 
 struct Member {
@@ -99,6 +105,8 @@ struct Member {
     ahead: u64,
     /// Bytes of slices that it has sent.
     sent: u64,
+    /// Bytes of what it fetched or hosts.
+    cached: u64,
     /// Its calls under way.
     calls: BTreeMap<CallId, Call>,
 }
@@ -123,6 +131,7 @@ impl Member {
             pumping: false,
             ahead: 0,
             sent: 0,
+            cached: 0,
             calls: BTreeMap::new(),
         }
     }
@@ -367,7 +376,8 @@ impl Swarm {
         let Some(member) = self.members.get_mut(place) else { return };
         let chunks = tree.chunks();
         for (id, len) in &chunks {
-            let stored = Stored { len: *len, slices: SliceRange::whole(*len).mask(), whole_since: Some(now) };
+            let slices = SliceRange::whole(*len).mask();
+            let stored = Stored { len: *len, slices, whole_since: Some(now), own: true, used: now };
             member.store.insert(*id, stored);
             self.lens.insert(*id, *len);
         }
@@ -399,7 +409,61 @@ impl Swarm {
         let Some(member) = self.members.get_mut(place) else { return };
         let chunks: Vec<ChunkId> = std::mem::take(&mut member.store).into_keys().collect();
         member.hosted.clear();
+        member.cached = 0;
         self.handle(place, Input::Dropped { chunks });
+    }
+
+    /// Of what a node sells: bytes a second from now on.
+    pub fn limit_upload(&mut self, place: usize, rate: Option<u64>) {
+        self.handle(place, Input::Command(Command::Upload(rate)));
+    }
+
+    /// A node gives cached chunks up: named ones, or those not used for longest until it is within its cache.
+    pub(super) fn evict(&mut self, place: usize, named: Option<Vec<ChunkId>>) {
+        let recent = Instant(self.now.0.saturating_sub(60_000_000));
+        let most = self.config.cache_bytes.unwrap_or(u64::MAX);
+        let Some(member) = self.members.get_mut(place) else { return };
+        let hosted = &member.hosted;
+        let cached = |id: &ChunkId, stored: &Stored| !stored.own && !hosted.contains_key(id);
+        let gone: Vec<ChunkId> = match named {
+            Some(named) => {
+                let own = |id: &&ChunkId| member.store.get(id).is_some_and(|stored| stored.own);
+                if let Some(own) = named.iter().find(own) {
+                    self.checker.fail(self.now, place, format!("gives up {own:.8}, which is its own"));
+                }
+                let gives = |id: &ChunkId| member.store.get(id).is_some_and(|stored| cached(id, stored));
+                named.into_iter().filter(gives).collect()
+            }
+            None if member.cached <= most => return,
+            None => {
+                // A tenth more, so that this is not done for each chunk.
+                let mut over = member.cached.saturating_sub(most / 10 * 9);
+                let old = |(id, stored): &(&ChunkId, &Stored)| {
+                    cached(id, stored) && stored.used < recent && stored.whole_since.is_some()
+                };
+                let mut old: Vec<(Instant, ChunkId, u64)> = member
+                    .store
+                    .iter()
+                    .filter(old)
+                    .map(|(id, stored)| (stored.used, *id, u64::from(stored.len)))
+                    .collect();
+                old.sort();
+                let needed = |(_, _, len): &(Instant, ChunkId, u64)| {
+                    let goes = over > 0;
+                    over = over.saturating_sub(*len);
+                    goes
+                };
+                old.into_iter().take_while(needed).map(|(_, id, _)| id).collect()
+            }
+        };
+        for id in &gone {
+            if let Some(stored) = member.store.remove(id) {
+                member.cached = member.cached.saturating_sub(u64::from(stored.len));
+            }
+        }
+        if !gone.is_empty() {
+            self.give(place, Input::Dropped { chunks: gone });
+        }
     }
 
     /// A node looks the providers of a chunk up. The search is followed in `searches`.

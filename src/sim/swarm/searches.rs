@@ -21,6 +21,8 @@ pub struct Search {
     pub found: Option<Instant>,
     /// Hops to that peer.
     pub hops: Option<u32>,
+    /// Whether one of those that the searcher knew by itself, and asked, has the chunk.
+    pub at_hand: bool,
     /// Requests sent until then.
     pub requests: u32,
     /// When it ended, and the holders that it gave: nodes of this swarm that are up and have the chunk, and others.
@@ -30,7 +32,7 @@ pub struct Search {
 impl Search {
     pub(super) fn new(now: Instant, node: usize, chunk: ChunkId) -> Search {
         let depth = BTreeMap::new();
-        Search { node, chunk, depth, since: now, found: None, hops: None, requests: 0, ended: None }
+        Search { node, chunk, depth, since: now, found: None, hops: None, at_hand: false, requests: 0, ended: None }
     }
 }
 
@@ -63,8 +65,10 @@ impl Swarm {
             located.closer.iter().filter_map(|contact| self.network.place_of(&contact.peer)).collect();
         for search in self.open_searches(from).filter(|search| search.hops.is_none()) {
             let Some(depth) = search.depth.get(&to).copied() else { continue };
+            let held = located.held.first().is_some_and(|byte| byte & 1 == 1);
+            search.at_hand |= held && depth == 1;
             // Searches are for one chunk: any provider named is one of it.
-            if !located.providers.is_empty() || located.held.first().is_some_and(|byte| byte & 1 == 1) {
+            if !located.providers.is_empty() || held {
                 (search.hops, search.found) = (Some(depth), Some(now));
             }
             for place in &closer {

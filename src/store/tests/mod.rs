@@ -192,6 +192,50 @@ fn what_was_read_makes_room_before_what_came_and_was_not_read_yet() {
 }
 
 #[test]
+fn what_peers_ask_for_goes_after_what_nobody_reads_the_most_wanted_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig { segment_bytes: 4 << 20, ..roomy() }).unwrap();
+    let len = 1u64 << 20;
+    // So much came since that none of the first twelve is awaited or in use any more.
+    let chunks: Vec<_> = (0..12).map(|seed| chunk(seed, 1 << 20)).collect();
+    for (id, outline, bytes) in &chunks {
+        store.put(id, outline, bytes.clone(), Class::Cached).unwrap();
+    }
+    store.inner.came.fetch_add(4 << 30, Ordering::Relaxed);
+    store.flush().unwrap();
+    for (place, reads) in [(1, 3.0), (2, 50.0), (5, 4.0), (9, 9.0)] {
+        store.note_asked(&chunks[place].0, reads);
+    }
+    store.note_asked(&chunks[3].0, 1.0);
+    let held = || -> Vec<usize> { (0..12).filter(|place| store.holds(&chunks[*place].0).unwrap()).collect() };
+    store.inner.evict(8 * len).unwrap();
+    assert_eq!(held(), [1, 2, 5, 9]);
+    store.inner.evict(2 * len).unwrap();
+    assert_eq!(held(), [2, 9]);
+    let dropped: BTreeSet<ChunkId> = store.take_dropped().into_iter().collect();
+    assert!(dropped.len() == 10 && !dropped.contains(&chunks[9].0));
+    store.inner.evict(2 * len).unwrap();
+    assert_eq!(held(), [0; 0]);
+}
+
+#[test]
+fn discarding_spares_what_is_kept_for_another_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), roomy()).unwrap();
+    let chunks: Vec<_> = (0..4).map(|seed| chunk(seed, 100_000)).collect();
+    let classes = [Class::Own, Class::Hosted { until: u64::MAX - 1 }, Class::Cached, Class::Cached];
+    for ((id, outline, bytes), class) in chunks.iter().zip(classes) {
+        store.put(id, outline, bytes.clone(), class).unwrap();
+    }
+    let ids: Vec<ChunkId> = chunks.iter().map(|(id, _, _)| *id).collect();
+    store.pin(&chunk(9, 1).0, &ids[2..3]).unwrap();
+    store.flush().unwrap();
+    store.discard(&ids).unwrap();
+    assert_eq!(store.holds_each(&ids).unwrap(), [true, true, true, false]);
+    assert_eq!(store.take_dropped(), ids[3..]);
+}
+
+#[test]
 fn what_is_pinned_before_it_comes_is_never_evicted() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreConfig { disk_free_min: 0.0, ..StoreConfig::sized(16 << 20) }).unwrap();

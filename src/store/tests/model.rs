@@ -15,6 +15,7 @@ enum Step {
     Remove(usize),
     Flush,
     Evict(u64),
+    Discard(Vec<usize>),
     Reopen,
 }
 
@@ -42,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => chunk.clone().prop_map(Step::Remove),
         2 => Just(Step::Flush),
         1 => (0..2_000_000u64).prop_map(Step::Evict),
+        1 => prop::collection::vec(chunk.clone(), 0..6).prop_map(Step::Discard),
         1 => Just(Step::Reopen),
     ]
 }
@@ -128,6 +130,18 @@ proptest! {
                         if store.slices(id).unwrap().is_none() && twin.slices(id).is_some() {
                             prop_assert_eq!(twin.class(id), Some(Class::Cached));
                             prop_assert!(!twin.is_pinned(id));
+                            twin.drop_slices(id, u64::MAX);
+                        }
+                    }
+                }
+                Step::Discard(list) => {
+                    let ids: Vec<ChunkId> = list.iter().map(|i| chunks[*i].0).collect();
+                    store.flush().unwrap();
+                    store.discard(&ids).unwrap();
+                    for id in &ids {
+                        let goes = twin.class(id).is_none_or(|class| class == Class::Cached) && !twin.is_pinned(id);
+                        prop_assert!(!goes || store.slices(id).unwrap().is_none());
+                        if goes {
                             twin.drop_slices(id, u64::MAX);
                         }
                     }
