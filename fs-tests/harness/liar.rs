@@ -214,7 +214,7 @@ impl Shared {
                 Response::Head { held: Some(head) }
             }
             Request::Head { .. } | Request::SetHead(_) => Response::Head { held: None },
-            Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => {
+            Request::Receipt(_) | Request::Testimony { .. } | Request::Payment(_) | Request::Reach(_) => {
                 Response::Refused(tornet::wire::message::Refusal::Unknown)
             }
         };

@@ -45,6 +45,8 @@ pub const LINKS_MAX: usize = 512;
 pub const ACCOUNTS_MAX: usize = 16_384;
 /// See `ACCOUNTS_MAX`.
 pub const ACCOUNT_BATCH_MAX: usize = 256;
+/// Receipts of others that a peer shows at once.
+pub const TESTIMONY_MAX: usize = 16;
 /// Addresses that peers were given to pay to and that nothing came to yet: a wallet looks only so far ahead.
 pub const BILLS_OPEN_MAX: usize = 64;
 /// Of these, addresses of peers that never provided nor paid anything.
@@ -71,5 +73,6 @@ pub const PROVIDERS_PER_CHUNK_MAX: usize = 24;
 const _: () = assert!(CHUNK_SLICES_MAX == 64, "a set of slices is one u64");
 const _: () = assert!(LINKS_MAX < ACCOUNTS_MAX, "idle accounts make room for those of linked peers");
 const _: () = assert!(IDS_MAX * 40 + 4096 <= MESSAGE_BYTES_MAX, "a full list of ids fits in one message");
+const _: () = assert!(TESTIMONY_MAX * (32 + 10 + 10 + 64) + 3 <= MESSAGE_BYTES_MAX, "all receipts that are shown fit");
 const _: () = assert!(INLINE_BYTES_MAX < PACKED_BYTES_MAX && PACKED_BYTES_MAX <= SHARD_BYTES_MIN);
 const _: () = assert!(MESSAGE_BYTES_MAX <= u32::MAX as usize, "length is sent as u32");

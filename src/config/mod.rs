@@ -89,7 +89,7 @@ pub const VARIABLES: [&str; 41] = [
     "TORNET_STORAGE_REDUNDANCY",
 ];
 /// What a peer may owe, at our price, for each unit of its rank, when nothing is set.
-pub const CREDIT_LINE_DEFAULT: Size = Size(100_000_000);
+pub const CREDIT_LINE_DEFAULT: Size = Size(25_000_000);
 /// What all peers together may owe beyond their lines, for each day, when nothing is set.
 pub const NEWCOMERS_DEFAULT: Size = Size(1 << 30);
 /// Part of one processor that looks for a better rank, once a peer charges something, when nothing is set.

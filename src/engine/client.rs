@@ -186,7 +186,7 @@ fn fits(request: &Request, response: &Response) -> bool {
             | (Request::Announce { .. }, Response::Announced { .. })
             | (Request::Host(_), Response::Hosting { .. })
             | (Request::Receipt(_), Response::Receipted { .. })
-            | (Request::Payment(_), Response::Noted)
+            | (Request::Payment(_) | Request::Testimony { .. }, Response::Noted)
             | (Request::Head { .. } | Request::SetHead(_), Response::Head { .. })
     )
 }

@@ -12,14 +12,33 @@ use crate::wire::codec::refusal;
 use crate::wire::message::{Demand, Fetch, Located, Refusal, Request, Response, Slices, Statement};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+/// Receipts of others are looked at so often on one link.
+const TESTIMONY_PAUSE: Duration = Duration::from_secs(60);
+
 /// Hands a link's requests to the reactor until the link ends; `asked` is called with each. The number of open streams bounds what waits there.
 pub(super) async fn listen(link: &Link, me: &PeerId, events: &mpsc::UnboundedSender<Event>, asked: impl Fn()) {
+    let mut testimony_at = None;
     while let Some((message, responder)) = link.next_request().await {
         asked();
         match Request::from_bytes(&message) {
+            Ok(Request::Testimony { receipts }) => {
+                // Checking them is work: not as often as a peer likes.
+                let now = tokio::time::Instant::now();
+                let early = testimony_at.is_some_and(|at| now < at + TESTIMONY_PAUSE);
+                testimony_at = testimony_at.filter(|_| early).or(Some(now));
+                if early || !receipts.iter().all(|shown| shown.receipt.is_from(&shown.issuer, &link.peer())) {
+                    debug!(peer = %format_args!("{:.8}", link.peer()), early, "receipts of others refused");
+                    let refusal = if early { Refusal::Busy } else { Refusal::Malformed };
+                    tokio::spawn(answer(responder, Response::Refused(refusal)));
+                    continue;
+                }
+                let request = Request::Testimony { receipts };
+                let _ = events.send(Event::Asked { from: link.peer(), request, responder });
+            }
             Ok(Request::Receipt(Statement { receipt, .. })) if !receipt.is_from(&link.peer(), me) => {
                 debug!(peer = %format_args!("{:.8}", link.peer()), "receipt with a false signature");
                 tokio::spawn(answer(responder, Response::Refused(Refusal::Malformed)));

@@ -342,10 +342,10 @@ impl Fetch {
         }
     }
 
-    /// What a peer owes us now.
-    pub fn owed(&mut self, peer: &PeerId, owes: Msat) {
+    /// What a peer owes us now, millisatoshi; negative: what we owe it.
+    pub fn owed(&mut self, peer: &PeerId, balance: i64) {
         if let Some(peer) = self.peers.get_mut(peer) {
-            peer.owes = owes;
+            peer.balance = balance;
         }
     }
 

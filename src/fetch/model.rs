@@ -306,7 +306,7 @@ fn nobody_at_all_is_a_timeout_and_a_price_is_named() {
 
 #[test]
 fn who_owes_us_enough_is_asked_as_if_it_cost_nothing() {
-    let asked = |owes: u64| {
+    let asked = |balance: i64| {
         let mut world = World::new(7);
         let ids = world.chunks(0..1, 1 << 20);
         world.fetch.set_price_max(world.now, Price { per_gib: Msat(32_768), ..Price::default() });
@@ -315,7 +315,7 @@ fn who_owes_us_enough_is_asked_as_if_it_cost_nothing() {
             world.link(n);
             world.fetch.priced(world.now, peer(n), Price { per_gib: Msat(price), ..Price::default() });
         }
-        world.fetch.owed(&peer(1), Msat(owes));
+        world.fetch.owed(&peer(1), balance);
         let needs = vec![(0, SliceRange { first: 0, count: 8 })];
         world.want(Want { needs, ..stripe(1, &ids, 1, 1 << 20, Urgency::Bulk, ms(9000)) });
         world.run(ms(10_000));
@@ -325,6 +325,31 @@ fn who_owes_us_enough_is_asked_as_if_it_cost_nothing() {
     assert_eq!(asked(0), [(peer(2), 1)]);
     assert_eq!(asked(1), [(peer(2), 1)], "a slice may cost less than that, a piece does not");
     assert_eq!(asked(1_000), [(peer(1), 1)]);
+}
+
+#[test]
+fn to_whom_we_owe_much_is_asked_less() {
+    let asked = |balance: i64| {
+        let mut world = World::new(7);
+        let ids = world.chunks(0..1, 1 << 20);
+        let price = Price { per_gib: Msat(32_768), ..Price::default() };
+        world.fetch.set_price_max(world.now, price);
+        for (n, rtt) in [(1, 20), (2, 40)] {
+            world.provider(n, Manner::Honest, 10 * MIB, rtt, &ids);
+            world.link(n);
+            world.fetch.priced(world.now, peer(n), price);
+        }
+        world.fetch.owed(&peer(1), balance);
+        let needs = vec![(0, SliceRange { first: 0, count: 8 })];
+        world.want(Want { needs, ..stripe(1, &ids, 1, 1 << 20, Urgency::Bulk, ms(9000)) });
+        world.run(ms(10_000));
+        assert!(world.result(1).1.is_ok());
+        world.asked.iter().map(|(who, count)| (*who, *count)).collect::<Vec<_>>()
+    };
+    // A GiB costs 32,768: 256 MiB a quarter of that.
+    assert_eq!(asked(0), [(peer(1), 1)]);
+    assert_eq!(asked(-1_000), [(peer(1), 1)]);
+    assert_eq!(asked(-3 * 8_192), [(peer(2), 1)]);
 }
 
 #[test]

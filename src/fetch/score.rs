@@ -29,6 +29,10 @@ const SLACK_US: u64 = 5_000;
 /// A peer that stalled is not asked for so long, the first time and at most.
 const STALL_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// To whom we owe what so many bytes cost, its price counts twice; after twice as much three times, and so on up to this.
+const DEBT_BYTES: u64 = 256 << 20;
+const DEBT_TIMES_MAX: u128 = 4;
+
 /// So many pauses between deliveries tell how long a peer is used to be silent.
 const PAUSES_MIN: u32 = 8;
 
@@ -77,8 +81,8 @@ pub(super) struct Peer {
     /// What it charges, once it said so; and in percent of the most that we pay: over 100 it is not asked.
     pub(super) price: Option<Price>,
     pub(super) price_percent: u64,
-    /// What it owes us: so much service of it is paid already.
-    pub(super) owes: Msat,
+    /// What it owes us, millisatoshi: so much service of it is paid already. Negative: what we owe it.
+    pub(super) balance: i64,
     /// When it was last of use.
     pub(super) used: Instant,
     /// Bytes it delivered in all.
@@ -112,7 +116,7 @@ impl Peer {
             broke: None,
             price: None,
             price_percent: 0,
-            owes: Msat::ZERO,
+            balance: 0,
             used: now,
             delivered: 0,
         }
@@ -178,10 +182,17 @@ impl Peer {
     }
 
     /// What its price counts as, in microseconds, where `bytes` more take so long: who takes the most that we pay is as good as one for
-    /// nothing that takes half as long again. Who owes us at least what is asked of it takes nothing.
+    /// nothing that takes half as long again. Who owes us at least what is asked of it takes nothing; to whom we owe much already takes
+    /// more: so nobody is owed ever more for being quick, and debts that nobody pays cancel out.
     pub(super) fn price_us(&self, takes: u64, bytes: u64) -> u64 {
-        let costs = self.price.map_or(Msat::ZERO, |price| price.of(self.in_flight + bytes));
-        if costs <= self.owes { 0 } else { takes / 200 * self.price_percent }
+        let price_of = |bytes| self.price.map_or(Msat::ZERO, |price| price.of(bytes)).0;
+        if i64::try_from(price_of(self.in_flight + bytes)).is_ok_and(|costs| costs <= self.balance) {
+            return 0;
+        }
+        let unit = u128::from(price_of(DEBT_BYTES).max(1));
+        let debt = u128::from(self.balance.min(0).unsigned_abs()).min(unit * (DEBT_TIMES_MAX - 1));
+        let plain = u128::from(takes / 200 * self.price_percent);
+        u64::try_from(plain * (unit + debt) / unit).unwrap_or(u64::MAX)
     }
 
     /// After how long an answer of `bytes`, asked for now, is late.

@@ -2,13 +2,16 @@
 
 use super::account::{Account, Record};
 use super::booking::Booking;
-use super::credit::{CreditConfig, Newcomers};
+use super::credit::{CreditConfig, Pool};
 use crate::base::amount::Msat;
 use crate::base::limit::ACCOUNTS_MAX;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::wire::receipt::{RECEIPT_AMOUNT_MAX, Receipt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// By so many times what newly counts of what others acknowledge a peer's line opens.
+const TRUST_TIMES: u64 = 8;
 
 /// Names a hold until it is posted or voided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,26 +112,27 @@ pub struct Payments {
 struct Hold {
     peer: PeerId,
     charge: Msat,
-    /// What of that was lent beyond the line.
-    lent: Msat,
+    /// What of that was lent on the peer's rank alone, and beyond its line.
+    lent: (Msat, Msat),
 }
 
-/// What a peer may be held to owe, what stands against that, and its line.
+/// What a peer may be held to owe, what stands against that, its line, and what of its rank's is not open yet.
 struct Standing {
     debt: Msat,
     ours: Msat,
     line: Msat,
+    closed: Msat,
 }
 
 fn standing(config: &CreditConfig, account: &Account, payments: Payments) -> Standing {
     let ours = account.received.saturating_add(payments.credited);
-    let line = config.line(account.rank, ours).saturating_add(account.lent);
+    let (line, closed) = config.line(account.rank, ours, account.lent);
     let against = config.held_against(account.disputed, account.acknowledged());
     let debt = account.acknowledged().saturating_add(against).saturating_add(account.unacknowledged());
     // What we are about to pay counts as if it were paid: it may be any moment. What we paid beyond all that the peer gave us was in
     // advance, for its service, and no use of its line: else whoever is paid in advance would be refused, and pay it back.
     let debt = debt.saturating_add(payments.paid.saturating_add(payments.pending).min(ours));
-    Standing { debt, ours, line }
+    Standing { debt, ours, line, closed }
 }
 
 /// All accounts.
@@ -139,7 +143,8 @@ pub struct Ledger {
     /// Not part of the accounts: they outlive those that are forgotten.
     payments: BTreeMap<PeerId, Payments>,
     holds: BTreeMap<HoldId, Hold>,
-    newcomers: Newcomers,
+    newcomers: Pool,
+    strangers: Pool,
     /// Differ from what is on disk.
     pub(super) dirty: BTreeSet<PeerId>,
     /// Something waits for the disk.
@@ -160,7 +165,8 @@ impl Ledger {
     pub fn new(config: CreditConfig, records: &[(PeerId, Record)]) -> Ledger {
         let accounts = records.iter().map(|(peer, record)| (*peer, Account::restored(record))).collect();
         Ledger {
-            newcomers: Newcomers::new(&config),
+            newcomers: Pool::newcomers(&config),
+            strangers: Pool::strangers(&config),
             config,
             accounts,
             payments: BTreeMap::new(),
@@ -178,7 +184,8 @@ impl Ledger {
 
     /// Other terms from now on. What was agreed on stays.
     pub fn configure(&mut self, config: CreditConfig) {
-        self.newcomers.configure(&config);
+        self.newcomers.configure(Pool::newcomers(&config));
+        self.strangers.configure(Pool::strangers(&config));
         self.config = config;
     }
 
@@ -218,7 +225,8 @@ impl Ledger {
         if self.config.price.is_zero() {
             return Verdict::Free;
         }
-        let (config, spare, payments) = (self.config, self.newcomers.left(now), self.paid(&peer));
+        let (config, payments) = (self.config, self.paid(&peer));
+        let (spare, strangers) = (self.newcomers.left(now), self.strangers.left(now));
         let account = self.account(peer);
         let (charge, carry) = config.charge(bytes, account.carry);
         if charge > ceiling {
@@ -231,12 +239,13 @@ impl Ledger {
         if !account.synced || !account.greeted {
             return Verdict::Wait;
         }
-        let Standing { debt, ours, line } = standing(&config, account, payments);
+        let Standing { debt, ours, line, closed } = standing(&config, account, payments);
         let short = debt.saturating_add(charge).over(ours).over(line);
+        let on_rank = short.min(closed).min(strangers);
         // More than a receipt can name is never provided: so no sum of an account overflows.
         let reach = account.reach().checked_add(charge).filter(|reach| *reach <= RECEIPT_AMOUNT_MAX);
-        let Some(reach) = reach.filter(|_| short <= spare) else {
-            return Verdict::Line { owed: debt.over(ours), line };
+        let Some(reach) = reach.filter(|_| short.over(on_rank) <= spare) else {
+            return Verdict::Line { owed: debt.over(ours), line: line.saturating_add(closed.min(strangers)) };
         };
         let open = account.unacknowledged();
         if open > Msat::ZERO && open.saturating_add(charge) > config.window() {
@@ -248,8 +257,9 @@ impl Ledger {
             account.carry = carry;
             account.held = account.held.saturating_add(charge);
             account.lent = account.lent.saturating_add(short).min(RECEIPT_AMOUNT_MAX);
-            self.newcomers.lend(short);
-            self.holds.insert(id, Hold { peer, charge, lent: short });
+            self.strangers.lend(on_rank);
+            self.newcomers.lend(short.over(on_rank));
+            self.holds.insert(id, Hold { peer, charge, lent: (on_rank, short.over(on_rank)) });
         }
         self.dirty.insert(peer);
         self.urgent |= urgent;
@@ -258,10 +268,11 @@ impl Ledger {
 
     /// What a peer owes, if that is so near to all that it may owe that it should pay before it is refused.
     pub fn runs_short(&mut self, now: Instant, peer: &PeerId) -> Option<Msat> {
-        let (spare, payments) = (self.newcomers.left(now), self.paid(peer));
-        let Standing { debt, ours, line } = standing(&self.config, self.accounts.get(peer)?, payments);
+        let (spare, strangers, payments) = (self.newcomers.left(now), self.strangers.left(now), self.paid(peer));
+        let Standing { debt, ours, line, closed } = standing(&self.config, self.accounts.get(peer)?, payments);
         let owed = debt.over(ours);
-        self.config.runs_short(owed, line.saturating_add(spare)).then_some(owed)
+        let most = line.saturating_add(closed.min(strangers)).saturating_add(spare);
+        self.config.runs_short(owed, most).then_some(owed)
     }
 
     /// An answer was sent for so much of its hold (for nothing of it: the hold is void); `doubtful`: perhaps not all of that
@@ -270,9 +281,12 @@ impl Ledger {
         let Hold { peer, charge, lent } = self.holds.remove(&id)?;
         let account = self.accounts.get_mut(&peer)?;
         let amount = amount.min(charge);
-        let back = lent.min(charge.over(amount));
-        account.lent = account.lent.over(back);
-        self.newcomers.give_back(back);
+        let (on_rank, beyond) = lent;
+        let unused = charge.over(amount);
+        let back = (on_rank.min(unused.over(beyond)), beyond.min(unused));
+        account.lent = account.lent.over(back.0).over(back.1);
+        self.strangers.give_back(back.0);
+        self.newcomers.give_back(back.1);
         account.held = account.held.over(charge);
         account.provided = account.provided.saturating_add(amount);
         if doubtful {
@@ -308,6 +322,28 @@ impl Ledger {
     /// The newest receipt that we hold of a peer.
     pub fn proof(&self, peer: &PeerId) -> Option<Receipt> {
         self.accounts.get(peer)?.proof
+    }
+
+    /// The newest receipts that we hold of those peers that exchanged the most with us both ways: they serve others, too, most likely,
+    /// whom these receipts then tell that we are no strangers. The best first.
+    pub fn testimony(&self, most: usize) -> Vec<(PeerId, Receipt)> {
+        let held = self.accounts.iter().filter_map(|(peer, account)| {
+            let proof = account.proof.filter(|proof| proof.amount > Msat::ZERO)?;
+            Some((account.received.min(proof.amount), proof, *peer))
+        });
+        let mut held: Vec<(Msat, Receipt, PeerId)> = held.collect();
+        held.sort_by_key(|(mutual, proof, _)| std::cmp::Reverse((*mutual, proof.amount)));
+        held.into_iter().take(most).map(|(_, proof, peer)| (peer, proof)).collect()
+    }
+
+    /// A linked peer is known to others by what it gave them, newly so many bytes: its line opens by eight times as much, as
+    /// far as its rank goes.
+    pub fn trust(&mut self, peer: PeerId, bytes: u64) {
+        let more = self.config.price.of(bytes).over(self.config.price.per_request).times(TRUST_TIMES);
+        let Some(account) = self.accounts.get_mut(&peer).filter(|account| account.greeted && bytes > 0) else { return };
+        let most = self.config.base(account.rank).min(RECEIPT_AMOUNT_MAX);
+        account.lent = account.lent.max(account.lent.saturating_add(more).min(most));
+        self.dirty.insert(peer);
     }
 
     /// What was paid between this node and a peer, all of it: told again, it replaces what was told before.
@@ -346,6 +382,15 @@ impl Ledger {
         ours.over(received.saturating_add(credited))
     }
 
+    /// What a peer owes us, payments that are on their way among it; negative: what we owe it.
+    pub fn owing(&self, peer: &PeerId) -> i64 {
+        let Payments { credited, paid, pending } = self.paid(peer);
+        let (received, acknowledged) = self.service(peer);
+        let signed = |amount: Msat| i64::try_from(amount.0).unwrap_or(i64::MAX);
+        let ours = acknowledged.saturating_add(paid).saturating_add(pending);
+        signed(ours).saturating_sub(signed(received.saturating_add(credited)))
+    }
+
     /// How things stand with each peer that anything was exchanged with.
     pub fn balances(&self) -> Vec<Balance> {
         let none = Account::default();
@@ -365,7 +410,7 @@ impl Ledger {
             disputed: account.disputed,
             received: account.received,
             payments,
-            line: self.config.line(account.rank, ours).saturating_add(account.lent),
+            line: self.config.line(account.rank, ours, account.lent).0,
             rank: account.rank,
         }
     }

@@ -26,8 +26,12 @@ pub struct CreditConfig {
 
 /// The most that is paid where nothing else is set.
 pub const PRICE_MAX_DEFAULT: Price = Price { per_gib: Msat(50_000), per_request: Msat(5) };
-/// A peer's line grows by this part of what it provided to us.
+/// Of what its rank is worth a peer may owe so many times what it provided to us.
+const RECORD_TIMES: u64 = 2;
+/// Its line grows by this part of what it provided to us.
 const RECORD_SHARE: u64 = 8;
+/// What is lent in a day to all peers on their rank alone: what so many units of it are worth.
+const STRANGERS_RANKS: u64 = 40;
 /// When of all that a peer may owe less than this part is left, it is asked to pay: before it is refused.
 const RESERVE_SHARE: u64 = 4;
 /// Up to this part of what a peer acknowledged may go lost without being held against it: more than honest peers, which ask for
@@ -39,7 +43,7 @@ impl Default for CreditConfig {
     fn default() -> CreditConfig {
         CreditConfig {
             price: Price::default(),
-            line_bytes: 100_000_000,
+            line_bytes: 25_000_000,
             newcomer_bytes: 1 << 30,
             window_bytes: 64 << 20,
             receipt_bytes: 16 << 20,
@@ -59,10 +63,19 @@ impl CreditConfig {
         (whole.saturating_add(self.price.per_request), (parts & ((1 << 30) - 1)) as u64)
     }
 
-    /// The credit line of a peer without what it was lent as a newcomer.
-    pub(super) fn line(&self, rank: u8, received: Msat) -> Msat {
-        let base = self.price.of(self.line_bytes).times(u64::from(rank));
-        base.saturating_add(Msat(received.0.checked_div(RECORD_SHARE).unwrap_or(0)))
+    /// What a peer of this rank may owe at most before its record counts.
+    pub(super) fn base(&self, rank: u8) -> Msat {
+        self.price.of(self.line_bytes).times(u64::from(rank))
+    }
+
+    /// The credit line of a peer that gave and paid so much and was lent so much, and what of its rank's is not open yet. The rank says how
+    /// far the line may open; it does so with what the peer gives, and before that out of what is lent to all strangers of a day.
+    /// Else a minute of work would be worth a line at each of a thousand sellers.
+    pub(super) fn line(&self, rank: u8, ours: Msat, lent: Msat) -> (Msat, Msat) {
+        let base = self.base(rank);
+        let open = base.min(Msat(ours.0.saturating_mul(RECORD_TIMES))).max(lent.min(base));
+        let record = Msat(ours.0.checked_div(RECORD_SHARE).unwrap_or(0));
+        (open.saturating_add(lent.over(base)).saturating_add(record), base.over(open))
     }
 
     /// Whether who owes so much of all that it may owe should pay now.
@@ -91,23 +104,32 @@ impl CreditConfig {
     }
 }
 
-/// What is left to lend to peers beyond their lines, all of them together: it does not matter how many identities share it.
+/// What is left of a day's sum that is lent to many peers, all of them together: it does not matter how many identities share it.
 #[derive(Debug)]
-pub(super) struct Newcomers {
+pub(super) struct Pool {
     most: Msat,
     left: Msat,
     at: Instant,
 }
 
-impl Newcomers {
-    pub(super) fn new(config: &CreditConfig) -> Newcomers {
-        let most = config.price.of(config.newcomer_bytes).over(config.price.per_request);
-        Newcomers { most, left: most, at: Instant::default() }
+impl Pool {
+    fn new(most: Msat) -> Pool {
+        Pool { most, left: most, at: Instant::default() }
+    }
+
+    /// For peers beyond their lines.
+    pub(super) fn newcomers(config: &CreditConfig) -> Pool {
+        Pool::new(config.price.of(config.newcomer_bytes).over(config.price.per_request))
+    }
+
+    /// For peers on their rank alone.
+    pub(super) fn strangers(config: &CreditConfig) -> Pool {
+        Pool::new(config.base(1).times(STRANGERS_RANKS))
     }
 
     /// Another daily sum. What was lent of the old one stays lent.
-    pub(super) fn configure(&mut self, config: &CreditConfig) {
-        let (fresh, lent) = (Newcomers::new(config), self.most.over(self.left));
+    pub(super) fn configure(&mut self, fresh: Pool) {
+        let lent = self.most.over(self.left);
         (self.most, self.left) = (fresh.most, fresh.most.over(lent));
     }
 
@@ -144,7 +166,7 @@ mod tests {
     fn newcomers_share_one_daily_sum() {
         let price = Price { per_gib: Msat(10_000), ..Price::default() };
         let config = CreditConfig { price, newcomer_bytes: 10 << 30, ..CreditConfig::default() };
-        let mut pool = Newcomers::new(&config);
+        let mut pool = Pool::newcomers(&config);
         assert_eq!(pool.left(Instant(0)), Msat(100_000));
         pool.lend(Msat(90_000));
         assert_eq!(pool.left(Instant(0)), Msat(10_000));
@@ -156,19 +178,28 @@ mod tests {
         let half_day = pool.left(now);
         assert!((59_000..=60_000).contains(&half_day.0), "{half_day}");
         pool.lend(Msat(9_000));
-        pool.configure(&CreditConfig { newcomer_bytes: 8 << 30, ..config });
+        pool.configure(Pool::newcomers(&CreditConfig { newcomer_bytes: 8 << 30, ..config }));
         let less = pool.left(now);
         assert!((30_000..=31_000).contains(&less.0), "{less}");
         assert_eq!(pool.left(now.after(10 * DAY)), Msat(80_000));
     }
 
     #[test]
-    fn the_line_is_rank_times_the_setting_and_grows_by_record() {
+    fn the_line_opens_with_what_was_given_up_to_rank_times_the_setting_and_grows_by_record() {
         let price = Price { per_gib: Msat(1_073_741_824), ..Price::default() };
         let config = CreditConfig { price, line_bytes: 1000, ..CreditConfig::default() };
-        assert_eq!(config.line(0, Msat::ZERO), Msat::ZERO);
-        assert_eq!(config.line(3, Msat::ZERO), Msat(3000));
-        assert_eq!(config.line(3, Msat(800)), Msat(3100));
+        let line = |rank, ours, lent| {
+            let (line, closed) = config.line(rank, Msat(ours), Msat(lent));
+            (line.0, closed.0)
+        };
+        assert_eq!(line(0, 0, 0), (0, 0));
+        assert_eq!(line(3, 0, 0), (0, 3000), "nothing is open to a stranger");
+        assert_eq!(line(3, 800, 0), (1700, 1400));
+        assert_eq!(line(3, 8000, 0), (4000, 0));
+        assert_eq!(line(3, 0, 500), (500, 2500), "what is lent is part of it");
+        assert_eq!(line(3, 800, 500), (1700, 1400));
+        assert_eq!(line(3, 800, 3500), (3600, 0), "or comes on top");
+        assert_eq!(line(0, 80, 500), (510, 0));
         assert_eq!(config.held_against(Msat(10), Msat(160)), Msat::ZERO);
         assert_eq!(config.held_against(Msat(11), Msat(160)), Msat(1));
     }

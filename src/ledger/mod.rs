@@ -9,6 +9,7 @@
 
 mod account;
 mod booking;
+mod contribution;
 mod core;
 mod credit;
 pub mod rank;
@@ -16,6 +17,7 @@ mod receiving;
 pub mod share;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 pub use account::Record;
 pub use core::{Balance, HoldId, Ledger, LedgerAction, LedgerStats, Payments, Verdict};

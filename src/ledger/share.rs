@@ -1,9 +1,12 @@
 //! Upload under a limit, shared in proportion to what each peer contributed lately, with a part for those that have not yet: start-time
 //! fair queueing (Goyal, Vin, Cheng 1996) in two levels. However many identities share one contribution, or none, they get the same in sum.
 
+use super::contribution::Contribution;
+use super::witness::Witnesses;
+use crate::base::network::Network;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How the upload is shared.
@@ -36,29 +39,25 @@ const CONTRIBUTION_MIN: u64 = 1 << 20;
 /// Peers whose contributions are kept; those with the least go first.
 const PEERS_MAX: usize = 16_384;
 
-/// What a peer contributed, decaying.
-#[derive(Debug, Clone, Copy, Default)]
-struct Contribution {
+/// Who is served as one: a peer, or all newcomers of a network, so that an address that has many names gets no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Party {
+    Peer(PeerId),
+    Network(Network),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    turn: Turn,
+    peer: PeerId,
     bytes: u64,
-    at: Instant,
+    since: Instant,
 }
 
-impl Contribution {
-    /// What is left of it: halved for each half-life, in a straight line in between.
-    fn left(&self, now: Instant, half_life: Duration) -> u64 {
-        let (passed, half) = (now.since(self.at).as_micros(), half_life.as_micros().max(1));
-        let halvings = u32::try_from(passed.checked_div(half).unwrap_or(0)).unwrap_or(u32::MAX);
-        let Some(whole) = self.bytes.checked_shr(halvings) else { return 0 };
-        let part = u128::from(whole).saturating_mul(passed.checked_rem(half).unwrap_or(0));
-        let lost = part.checked_div(half.saturating_mul(2)).unwrap_or(0);
-        whole.saturating_sub(u64::try_from(lost).unwrap_or(u64::MAX))
-    }
-}
-
-/// Answers of one peer that wait, and how much service it had, in virtual time.
+/// Answers of one party that wait, and how much service it had, in virtual time.
 #[derive(Debug, Default)]
 struct Flow {
-    waiting: VecDeque<(Turn, u64, Instant)>,
+    waiting: VecDeque<Waiting>,
     served: u128,
     newcomer: bool,
 }
@@ -70,6 +69,8 @@ struct Class {
     /// Of the flow that was served last: who comes anew begins here, and cannot save service up.
     now: u128,
     waiting: usize,
+    /// Parties for which something waits, by how much service they had.
+    ready: BTreeSet<(u128, Party)>,
 }
 
 /// Who is sent what next.
@@ -77,7 +78,10 @@ struct Class {
 pub struct Share {
     config: ShareConfig,
     contributions: BTreeMap<PeerId, Contribution>,
-    flows: BTreeMap<PeerId, Flow>,
+    witnesses: Witnesses,
+    flows: BTreeMap<Party, Flow>,
+    /// For whom something waits: as which party, and how much.
+    places: BTreeMap<PeerId, (Party, usize)>,
     /// Contributors, then newcomers.
     classes: [Class; 2],
     now: u128,
@@ -96,7 +100,9 @@ impl Share {
         Share {
             config,
             contributions: BTreeMap::new(),
+            witnesses: Witnesses::default(),
             flows: BTreeMap::new(),
+            places: BTreeMap::new(),
             classes: [Class::default(), Class::default()],
             now: 0,
             tokens: 0,
@@ -122,8 +128,7 @@ impl Share {
                 self.contributions.iter().min_by_key(|(_, known)| known.left(now, half_life)).map(|(peer, _)| *peer);
             least.and_then(|least| self.contributions.remove(&least));
         }
-        let known = self.contributions.entry(peer).or_default();
-        *known = Contribution { bytes: known.left(now, half_life).saturating_add(bytes), at: now };
+        self.contributions.entry(peer).or_default().add(now, half_life, bytes);
     }
 
     /// What a peer contributed lately.
@@ -131,55 +136,102 @@ impl Share {
         self.contributions.get(peer).map_or(0, |known| known.left(now, self.config.half_life))
     }
 
-    /// An answer of so many bytes wants to be sent.
-    pub fn ask(&mut self, now: Instant, peer: PeerId, turn: Turn, bytes: u64) {
-        let newcomer = self.contribution(now, &peer) < CONTRIBUTION_MIN;
-        let idle: usize = self.classes.iter().map(|class| class.waiting).sum();
-        let flow = self.flows.entry(peer).or_default();
-        let Some(class) = self.classes.get_mut(class_of(newcomer)) else { return };
+    /// A peer shows that others acknowledge having received so many bytes of it. Gives how much of that counts newly: in sum no more
+    /// than a part of what those others contributed here.
+    pub fn witnessed(&mut self, now: Instant, peer: PeerId, shown: &[(PeerId, u64)]) -> u64 {
+        let (half_life, contributions) = (self.config.half_life, &self.contributions);
+        let gave = |witness: &PeerId| contributions.get(witness).map_or(0, |known| known.left(now, half_life));
+        self.witnesses.hear(now, half_life, peer, shown, gave)
+    }
+
+    /// What a peer contributed lately, here or to those that did.
+    pub fn standing(&self, now: Instant, peer: &PeerId) -> u64 {
+        self.contribution(now, peer).saturating_add(self.witnesses.worth(now, self.config.half_life, peer))
+    }
+
+    /// An answer of so many bytes wants to be sent to a peer that is seen in this network.
+    pub fn ask(&mut self, now: Instant, peer: PeerId, network: Option<Network>, turn: Turn, bytes: u64) {
+        let newcomer = self.standing(now, &peer) < CONTRIBUTION_MIN;
+        let idle = self.classes.iter().all(|class| class.waiting == 0);
+        let party = network.filter(|_| newcomer).map_or(Party::Peer(peer), Party::Network);
+        // The answers of a peer stay in their order.
+        let (party, count) = self.places.entry(peer).or_insert((party, 0));
+        *count = count.saturating_add(1);
+        if self.flows.len() >= PEERS_MAX && !self.flows.contains_key(party) {
+            self.flows.retain(|_, flow| !flow.waiting.is_empty());
+        }
+        let flow = self.flows.entry(*party).or_default();
         if flow.waiting.is_empty() {
+            let Some(class) = self.classes.get_mut(class_of(newcomer)) else { return };
             // What it had in another class does not count here.
             flow.served = if flow.newcomer == newcomer { flow.served.max(class.now) } else { class.now };
             flow.newcomer = newcomer;
+            class.ready.insert((flow.served, *party));
         }
-        let class = if flow.newcomer == newcomer { class } else { &mut self.classes[class_of(flow.newcomer)] };
+        let Some(class) = self.classes.get_mut(class_of(flow.newcomer)) else { return };
         if class.waiting == 0 {
             class.served = class.served.max(self.now);
         }
         class.waiting = class.waiting.saturating_add(1);
-        flow.waiting.push_back((turn, bytes, now));
-        if idle == 0 {
+        flow.waiting.push_back(Waiting { turn, peer, bytes, since: now });
+        if idle {
             self.fill(now);
+        }
+    }
+
+    /// One answer less waits for a peer.
+    fn left(&mut self, peer: &PeerId) {
+        let Some((_, count)) = self.places.get_mut(peer) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.places.remove(peer);
         }
     }
 
     /// A peer is gone, and so are its answers.
     pub fn forget(&mut self, peer: &PeerId) -> Vec<Turn> {
-        let Some(flow) = self.flows.remove(peer) else { return Vec::new() };
+        let Some((party, _)) = self.places.remove(peer) else {
+            self.flows.remove(&Party::Peer(*peer));
+            return Vec::new();
+        };
+        let Some(flow) = self.flows.get_mut(&party) else { return Vec::new() };
+        let gone: Vec<Turn> =
+            flow.waiting.iter().filter(|waiting| waiting.peer == *peer).map(|waiting| waiting.turn).collect();
+        flow.waiting.retain(|waiting| waiting.peer != *peer);
         if let Some(class) = self.classes.get_mut(class_of(flow.newcomer)) {
-            class.waiting = class.waiting.saturating_sub(flow.waiting.len());
+            class.waiting = class.waiting.saturating_sub(gone.len());
+            if flow.waiting.is_empty() {
+                class.ready.remove(&(flow.served, party));
+            }
         }
-        flow.waiting.into_iter().map(|(turn, ..)| turn).collect()
+        if flow.waiting.is_empty() {
+            self.flows.remove(&party);
+        }
+        gone
     }
 
     /// Answers that wait for longer than `most` are given up.
     pub fn late(&mut self, now: Instant, most: Duration) -> Vec<Turn> {
         let mut late = Vec::new();
         if self.classes.iter().all(|class| class.waiting == 0) {
-            return late;
+            return Vec::new();
         }
-        for flow in self.flows.values_mut() {
-            while let Some(&(turn, _, since)) = flow.waiting.front()
+        for (party, flow) in &mut self.flows {
+            let Some(class) = self.classes.get_mut(class_of(flow.newcomer)) else { continue };
+            let before = late.len();
+            while let Some(&Waiting { turn, peer, since, .. }) = flow.waiting.front()
                 && since.after(most) < now
             {
                 flow.waiting.pop_front();
-                late.push(turn);
-                if let Some(class) = self.classes.get_mut(class_of(flow.newcomer)) {
-                    class.waiting = class.waiting.saturating_sub(1);
-                }
+                late.push((turn, peer));
+                class.waiting = class.waiting.saturating_sub(1);
+            }
+            if flow.waiting.is_empty() && late.len() > before {
+                class.ready.remove(&(flow.served, *party));
             }
         }
-        late
+        late.iter().for_each(|(_, peer)| self.left(peer));
+        late.into_iter().map(|(turn, _)| turn).collect()
     }
 
     /// So much was sent out of turn.
@@ -215,16 +267,23 @@ impl Share {
         let weights = [100u128.saturating_sub(newcomers), newcomers];
         let place = (0..2).filter(|place| self.classes.get(*place).is_some_and(|class| class.waiting > 0));
         let place = place.min_by_key(|place| self.classes.get(*place).map_or(0, |class| class.served))?;
-        let flows = self.flows.iter().filter(|(_, flow)| class_of(flow.newcomer) == place && !flow.waiting.is_empty());
-        let peer = flows.min_by_key(|(_, flow)| flow.served).map(|(peer, _)| *peer)?;
-        let weight = if place == 0 { u128::from(self.contribution(now, &peer).max(CONTRIBUTION_MIN)) } else { 1 };
-        let (class, flow) = (self.classes.get_mut(place)?, self.flows.get_mut(&peer)?);
-        let (turn, bytes, _) = flow.waiting.pop_front()?;
+        let (_, party) = *self.classes.get(place)?.ready.first()?;
+        let weight = match party {
+            Party::Peer(peer) if place == 0 => u128::from(self.standing(now, &peer).max(CONTRIBUTION_MIN)),
+            _ => 1,
+        };
+        let (class, flow) = (self.classes.get_mut(place)?, self.flows.get_mut(&party)?);
+        class.ready.pop_first();
+        let Waiting { turn, peer, bytes, .. } = flow.waiting.pop_front()?;
         let cost = u128::from(bytes.max(1)).saturating_mul(SCALE);
         (self.now, class.now) = (class.served, flow.served);
         class.waiting = class.waiting.saturating_sub(1);
         class.served = class.served.saturating_add(cost.checked_div(*weights.get(place)?).unwrap_or(0));
         flow.served = flow.served.saturating_add(cost.checked_div(weight).unwrap_or(0));
+        if !flow.waiting.is_empty() {
+            class.ready.insert((flow.served, party));
+        }
+        self.left(&peer);
         if self.config.rate.is_some() {
             self.tokens = self.tokens.saturating_sub(i128::from(bytes));
         }
@@ -263,11 +322,22 @@ mod tests {
 
     /// Everybody wants more than there is for so long: what each got, in bytes.
     fn busy(share: &mut Share, peers: &[PeerId], seconds: u64) -> Vec<u64> {
+        busy_at(share, peers, &BTreeMap::new(), seconds)
+    }
+
+    /// The same, seen in these networks.
+    fn busy_at(
+        share: &mut Share,
+        peers: &[PeerId],
+        homes: &BTreeMap<PeerId, Option<Network>>,
+        seconds: u64,
+    ) -> Vec<u64> {
         let (mut got, mut owner, mut next) = (vec![0; peers.len()], BTreeMap::new(), 0);
         let mut ask = |share: &mut Share, owner: &mut BTreeMap<Turn, usize>, now, place: usize| {
             next += 1;
             owner.insert(Turn(next), place);
-            share.ask(now, peers[place], Turn(next), SLICE);
+            let home = homes.get(&peers[place]).copied().flatten();
+            share.ask(now, peers[place], home, Turn(next), SLICE);
         };
         let (start, mut now) = (share.filled, share.filled);
         for place in 0..peers.len() {
@@ -319,6 +389,64 @@ mod tests {
     }
 
     #[test]
+    fn newcomers_of_one_network_share_one_part_and_contributors_do_not() {
+        let at = |place: u8| crate::base::network::network(&([203, 0, place, 7], 4_000).into());
+        let mut share = Share::new(limited());
+        let homes: BTreeMap<PeerId, Option<Network>> =
+            (1..12).map(|name| (peer(name), at(if name == 1 { 1 } else { 2 }))).collect();
+        let peers: Vec<PeerId> = homes.keys().copied().collect();
+        let got = busy_at(&mut share, &peers, &homes, 60);
+        let all: u64 = got.iter().sum();
+        assert!((48..=52).contains(&(got[0] * 100 / all)), "{} of {all}", got[0]);
+        // Who gave something counts by that, wherever it is.
+        share.contributed(share.filled, peer(1), 10 << 20);
+        share.contributed(share.filled, peer(2), 30 << 20);
+        let got = busy_at(&mut share, &peers, &homes, 60);
+        let all: u64 = got.iter().sum();
+        assert!((66..=69).contains(&(got[1] * 100 / all)), "{} of {all}", got[1]);
+        // Without a network each counts alone.
+        let mut share = Share::new(limited());
+        let got = busy(&mut share, &peers, 60);
+        let all: u64 = got.iter().sum();
+        assert!((8..=10).contains(&(got[0] * 100 / all)), "{} of {all}", got[0]);
+    }
+
+    #[test]
+    fn who_gave_to_those_who_gave_here_is_no_stranger() {
+        let mut share = Share::new(limited());
+        (1..9).for_each(|name| share.contributed(Instant(1), peer(name), 64 << 20));
+        let shown: Vec<(PeerId, u64)> = (1..9).map(|name| (peer(name), 16 << 20)).collect();
+        assert_eq!(share.witnessed(Instant(1), peer(20), &shown), 32 << 20);
+        let got = busy(&mut share, &[peer(20), peer(21), peer(22)], 60);
+        let all: u64 = got.iter().sum();
+        assert!((88..=92).contains(&(got[0] * 100 / all)), "{} of {all}", got[0]);
+        // Those who gave here themselves are not set back by speaking for others.
+        let got = busy(&mut share, &[peer(1), peer(20)], 60);
+        assert!(got[0] >= got[1] * 3 / 2, "{got:?}");
+    }
+
+    #[test]
+    fn all_for_whom_a_witness_speaks_get_no_more_than_a_part_of_what_it_gave() {
+        let mut share = Share::new(limited());
+        share.contributed(Instant(1), peer(1), 64 << 20);
+        let mut sum = 0;
+        for round in 0..20 {
+            for name in 100..120 {
+                sum += share.witnessed(Instant(1), peer(name), &[(peer(1), u64::MAX >> (round % 3))]);
+            }
+        }
+        assert!((31 << 20..=32 << 20).contains(&sum), "{sum}");
+        // Those who gave nothing make nobody known, nor does anybody for himself; and the same is not counted twice.
+        assert_eq!(share.witnessed(Instant(1), peer(3), &[(peer(2), 1 << 30), (peer(3), 1 << 30)]), 0);
+        assert_eq!(share.witnessed(Instant(1), peer(1), &[(peer(1), 1 << 30)]), 0);
+        share.contributed(Instant(1), peer(4), 64 << 20);
+        assert_eq!([1, 2].map(|_| share.witnessed(Instant(1), peer(5), &[(peer(4), 1 << 20)])), [1 << 20, 0]);
+        // It fades like what it stands on.
+        let later = Instant(1).after(Duration::from_secs(86_400));
+        assert_eq!(share.standing(later, &peer(5)), 512 << 10);
+    }
+
+    #[test]
     fn nothing_is_left_unused_while_anybody_wants_it() {
         let mut share = Share::new(limited());
         let got = busy(&mut share, &[peer(1)], 10);
@@ -346,10 +474,10 @@ mod tests {
     #[test]
     fn who_waited_too_long_is_given_up_and_what_was_sent_out_of_turn_counts() {
         let (mut share, second) = (Share::new(limited()), Duration::from_secs(1));
-        share.ask(Instant(1), peer(1), Turn(1), 10 * RATE);
+        share.ask(Instant(1), peer(1), None, Turn(1), 10 * RATE);
         assert_eq!(share.poll(Instant(1)), Some(Turn(1)));
-        share.ask(Instant(2), peer(1), Turn(2), SLICE);
-        share.ask(Instant(2_000_000), peer(2), Turn(3), SLICE);
+        share.ask(Instant(2), peer(1), None, Turn(2), SLICE);
+        share.ask(Instant(2_000_000), peer(2), None, Turn(3), SLICE);
         assert_eq!(share.late(Instant(2_000_001), second * 2), []);
         assert_eq!(share.late(Instant(2_000_003), second * 2), [Turn(2)]);
         assert_eq!(share.poll(Instant(2_000_003)), None);
@@ -365,7 +493,7 @@ mod tests {
     fn without_a_limit_nobody_waits() {
         let mut share = Share::new(ShareConfig::default());
         for name in 0..100 {
-            share.ask(Instant(1), peer(name), Turn(name), 1 << 20);
+            share.ask(Instant(1), peer(name), None, Turn(name), 1 << 20);
         }
         assert_eq!((0..101).filter(|_| share.poll(Instant(1)).is_some()).count(), 100);
         assert_eq!(share.poll_timeout(), None);
@@ -389,7 +517,7 @@ mod tests {
                         prop_assert_eq!(gone, Vec::from(waiting.remove(&name).unwrap_or_default()));
                     }
                     _ => {
-                        share.ask(now, peer(name), turn, bytes);
+                        share.ask(now, peer(name), None, turn, bytes);
                         waiting.entry(name).or_default().push_back(turn);
                         sizes.insert(turn, bytes);
                     }

@@ -199,6 +199,95 @@ fn what_was_lent_for_nothing_is_there_for_the_next() {
     assert_eq!(ask(&mut ledger, 5, 0, 1), Verdict::Line { owed: Msat(20), line: Msat(20) });
 }
 
+/// Linked peers of this rank, of whom nothing is known.
+fn strangers(ledger: &mut Ledger, sides: std::ops::Range<usize>, rank: u8) {
+    for side in sides {
+        ledger.link_up(name(side));
+        ledger.greeted(name(side), rank);
+        ledger.acknowledged(name(side), &Receipt::unsigned(0, Msat::ZERO), true);
+    }
+}
+
+/// How much a peer is served that takes what it can get, and acknowledges it.
+fn taken(ledger: &mut Ledger, now: Instant, side: usize, number: &mut u64) -> u64 {
+    let before = ledger.proof(&name(side)).map_or(0, |proof| proof.amount.0);
+    let mut sum = before;
+    for _ in 0..1_000 {
+        *number += 1;
+        if let Verdict::Held(Msat(10)) = ledger.hold(now, HoldId(*number), name(side), 10, Msat(10)) {
+            ledger.post(HoldId(*number), Msat(10), false);
+            sum += 10;
+            let receipt = Receipt { sequence: *number, amount: Msat(sum), signature: [0; 64] };
+            ledger.acknowledged(name(side), &receipt, true);
+        }
+        while ledger.poll(now).is_some() {
+            ledger.booked();
+        }
+    }
+    sum - before
+}
+
+#[test]
+fn a_rank_alone_is_worth_a_part_of_one_daily_sum_however_many_there_are() {
+    let mut ledger = Ledger::new(config(), &[]);
+    strangers(&mut ledger, 0..60, 1);
+    let (mut number, now) = (0, Instant(1));
+    let mut all =
+        |ledger: &mut Ledger, now| (0..60).map(|side| taken(ledger, now, side, &mut number)).collect::<Vec<u64>>();
+    let first = all(&mut ledger, now);
+    assert!(first.iter().all(|taken| *taken <= LINE), "{first:?}");
+    assert_eq!(first.iter().sum::<u64>(), 40 * LINE, "sixty names got {first:?}");
+    assert_eq!(all(&mut ledger, now).iter().sum::<u64>(), 0);
+    // What a peer gives opens its line, as far as its rank goes, whatever strangers had of the day.
+    ledger.received(now, name(59), 100, Msat(100));
+    let mut number = 1 << 20;
+    assert_eq!(
+        taken(&mut ledger, now, 59, &mut number),
+        100 + 200 + 10,
+        "the same, twice as much, and an eighth in tens"
+    );
+    // The next day there is as much for others, and nothing more for those who had it.
+    let tomorrow = now.after(std::time::Duration::from_secs(86_400));
+    assert_eq!(taken(&mut ledger, tomorrow, 0, &mut number), 0);
+    assert_eq!(taken(&mut ledger, tomorrow, 58, &mut number), LINE);
+}
+
+#[test]
+fn who_is_known_to_others_is_lent_to_as_far_as_its_rank_goes() {
+    let mut ledger = Ledger::new(config(), &[]);
+    strangers(&mut ledger, 0..43, 1);
+    let (mut number, now) = (0, Instant(1));
+    (0..40).for_each(|side| assert_eq!(taken(&mut ledger, now, side, &mut number), LINE));
+    assert_eq!(taken(&mut ledger, now, 40, &mut number), 0);
+    ledger.trust(name(40), 0);
+    assert_eq!(taken(&mut ledger, now, 40, &mut number), 0);
+    ledger.trust(name(40), 20);
+    let known = taken(&mut ledger, now, 40, &mut number);
+    assert!((20..LINE).contains(&known), "{known}");
+    ledger.trust(name(41), u64::MAX);
+    assert_eq!(taken(&mut ledger, now, 41, &mut number), LINE);
+    // Without a rank nobody's word helps, nor for a peer that is not there.
+    ledger.greeted(name(42), 0);
+    ledger.trust(name(42), 1 << 20);
+    ledger.trust(name(90), 1 << 20);
+    assert_eq!(taken(&mut ledger, now, 42, &mut number), 0);
+    assert!(ledger.balances().iter().all(|balance| balance.peer != name(90)));
+}
+
+#[test]
+fn receipts_of_those_who_gave_us_something_are_shown_first() {
+    let mut ledger = Ledger::new(config(), &[]);
+    strangers(&mut ledger, 0..4, 1);
+    let receipt = |amount| Receipt { sequence: 1, amount: Msat(amount), signature: [0; 64] };
+    for (side, amount) in [(0, 50), (1, 70), (2, 20)] {
+        ledger.acknowledged(name(side), &receipt(amount), true);
+    }
+    ledger.received(Instant(1), name(2), 10, Msat(10));
+    let order: Vec<PeerId> = ledger.testimony(9).into_iter().map(|(peer, _)| peer).collect();
+    assert_eq!(order, [2, 1, 0].map(name));
+    assert_eq!(ledger.testimony(1), [(name(2), receipt(20))]);
+}
+
 #[test]
 fn small_answers_cost_in_sum_what_their_bytes_cost() {
     let price = Price { per_gib: Msat(10_000), per_request: Msat::ZERO };

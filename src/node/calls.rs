@@ -27,6 +27,8 @@ pub(crate) enum Purpose {
     Confirm(Vec<ChunkId>),
     /// To acknowledge what came.
     Receipt,
+    /// To show what others acknowledge having received of us.
+    Testimony,
     /// An offer to a host.
     Offer(OfferId),
     /// To be sent an invoice.

@@ -158,6 +158,7 @@ impl Node {
 
     /// The last link to a peer ended: nobody waits for what it asked.
     pub(super) fn credit_link_down(&mut self, peer: PeerId) {
+        self.testified.remove(&peer);
         self.credit.ledger.link_down(&peer);
         for Parked { token, .. } in self.credit.parked.remove(&peer).into_iter().flatten() {
             self.effects.push_back(Effect::Answer { token, response: Response::Refused(Refusal::Busy) });
@@ -170,6 +171,7 @@ impl Node {
         if !free {
             self.credit.ledger.open(peer);
             self.credit.ledger.waits_for(&peer, true);
+            self.testify(self.now, peer);
         }
     }
 
@@ -188,13 +190,16 @@ impl Node {
             self.effects.push_back(Effect::Rank(self.rank()));
         }
         self.claim_changed(&peer);
+        if self.fetch_calls.values().any(|(asked, _)| *asked == peer) {
+            self.testify(now, peer);
+        }
         self.fetch.priced(now, peer, hello.price);
         self.unpark(now, peer);
     }
 
-    /// What a peer owes us changed: its service is sought before that of peers that would have to be paid.
+    /// What a peer owes us changed, or we owe it: its service is sought before or after that of others.
     pub(super) fn claim_changed(&mut self, peer: &PeerId) {
-        self.fetch.owed(peer, self.credit.ledger.owed_by(peer));
+        self.fetch.owed(peer, self.credit.ledger.owing(peer));
     }
 
     /// A peer's receipt, its signature checked by the shell.

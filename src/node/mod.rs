@@ -14,6 +14,7 @@ mod pay;
 mod peers;
 mod serve;
 pub mod stats;
+mod testimony;
 mod trade;
 mod upload;
 
@@ -142,6 +143,8 @@ pub struct Node {
     purchases: Purchases,
     credit: Credit,
     upload: Upload,
+    /// When each linked peer was last shown what others acknowledge.
+    testified: BTreeMap<PeerId, Instant>,
     wallet: Wallet,
     /// Calls that ended before they began: the peer is banned or was just found unreachable.
     stillborn: VecDeque<(CallId, CallFailure)>,
@@ -181,6 +184,7 @@ impl Node {
             purchases: Purchases::default(),
             credit: Credit::new(ledger, config.rank_nonce),
             upload: Upload::new(config.upload, &config.wallet),
+            testified: BTreeMap::new(),
             wallet: Wallet::new(config.payments, seed.rotate_left(32), std::mem::take(&mut config.wallet)),
             stillborn: VecDeque::new(),
             effects: VecDeque::new(),
@@ -411,7 +415,7 @@ impl Node {
         self.judge(now, peer, result.as_ref().err());
         match purpose {
             Purpose::Hello => self.hello_answered(now, peer, result),
-            Purpose::Probe => {}
+            Purpose::Probe | Purpose::Testimony => {}
             Purpose::Receipt => self.receipt_answered(now, peer, result),
             Purpose::Lookup(id) => self.lookup_answered(now, id, peer, result),
             Purpose::Locate(id, asked) => self.locate_answered(now, id, peer, &asked, result),

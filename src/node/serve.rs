@@ -52,6 +52,7 @@ impl Node {
             Request::Announce { chunks, ttl } => self.announced(now, from, &chunks, ttl),
             Request::Host(host) => self.host_offered(now, from, host),
             Request::Receipt(statement) => self.receipt_heard(now, from, &statement),
+            Request::Testimony { receipts } => self.testimony_heard(now, from, &receipts),
             Request::Payment(payment) => self.payment_heard(now, from, payment),
             Request::Head { id } => self.head_asked(now, &id),
             Request::SetHead(head) => self.head_told(now, from, head),
@@ -165,5 +166,6 @@ fn cost(request: &Request) -> f64 {
         Request::Receipt(_) | Request::Payment(_) | Request::Reach(_) => 1.0,
         // Its signature was checked.
         Request::SetHead(_) => 2.0,
+        Request::Testimony { receipts } => 1.0 + receipts.len() as f64,
     }
 }

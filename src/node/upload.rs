@@ -5,6 +5,7 @@ use super::credit::Parked;
 use super::effect::{Effect, Token};
 use crate::base::amount::Msat;
 use crate::base::limit::SLICE_BYTES;
+use crate::base::network::network;
 use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::ledger::share::{Share, ShareConfig, Turn};
@@ -73,7 +74,8 @@ impl Node {
         }
         let turn = Turn(request.token.0);
         let bytes = u64::from(request.fetch.slices.count).saturating_mul(SLICE_BYTES as u64);
-        self.upload.share.ask(now, from, turn, bytes);
+        let network = self.peers.get(&from).and_then(|peer| peer.link).and_then(|link| network(&link.at));
+        self.upload.share.ask(now, from, network, turn, bytes);
         self.upload.waiting.insert(turn, Waiting { request, charge, since: now });
     }
 

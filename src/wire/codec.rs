@@ -4,7 +4,7 @@
 use super::head::SignedHead;
 use super::message::{
     Demand, Fetch, HELLO_AGENT_BYTES_MAX, Hello, Host, LOCATED_CONTACTS_MAX, Located, OPAQUE_BYTES_MAX, Price, Refusal,
-    Request, Response, Slices, Statement, TTL_SECONDS_MAX,
+    Request, Response, Slices, Statement, TTL_SECONDS_MAX, Witnessed,
 };
 use super::payment::Payment;
 use super::receipt::Receipt;
@@ -14,7 +14,7 @@ use crate::base::digest::ChunkId;
 use crate::base::head::HeadId;
 use crate::base::keyspace::Key;
 use crate::base::limit::{
-    CHUNK_BYTES_MAX, CHUNK_SLICES_MAX, CONTACT_ADDRS_MAX, CONTACTS_MAX, IDS_MAX, MESSAGE_BYTES_MAX,
+    CHUNK_BYTES_MAX, CHUNK_SLICES_MAX, CONTACT_ADDRS_MAX, CONTACTS_MAX, IDS_MAX, MESSAGE_BYTES_MAX, TESTIMONY_MAX,
 };
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::{SliceRange, slice_count};
@@ -36,6 +36,7 @@ mod kind {
     pub(super) const REACH: u8 = 0x09;
     pub(super) const HEAD: u8 = 0x0a;
     pub(super) const SET_HEAD: u8 = 0x0b;
+    pub(super) const TESTIMONY: u8 = 0x0c;
     pub(super) const HELLO_BACK: u8 = 0x81;
     pub(super) const FOUND: u8 = 0x82;
     pub(super) const LOCATED: u8 = 0x83;
@@ -122,6 +123,15 @@ impl Request {
                 statement.receipt.write(&mut out);
                 out.byte(u8::from(statement.settled));
             }
+            Request::Testimony { receipts } => {
+                out.byte(kind::TESTIMONY);
+                let receipts = cut(receipts, TESTIMONY_MAX);
+                out.uint(receipts.len() as u64);
+                for Witnessed { issuer, receipt } in receipts {
+                    out.raw(&issuer.0);
+                    receipt.write(&mut out);
+                }
+            }
             Request::Payment(payment) => {
                 out.byte(kind::PAYMENT);
                 payment.write(&mut out);
@@ -169,6 +179,17 @@ impl Request {
             kind::RECEIPT => {
                 let receipt = Receipt::read(&mut from)?;
                 Request::Receipt(Statement { receipt, settled: take_flag(&mut from)? })
+            }
+            kind::TESTIMONY => {
+                let count = from.count("number of receipts", TESTIMONY_MAX, 32 + 2 + 64)?;
+                let mut receipts = Vec::with_capacity(count);
+                for _ in 0..count {
+                    receipts.push(Witnessed { issuer: PeerId(from.array()?), receipt: Receipt::read(&mut from)? });
+                }
+                if receipts.is_empty() {
+                    return Err(DecodeError::Invalid("empty list of receipts"));
+                }
+                Request::Testimony { receipts }
             }
             kind::PAYMENT => Request::Payment(Payment::read(&mut from)?),
             kind::HEAD => Request::Head { id: HeadId(from.array()?) },

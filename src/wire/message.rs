@@ -48,6 +48,11 @@ pub enum Request {
     Host(Host),
     /// What the sender has received of the receiver so far, signed.
     Receipt(Statement),
+    /// What others acknowledge having received of the sender: it is no stranger to those who know them.
+    Testimony {
+        /// At most `limit::TESTIMONY_MAX`, not empty.
+        receipts: Vec<Witnessed>,
+    },
     /// An invoice, a payment on one, or the wish for one.
     Payment(Payment),
     /// The newest state of a head that the receiver keeps.
@@ -131,6 +136,15 @@ pub struct Statement {
     pub settled: bool,
 }
 
+/// A receipt that another peer signed for the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Witnessed {
+    /// Who signed it.
+    pub issuer: PeerId,
+    /// Its newest one.
+    pub receipt: Receipt,
+}
+
 /// An offer to pay for hosting (free of charge in this version).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -185,7 +199,7 @@ pub enum Response {
         /// As its owner signed it; to `SetHead` also the one that was just told. None where it has none, or no room.
         held: Option<SignedHead>,
     },
-    /// To `Payment`: it is seen to.
+    /// To `Payment` and `Testimony`: it is seen to.
     Noted,
     /// Nothing was done.
     Refused(Refusal),

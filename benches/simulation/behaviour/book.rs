@@ -1,22 +1,36 @@
 //! Identities and their books: the real ledger of each, and the receipts that go between two of them.
 
 use super::kind::{Kind, SYBILS};
-use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
+use tornet::base::limit::TESTIMONY_MAX;
+use tornet::base::network::{Network, network};
 use tornet::base::peer::PeerId;
 use tornet::base::time::Instant;
 use tornet::ledger::{CreditConfig, Ledger, LedgerAction};
 use tornet::wire::message::Price;
 
+/// What an identity shows of others' receipts: of whom, and for how much in all.
+pub type Shown = Rc<Vec<(PeerId, u64)>>;
+
+/// Receipts are shown again after so many rounds: an hour, as in `node/testimony`.
+const SHOWN_AFTER: u32 = 6;
+
 /// One identity.
 pub struct Face {
     pub id: PeerId,
     pub node: usize,
+    pub kind: Kind,
     pub rank: u8,
     pub price: Price,
+    /// Where it is seen.
+    pub network: Option<Network>,
     pub ledger: Ledger,
-    /// Whom it served, or refused.
-    met: HashSet<usize>,
+    /// By identity: since which round on it does not show it receipts again; 0: they never met.
+    met: Vec<u32>,
+    /// What it shows, and since which round.
+    shown: (u32, Shown),
 }
 
 /// All identities that ever were.
@@ -35,6 +49,12 @@ fn peer(number: usize) -> PeerId {
     bytes[..8].copy_from_slice(&mixed.to_be_bytes());
     bytes[8..16].copy_from_slice(&(number as u64).to_be_bytes());
     PeerId(bytes)
+}
+
+/// A network of its own.
+fn place(number: usize) -> Option<Network> {
+    let [.., a, b] = (number as u64).to_be_bytes();
+    network(&SocketAddr::from(([20 + (number >> 16) as u8, a, b, 1], 4_000)))
 }
 
 /// Which number an identity has.
@@ -59,14 +79,20 @@ impl Books {
     fn appear(&mut self, node: usize, kind: Kind, rank: u8, free: bool) {
         let price = if free { Price::default() } else { kind.price() };
         let config = CreditConfig { price, ..CreditConfig::default() };
-        self.of[node].push(self.faces.len());
+        let number = self.faces.len();
+        // Whoever throws an identity away dials in anew, too; a machine of many has one address.
+        let first = self.of[node].first().copied().unwrap_or(number);
+        self.of[node].push(number);
         self.faces.push(Face {
-            id: peer(self.faces.len()),
+            id: peer(number),
             node,
+            kind,
             rank,
             price,
+            network: place(first),
             ledger: Ledger::new(config, &[]),
-            met: HashSet::new(),
+            met: Vec::new(),
+            shown: (0, Rc::default()),
         });
     }
 
@@ -76,11 +102,26 @@ impl Books {
         self.appear(node, Kind::Whitewasher, rank, free);
     }
 
-    /// Two of them are linked, have said hello, and the buyer told the seller what it received so far. They stay linked.
-    pub fn meet(&mut self, now: Instant, seller: usize, buyer: usize) {
-        if !self.faces[seller].met.insert(buyer) {
-            return;
+    /// Two of them are linked, have said hello, and the buyer told the seller what it received so far. They stay linked. Gives
+    /// what the buyer shows of others' receipts, if it is time for that.
+    pub fn meet(&mut self, now: Instant, round: u32, seller: usize, buyer: usize) -> Option<Shown> {
+        let count = self.faces.len();
+        let met = &mut self.faces[seller].met;
+        if met.len() < count {
+            met.resize(count, 0);
         }
+        let again = met[buyer];
+        if again > round {
+            return None;
+        }
+        met[buyer] = round + SHOWN_AFTER;
+        if again == 0 {
+            self.greet(now, seller, buyer);
+        }
+        Some(self.shown(round, buyer))
+    }
+
+    fn greet(&mut self, now: Instant, seller: usize, buyer: usize) {
         for (one, other) in [(seller, buyer), (buyer, seller)] {
             let (id, rank) = (self.faces[other].id, self.faces[other].rank);
             let ledger = &mut self.faces[one].ledger;
@@ -92,6 +133,22 @@ impl Books {
         ledger.open(id);
         ledger.waits_for(&id, true);
         self.settle(now, seller, buyer);
+    }
+
+    /// The receipts that an identity shows. Those of a group sign each other's, for more than there is.
+    fn shown(&mut self, round: u32, buyer: usize) -> Shown {
+        let face = &self.faces[buyer];
+        if face.shown.0 <= round {
+            let shown = match face.kind {
+                Kind::Sybil => self.of[face.node].iter().map(|other| (self.faces[*other].id, u64::MAX >> 8)).collect(),
+                _ => {
+                    let held = face.ledger.testimony(TESTIMONY_MAX);
+                    held.into_iter().map(|(peer, receipt)| (peer, receipt.amount.0)).collect()
+                }
+            };
+            self.faces[buyer].shown = (round + SHOWN_AFTER, Rc::new(shown));
+        }
+        self.faces[buyer].shown.1.clone()
     }
 
     /// The disk writes what it is to write, receipts go both ways, until nothing is left to do.

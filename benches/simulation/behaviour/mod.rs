@@ -65,6 +65,16 @@ pub fn live(run: &Run, seed: u64) -> Outcome {
             world.end();
         }
         outcome.day(&world, tornet.as_mut());
+        if run.days > 5 {
+            // A long run tells how far it is.
+            let (who, got) = (if run.attackers.is_empty() { "alone" } else { "with attackers" }, outcome.got_since(0));
+            eprintln!(
+                "{}, {who}: day {}, honest got {:.0} GiB in all",
+                run.name,
+                outcome.history.len(),
+                report::gibs(got)
+            );
+        }
     }
     outcome.end(&world, tornet.as_ref());
     outcome
@@ -114,6 +124,16 @@ fn promises(bench: &Bench, alone: &Outcome, mixed: &Outcome) -> Vec<Check> {
             let what = "equal users' balances among themselves drift to zero: at most half of what they were";
             check(what, value, last.percent() < first.percent() / 2.0, true);
         }
+    }
+    let each = |kind: Kind| mixed.sums.get(&kind).map_or(0.0, |sum| sum.tally.got as f64 / sum.nodes as f64);
+    for kind in [Kind::Free, Kind::Whitewasher, Kind::Thief, Kind::Sybil] {
+        let part = 100.0 * each(kind) / each(Kind::Equal);
+        checks.push(Check {
+            what: format!("who gives nothing gets less than an equal user: {}", kind.name()),
+            value: format!("{part:.0} %"),
+            holds: part < 100.0,
+            known: false,
+        });
     }
     let days = usize::from(bench.short);
     let loss = report::loss(alone.got_since(days), mixed.got_since(days));

@@ -138,6 +138,11 @@ impl Outcome {
     }
 }
 
+/// Bytes in GiB.
+pub fn gibs(bytes: f64) -> f64 {
+    bytes / GIB
+}
+
 fn gib(worth: i64) -> f64 {
     worth as f64 / PRICE.per_gib.0 as f64
 }

@@ -40,6 +40,8 @@ struct Flow {
     refused: bool,
     /// It was asked to pay in this round.
     asked: bool,
+    /// Something came.
+    served: bool,
 }
 
 /// The rules at work.
@@ -123,6 +125,7 @@ impl Tornet {
                 waiting: VecDeque::new(),
                 refused: false,
                 asked: false,
+                served: false,
             });
             flow.asks.push_back(ask);
         }
@@ -134,7 +137,7 @@ impl Tornet {
         let mut owner: BTreeMap<Turn, usize> = BTreeMap::new();
         for (place, flow) in flows.iter_mut().enumerate() {
             if !self.terms.free {
-                self.books.meet(now, face, flow.face);
+                self.meet(world, seller, flow.face);
             }
             self.fill(world, seller, flow, place, &mut owner, now);
         }
@@ -155,9 +158,23 @@ impl Tornet {
             for (turn, ..) in flow.waiting.drain(..) {
                 self.books.faces[face].ledger.post(HoldId(turn.0), Msat::ZERO, false);
             }
+            if flow.served && !self.terms.free {
+                self.books.settle(now, face, flow.face);
+            }
             let node = self.books.faces[flow.face].node;
             world.answered(seller, node, flow.refused);
         }
+    }
+
+    /// Both are linked; the buyer shows what others acknowledge, and it counts as `node/testimony` does it.
+    fn meet(&mut self, world: &World, seller: usize, buyer: usize) {
+        let (now, face) = (world.now(), self.books.of[seller][0]);
+        let Some(shown) = self.books.meet(now, world.round, face, buyer) else { return };
+        let (id, price) = (self.books.faces[buyer].id, self.books.faces[face].price.per_gib.0);
+        let worth = |amount: u64| ((u128::from(amount) << 30) / u128::from(price)) as u64;
+        let shown: Vec<(PeerId, u64)> = shown.iter().map(|(peer, amount)| (*peer, worth(*amount))).collect();
+        let counts = self.shares[seller].witnessed(now, id, &shown);
+        self.books.faces[face].ledger.trust(id, counts);
     }
 
     /// As many answers as may wait side by side are held and queued.
@@ -171,7 +188,8 @@ impl Tornet {
         at: Instant,
     ) {
         let (now, face) = (world.now(), self.books.of[seller][0]);
-        let (id, ceiling) = (self.books.faces[flow.face].id, PRICE_MAX_DEFAULT.of(PIECE));
+        let Face { id, network, .. } = self.books.faces[flow.face];
+        let ceiling = PRICE_MAX_DEFAULT.of(PIECE);
         while flow.waiting.len() < SIDE_BY_SIDE && !flow.refused {
             let Some(ask) = flow.asks.front_mut() else { return };
             if ask.pieces == 0 || !world.wanted(ask) {
@@ -209,7 +227,7 @@ impl Tornet {
             ask.pieces -= 1;
             flow.waiting.push_back((turn, *ask, charge));
             owner.insert(turn, place);
-            self.shares[seller].ask(at, id, turn, PIECE);
+            self.shares[seller].ask(at, id, network, turn, PIECE);
         }
     }
 
@@ -226,10 +244,9 @@ impl Tornet {
         }
         self.delivered += amount.0;
         let id = self.books.faces[face].id;
+        // Receipts go out when the window wants them, and at the end of the round.
         self.books.faces[flow.face].ledger.received(now, id, PIECE, amount);
-        if !self.terms.free {
-            self.books.settle(now, face, flow.face);
-        }
+        flow.served = true;
         self.shares[ask.node].contributed(at, id, PIECE);
         world.credit(seller, ask.node, amount.0);
         for (one, other, given) in [(seller, ask.node, true), (ask.node, seller, false)] {

@@ -8,6 +8,7 @@ use tornet::base::time::Instant;
 use tornet::ledger::PRICE_MAX_DEFAULT;
 use tornet::sim::network::NetworkConfig;
 use tornet::sim::session::Sessions;
+use tornet::wire::message::Price;
 
 /// What is moved at once.
 pub const PIECE: u64 = 16 << 20;
@@ -38,6 +39,9 @@ const PATIENCE: u32 = DAY;
 /// Holders that a look-up names; of these so many are asked.
 const NAMED: usize = 24;
 const ASKED: usize = 8;
+/// To whom so much is owed its price counts twice, and so on up to so many times (`fetch/score`).
+const DEBT: u64 = 256 << 20;
+const DEBT_TIMES_MAX: f64 = 4.0;
 /// Whoever refused is asked again after so many rounds, unless it was paid.
 const PAUSE: u32 = 6;
 
@@ -109,6 +113,33 @@ pub struct Ask {
     pub face: usize,
     pub item: u32,
     pub pieces: u32,
+}
+
+/// One who could be asked for a thing.
+struct Offer {
+    seller: usize,
+    rate: f64,
+    price: Price,
+    percent: u64,
+    owes: i64,
+    /// Pieces asked of it in this round, and how many of them of this thing.
+    asked: u32,
+    pieces: u32,
+    /// Seconds until one piece more is here, with what its price counts as.
+    takes: f64,
+}
+
+impl Offer {
+    /// As `fetch/score` weighs it: the price, in percent of the most that is paid, counts as half as much more time, and more to whom
+    /// much is owed; nothing at who owes as much.
+    fn weigh(&mut self) {
+        let (costs, unit) = (self.price.of(u64::from(self.asked + 1) * PIECE).0, self.price.of(DEBT).0 as f64);
+        let times = match self.owes {
+            owes if owes >= costs as i64 => 0.0,
+            owes => 1.0 + (owes.min(0).unsigned_abs() as f64 / unit).min(DEBT_TIMES_MAX - 1.0),
+        };
+        self.takes = f64::from(self.asked + 1) * PIECE as f64 / self.rate * (1.0 + self.percent as f64 / 200.0 * times);
+    }
 }
 
 /// The swarm.
@@ -282,8 +313,8 @@ impl World {
     }
 
     /// Asks those for something that will have it here first. The real chooser (`fetch::schedule`) works by the millisecond; this
-    /// is its weighing: time by measured rate and by what was asked of the peer already, price in percent of the most that is paid
-    /// counted as half as much more time unless the peer owes that much, a pause after a refusal, a little chance.
+    /// is its weighing: time by measured rate and by what was asked of the peer already, price and balance, a pause after a refusal, a
+    /// little chance.
     fn choose(&mut self, place: usize, want: usize, faces: usize, asks: &mut [Vec<Ask>]) {
         let node = &mut self.nodes[place];
         let (kind, prior, Want { item, left, .. }) = (node.kind, node.prior, node.wants[want].clone());
@@ -296,27 +327,36 @@ impl World {
             random.shuffle(&mut list);
             list.truncate(named);
         }
-        let mut ranked: Vec<(f64, usize)> = Vec::new();
+        let mut offers: Vec<Offer> = Vec::new();
         for seller in list {
             let state = self.nodes[place].known[seller];
             if state.until > self.round {
                 continue;
             }
             let rate = if state.rate > 0.0 { f64::from(state.rate) } else { prior };
-            let takes = f64::from(state.asked + 1) / rate;
             let price = self.nodes[seller].kind.price();
-            let costs = price.of(u64::from(state.asked + 1) * PIECE).0 as i64;
-            let percent = match price.per_gib.0 * 100 / PRICE_MAX_DEFAULT.per_gib.0 {
-                percent if self.priced && state.owes < costs => percent,
-                _ => 0,
-            };
-            ranked.push((takes * (1.0 + percent as f64 / 200.0) * (1.0 + unit(&mut random) / 16.0), seller));
+            let percent = if self.priced { price.per_gib.0 * 100 / PRICE_MAX_DEFAULT.per_gib.0 } else { 0 };
+            let (asked, chance) = (state.asked, 1.0 + unit(&mut random) / 16.0);
+            let mut offer =
+                Offer { seller, rate: rate / chance, price, percent, owes: state.owes, asked, pieces: 0, takes: 0.0 };
+            offer.weigh();
+            offers.push(offer);
         }
-        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        ranked.truncate(most);
-        let pieces = (2 * left).div_ceil((ranked.len() as u32).max(1)).min(left);
+        offers.sort_by(|a, b| a.takes.total_cmp(&b.takes));
+        offers.truncate(most);
+        if kind == Kind::Thief {
+            // It asks everybody.
+            offers.iter_mut().for_each(|offer| offer.pieces = 1);
+        }
+        // Twice what is wanted, piece by piece from whoever will have it first; of nobody more than there is.
+        for _ in 0..2 * left {
+            let open = offers.iter_mut().filter(|offer| offer.pieces < left);
+            let Some(first) = open.min_by(|a, b| a.takes.total_cmp(&b.takes)) else { break };
+            (first.asked, first.pieces) = (first.asked + 1, first.pieces + 1);
+            first.weigh();
+        }
         let node = &mut self.nodes[place];
-        for (_, seller) in ranked {
+        for Offer { seller, pieces, .. } in offers.into_iter().filter(|offer| offer.pieces > 0) {
             node.known[seller].asked += pieces;
             for face in 0..if kind == Kind::Sybil { faces.min(SYBILS) } else { 1 } {
                 asks[seller].push(Ask { node: place, face, item, pieces });

@@ -57,6 +57,10 @@ fn request() -> impl Strategy<Value = Request> {
         (vec((id(), 1..=CHUNK_BYTES_MAX as u32), 1..20), any::<u32>(), any::<u64>())
             .prop_map(|(chunks, lease, price)| Request::Host(Host { chunks, lease, price: Msat(price) })),
         (receipt(), any::<bool>()).prop_map(|(receipt, settled)| Request::Receipt(Statement { receipt, settled })),
+        vec((any::<[u8; 32]>(), receipt()), 1..=TESTIMONY_MAX).prop_map(|list| {
+            let receipts = list.into_iter().map(|(issuer, receipt)| Witnessed { issuer: PeerId(issuer), receipt });
+            Request::Testimony { receipts: receipts.collect() }
+        }),
         payment().prop_map(Request::Payment),
         any::<[u8; 32]>().prop_map(|id| Request::Head { id: HeadId(id) }),
         head().prop_map(Request::SetHead),
@@ -264,6 +268,7 @@ fn examples() -> Vec<(Vec<u8>, Result<Request, Response>)> {
         Request::Receipt(Statement { receipt, settled: true }),
         Request::Head { id: HeadId([0x66; 32]) },
         Request::SetHead(head.clone()),
+        Request::Testimony { receipts: vec![Witnessed { issuer: PeerId([0x22; 32]), receipt }] },
         Request::Payment(Payment::Ask),
         Request::Payment(Payment::Invoice(invoice.clone())),
         Request::Payment(Payment::Notice(Notice { invoice, outpoint })),
