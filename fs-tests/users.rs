@@ -78,6 +78,13 @@ fn other_users_enter_only_where_they_are_let_in_and_then_by_the_modes_of_files()
             assert!(!tries(&format!("echo x > {dir}/public")) && !tries(&format!("touch {dir}/new")), "{dir}");
             assert!(!tries(&format!("rm -f {dir}/public")), "{dir}");
         }
+        // A name is no way round the modes of what it stands for, and what the node tells of itself is its user's.
+        a.tornet(&["name", "create", "theirs", a.path("dir/secret").to_str().unwrap()]);
+        for own in ["names", ".tornet"] {
+            assert!(!tries(&format!("ls {}", a.path(own).display())), "{own}");
+        }
+        assert!(!tries(&format!("cat {}", a.path("names/theirs").display())));
+        assert!(!tries(&format!("cat {}", a.path(".tornet/balances").display())));
         let made = a.path("dir/shared/made");
         assert_eq!(tries(&format!("echo x > {}", made.display())), options != "rw");
         if options != "rw" {

@@ -320,7 +320,7 @@ pub enum NameCommand {
     Create {
         /// What it is called below names/ here
         name: String,
-        /// In the own tree [default: all of it]
+        /// A file or directory below the mount's own tree, or a symbolic link there to one [default: all of it]
         #[arg(value_hint = ValueHint::AnyPath)]
         path: Option<PathBuf>,
     },

@@ -18,6 +18,10 @@ pub(super) fn run(client: &mut Client, command: NameCommand, json: bool) -> anyh
         NameCommand::Create { name, .. } => Some(name.clone()),
         _ => None,
     };
+    let followed = match &command {
+        NameCommand::Follow { name, .. } => Some(name.clone()),
+        _ => None,
+    };
     let listing = matches!(command, NameCommand::List);
     let request = match command {
         NameCommand::Create { name, path } => {
@@ -44,6 +48,11 @@ pub(super) fn run(client: &mut Client, command: NameCommand, json: bool) -> anyh
     if let Some(created) = created {
         let Some(name) = names.iter().find(|name| name.name == created) else { anyhow::bail!("it was removed again") };
         return if json { Ok(output::json(name)?) } else { Ok(output::line(&name.reference)?) };
+    }
+    if let Some(followed) = followed.filter(|_| json)
+        && let Some(name) = names.iter().find(|name| name.name == followed)
+    {
+        return Ok(output::json(name)?);
     }
     if !listing {
         return Ok(());
@@ -72,7 +81,8 @@ fn row(name: &NameStatus) -> Vec<String> {
         .map_or("-".to_string(), |tree| format!("{}...", tree.chars().take(REFERENCE_SHOWN).collect::<String>()));
     let state = match (&name.trouble, name.asked, &name.path) {
         (Some(trouble), _, _) => trouble.clone(),
-        (None, None, _) => "not asked yet".to_string(),
+        (None, None, Some(_)) => "being published".to_string(),
+        (None, None, None) => "not asked yet".to_string(),
         (None, Some(_), Some(_)) => format!("kept by {}", count(name.peers, "peer")),
         (None, Some(asked), None) => format!("asked {} ago", Span(Duration::from_secs(asked.max(1)))),
     };

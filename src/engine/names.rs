@@ -34,6 +34,12 @@ const FRESH: Duration = Duration::from_secs(5);
 const OFTEN: Duration = Duration::from_secs(30);
 const LATELY: Duration = Duration::from_secs(600);
 const SELDOM: Duration = Duration::from_secs(600);
+/// Who waited in vain for a name that never led anywhere is followed by nobody for so long.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+/// How long one waits for the first state of a name of one's own, which no peer has to be asked for.
+const OWN_WAIT: Duration = Duration::from_secs(5);
+/// How long the top of a tree may take before a name that moved to it shows it.
+const TOP_WAIT: Duration = Duration::from_secs(30);
 /// A head of ours moves no more often.
 const MOVE_PAUSE: Duration = Duration::from_secs(2);
 /// When a head is brought to its keepers again: where all keep it, where fewer do than should, and where nobody does.
@@ -64,10 +70,10 @@ pub enum NameError {
     #[error("a node has at most {NAMES_MAX} names: remove one with `tornet name remove`")]
     TooMany,
     /// Nothing there that could be published.
-    #[error("there is no file or directory {0} in the own tree")]
+    #[error("{0}: a name stands for a file or directory of the own tree, or for a symbolic link to one")]
     NoPath(String),
     /// Nobody told in time where the head leads.
-    #[error("no peer could tell where this name leads: {0}")]
+    #[error("it is not known where this name leads: {0}")]
     NotFound(String),
     /// The table of names.
     #[error(transparent)]
@@ -140,6 +146,8 @@ struct Name {
     moved: Option<Instant>,
     peers: usize,
     looked: Option<Instant>,
+    /// Somebody waited for its first state in vain.
+    given_up: Option<Instant>,
     /// Somebody wants to know now; or the tree may have moved on.
     due: bool,
     busy: bool,
@@ -159,6 +167,7 @@ impl Name {
             moved: None,
             peers: 0,
             looked: None,
+            given_up: None,
             due: true,
             busy: false,
             trouble: None,
@@ -228,6 +237,7 @@ struct Inner {
     store: Arc<Store>,
     swarm: Swarm,
     writer: Writer,
+    reader: super::reader::Reader,
     tree: PathBuf,
     keys: NameKeys,
     names: Mutex<BTreeMap<String, Name>>,
@@ -249,6 +259,7 @@ impl Names {
         store: Arc<Store>,
         swarm: Swarm,
         writer: Writer,
+        reader: super::reader::Reader,
         tree: PathBuf,
         keys: NameKeys,
     ) -> Result<Names, StoreError> {
@@ -261,14 +272,14 @@ impl Names {
         }
         let (wake, changes) = (Notify::new(), watch::Sender::new(0));
         let (names, rows) = (Mutex::new(names), tokio::sync::Mutex::default());
-        let inner = Inner { store, swarm, writer, tree, keys, names, rows, wake, changes };
+        let inner = Inner { store, swarm, writer, reader, tree, keys, names, rows, wake, changes };
         Ok(Names { inner: Arc::new(inner) })
     }
 
     /// Makes a name that stands for a path of the own tree from now on.
     pub async fn create(&self, text: &str, path: &Path) -> Result<HeadRef, NameError> {
-        if std::fs::symlink_metadata(self.inner.tree.join(path)).is_err() {
-            return Err(NameError::NoPath(escape(path.as_os_str().as_bytes()).to_string()));
+        if let Err(why) = leads_to(&self.inner.tree, path) {
+            return Err(NameError::NoPath(why));
         }
         let head = self.inner.keys.reference(text);
         self.add(text, Name::new(head, Some(path.to_path_buf()), None)).await?;
@@ -349,21 +360,27 @@ impl Names {
     /// The same, waiting for it where nothing is known yet.
     pub async fn resolve(&self, text: &str, deadline: Duration) -> Result<RootRef, NameError> {
         let mut changes = self.inner.changes.subscribe();
-        let until = Instant::now() + deadline;
+        let unknown = || NameError::Unknown(escape(text.as_bytes()).to_string());
+        let begun = Instant::now();
         loop {
             changes.borrow_and_update();
-            let root = self.current(text).ok_or_else(|| NameError::Unknown(escape(text.as_bytes()).to_string()))?;
-            if let Some(root) = root {
+            if let Some(root) = self.current(text).ok_or_else(unknown)? {
                 return Ok(root);
             }
-            match tokio::time::timeout_at(until, changes.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(NameError::Stopped),
-                Err(_) => {
-                    let names = lock(&self.inner.names);
-                    let trouble = names.get(text).and_then(|name| name.trouble.clone());
-                    return Err(NameError::NotFound(trouble.unwrap_or_else(|| "none answered in time".to_string())));
+            let until = {
+                let mut names = lock(&self.inner.names);
+                let name = names.get_mut(text).ok_or_else(unknown)?;
+                let until = begun + if name.path.is_some() { deadline.min(OWN_WAIT) } else { deadline };
+                // One who waits is enough: a listing would wait for each of them.
+                if name.given_up.is_some_and(|at| at.elapsed() < GIVEN_UP) || Instant::now() >= until {
+                    name.given_up = name.given_up.filter(|at| at.elapsed() < GIVEN_UP).or(Some(Instant::now()));
+                    let trouble = name.trouble.clone().unwrap_or_else(|| "none answered in time".to_string());
+                    return Err(NameError::NotFound(trouble));
                 }
+                until
+            };
+            if let Ok(Err(_)) = tokio::time::timeout_at(until, changes.changed()).await {
+                return Err(NameError::Stopped);
             }
         }
     }
@@ -447,14 +464,16 @@ impl Names {
             Ok(root) => root,
             Err(staged) => {
                 // The pass that publishes it tells us.
-                if name.newest.is_none() {
-                    return Ok(Some(staged));
+                match name.root {
+                    Some(root) => Ok(root),
+                    None => return Ok(Some(staged)),
                 }
-                name.root
             }
         };
-        let gone = || format!("there is nothing at {} any more", escape(path.as_os_str().as_bytes()));
-        let trouble = root.is_none().then(gone);
+        let (root, trouble) = match root {
+            Ok(root) => (Some(root), None),
+            Err(gone) => (None, Some(gone)),
+        };
         let mut newest = match (&name.newest, root) {
             (Some(newest), root) if root.is_none() || root == name.root => newest.clone(),
             (newest, Some(root)) => {
@@ -482,14 +501,14 @@ impl Names {
         Ok(Some("other nodes know of newer states: is a copy of this node's identity in use elsewhere?".to_string()))
     }
 
-    /// The reference of a path of the own tree: none if there is nothing any more; or why it is not known yet.
-    async fn published(&self, path: &Path) -> Result<Result<Option<RootRef>, String>, NameError> {
+    /// The reference of a path of the own tree, or why it can have none any more; or why it is not known yet.
+    async fn published(&self, path: &Path) -> Result<Result<Result<RootRef, String>, String>, NameError> {
         let (writer, tree, path) = (self.inner.writer.clone(), self.inner.tree.clone(), path.to_path_buf());
-        let work = move || {
-            if std::fs::symlink_metadata(tree.join(&path)).is_err() {
-                return Ok(Ok(None));
+        let work = move || match leads_to(&tree, &path) {
+            Err(gone) => Ok(Ok(Err(gone))),
+            Ok(path) => {
+                writer.reference(&path).map(|found| found.map(Ok).ok_or_else(|| "not published yet".to_string()))
             }
-            writer.reference(&path).map(|found| found.map(Some).ok_or_else(|| "not published yet".to_string()))
         };
         let found = tokio::task::spawn_blocking(work).await.map_err(|_| NameError::Stopped)?;
         Ok(found.unwrap_or_else(|error: PublishError| Err(error.to_string())))
@@ -527,7 +546,11 @@ impl Names {
         let moved = newest.filter(|newest| name.newest.as_ref().is_none_or(|known| newest.replaces(known)));
         let trouble = match &moved {
             Some(newest) => match open(&name.head, newest) {
+                // Until its top is here, what was shown before is of more use.
                 Ok(root) => {
+                    if let Err(error) = self.inner.reader.resolve(&root, TOP_WAIT).await {
+                        return Ok(Some(format!("it has moved to a tree that cannot be read: {error}")));
+                    }
                     self.put(text, &Name { newest: moved.clone(), ..name.clone() }).await?;
                     self.update(text, &name.head, |name| {
                         name.newest = moved.clone();
@@ -577,6 +600,19 @@ impl Names {
     }
 }
 
+/// What a path of the own tree stands for, symbolic links followed: another path of it, of a file or directory. Or why there is none.
+fn leads_to(tree: &Path, path: &Path) -> Result<PathBuf, String> {
+    let shown = escape(path.as_os_str().as_bytes());
+    let top = tree.canonicalize().map_err(|error| error.to_string())?;
+    let full = tree.join(path).canonicalize().map_err(|error| format!("{shown}: {error}"))?;
+    let own = full.strip_prefix(&top).map_err(|_| format!("{shown} leads out of the own tree"))?;
+    match std::fs::symlink_metadata(&full) {
+        Ok(found) if found.is_file() || found.is_dir() => Ok(own.to_path_buf()),
+        Ok(_) => Err(format!("{shown} is neither a file nor a directory")),
+        Err(error) => Err(format!("{shown}: {error}")),
+    }
+}
+
 fn nobody(answered: usize) -> String {
     match answered {
         0 => "no peer answered; it is asked for again".to_string(),
@@ -594,6 +630,24 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_within_the_own_tree_is_followed_and_nothing_else_is_taken_for_a_file() {
+        let lab = tempfile::tempdir().unwrap();
+        let tree = lab.path().join("tree");
+        std::fs::create_dir_all(tree.join("release-7/sub")).unwrap();
+        for (name, target) in [("current", "release-7"), ("out", ".."), ("lost", "none"), ("round", "round")] {
+            std::os::unix::fs::symlink(target, tree.join(name)).unwrap();
+        }
+        let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
+        let found = |path: &str| leads_to(&tree, Path::new(path));
+        assert_eq!(found(""), Ok(PathBuf::new()));
+        assert_eq!(found("current/sub"), Ok(PathBuf::from("release-7/sub")));
+        assert_eq!(found("out"), Err("out leads out of the own tree".to_string()));
+        assert_eq!(found("socket"), Err("socket is neither a file nor a directory".to_string()));
+        assert!(found("lost").is_err() && found("round").is_err() && found("none").is_err());
+    }
+
     use crate::base::digest::ChunkId;
     use crate::content::cipher::ReadKey;
     use crate::content::reference::{Kind, NodeRef};

@@ -193,7 +193,7 @@ impl Engine {
         let reader = Reader::new(fetcher);
         let writer = Writer::new(store.clone(), swarm.clone(), sealer, tree.clone(), settings.quiet, keeping.clone());
 
-        let names = Names::new(store.clone(), swarm.clone(), writer.clone(), tree.clone(), name_keys)?;
+        let names = Names::new(store.clone(), swarm.clone(), writer.clone(), reader.clone(), tree.clone(), name_keys)?;
 
         let mut tasks = vec![tokio::spawn(reactor::run(node, shell, queue)), tokio::spawn(links.clone().accept())];
         // What the user names is the newest word.

@@ -68,7 +68,9 @@ impl Control {
     pub(crate) fn attr(&self, node: u64) -> Result<Attr, Errno> {
         let (mode, nlink) = match node {
             // With the right to write, so that an attempt to do so is answered "read-only" and not "permission denied".
-            REF | NAMES | TORNET => (0o40755, 2),
+            REF => (0o40755, 2),
+            // Of nobody else's business, where others are let into the mount.
+            NAMES | TORNET => (0o40700, 2),
             _ if node & UNKNOWN != 0 => (0o40755, 2),
             _ if self.name(node).is_some() => (0o100444, 1),
             _ => return Err(Errno::STALE),

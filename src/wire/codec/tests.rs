@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn what_decodes_has_one_form(kind in prop_oneof![0u8..12, 0x80u8..0x8c, 0xfeu8..=0xff],
+    fn what_decodes_has_one_form(kind in prop_oneof![0u8..13, 0x80u8..0x8c, 0xfeu8..=0xff],
                                  rest in vec(prop_oneof![0u8..8, any::<u8>()], 0..200)) {
         let bytes = [&[VERSION, kind][..], &rest].concat();
         if let Ok(request) = Request::from_bytes(&bytes) {
