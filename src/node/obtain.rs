@@ -42,7 +42,17 @@ impl Node {
                     }
                 }
                 FetchAction::Cancel { call } => self.effects.push_back(Effect::Cancel { call }),
-                FetchAction::Locate { chunks, urgent, near } => self.searches.want_providers(chunks, urgent, near),
+                FetchAction::Locate { mut chunks, urgent, near } => {
+                    if !urgent {
+                        // Who has what the market buys is known here, and a search would make others believe that somebody wants it.
+                        for bought in chunks.extract_if(.., |chunk| self.purchases.buys(chunk)).collect::<Vec<_>>() {
+                            self.searched_providers(now, bought);
+                        }
+                    }
+                    if !chunks.is_empty() {
+                        self.searches.want_providers(chunks, urgent, near);
+                    }
+                }
                 FetchAction::Done { want, result } => {
                     if want.0 & OWN_WANT == 0 {
                         self.effects.push_back(Effect::WantDone { want, result });

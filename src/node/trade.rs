@@ -35,6 +35,11 @@ impl Purchases {
             *mask |= slices.mask();
         }
     }
+
+    /// Whether a chunk is being bought.
+    pub(super) fn buys(&self, chunk: &ChunkId) -> bool {
+        self.running.values().any(|(bought, _)| bought == chunk)
+    }
 }
 
 impl Node {
@@ -83,10 +88,9 @@ impl Node {
             have: Vec::new(),
             urgency: if own.is_zero() { Urgency::Host } else { Urgency::Bulk },
             deadline: now.after(BUY_TIMEOUT),
-            likely: Vec::new(),
+            likely: holders.clone(),
         };
         self.fetch.want(now, want);
-        // Who has it is known here; a search would only make others believe that somebody wants it.
         self.found_providers(now, chunk, &holders);
     }
 
@@ -157,10 +161,11 @@ mod tests {
         node.announcer.holds(&CHUNK)
     }
 
-    /// Calls for the chunk.
+    /// Calls for the chunk. Nobody is asked who has it.
     fn fetches(node: &mut Node) -> Vec<(CallId, PeerId)> {
         let mut calls = Vec::new();
         while let Some(effect) = node.poll_effect() {
+            assert!(!matches!(effect, Effect::Call { request: Request::Locate { .. }, .. }), "{effect:?}");
             if let Effect::Call { call, to, request: Request::Fetch(fetch), .. } = effect {
                 assert!(fetch.chunk == CHUNK && fetch.ceiling == Msat::ZERO, "{fetch:?}");
                 calls.push((call, to.peer));
@@ -199,6 +204,24 @@ mod tests {
         assert_eq!(node.stats().market.sent_bytes, 3 << 14);
         node.tick(Instant(200 * SECOND));
         assert_eq!(fetches(&mut node), vec![]);
+    }
+
+    #[test]
+    fn a_purchase_that_fails_makes_nobody_believe_that_the_chunk_is_wanted() {
+        let mut node = node(NodeConfig::default());
+        for name in 2..8 {
+            ask(&mut node, Instant(SECOND), name);
+        }
+        node.tick(Instant(12 * SECOND));
+        let calls = fetches(&mut node);
+        let demand = Demand::default();
+        let referral = crate::wire::message::Response::Referral { holders: Vec::new(), closer: Vec::new(), demand };
+        node.handle(Instant(13 * SECOND), Input::Answered { call: calls[0].0, result: Ok(Answer::Message(referral)) });
+        for second in 14..150 {
+            node.tick(Instant(second * SECOND));
+            assert_eq!(fetches(&mut node), vec![]);
+        }
+        assert_eq!((node.stats().market.bought, node.stats().fetch.wants), (0, 0));
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Reading {
         Reading { node, tree, next: 0, running, waited_for: None, likely, patience, since: now, finished: None, failed }
     }
 
+    /// All chunks of its tree.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
+        self.tree.chunks().into_iter().map(|(id, _)| id)
+    }
+
     /// Whether it has ended, well or not.
     pub fn ended(&self) -> bool {
         self.finished.is_some() || !self.failed.is_empty()

@@ -446,7 +446,7 @@ impl Store {
         self.inner.worth.note(self.inner.seconds(), id, reads);
     }
 
-    /// Gives chunks up that are cached and nothing else: own, hosted and pinned ones stay, and those that somebody just fetched or reads.
+    /// Gives chunks up that are cached and nothing else: own, hosted and pinned ones stay, and those that are not written yet.
     pub fn discard(&self, ids: &[ChunkId]) -> Result<(), StoreError> {
         for id in ids {
             if self.inner.give_up(id, |entry| entry.row.is_evictable() && entry.pieces.is_empty())? > 0 {

@@ -422,6 +422,12 @@ impl Swarm {
     pub(super) fn evict(&mut self, place: usize, named: Option<Vec<ChunkId>>) {
         let recent = Instant(self.now.0.saturating_sub(60_000_000));
         let most = self.config.cache_bytes.unwrap_or(u64::MAX);
+        if named.is_none() && self.members.get(place).is_none_or(|member| member.cached <= most) {
+            return;
+        }
+        // What a reader counts on.
+        let open = self.readings.iter().filter(|reading| reading.node == place && !reading.ended());
+        let read: BTreeSet<ChunkId> = open.flat_map(Reading::chunks).collect();
         let Some(member) = self.members.get_mut(place) else { return };
         let hosted = &member.hosted;
         let cached = |id: &ChunkId, stored: &Stored| !stored.own && !hosted.contains_key(id);
@@ -431,15 +437,16 @@ impl Swarm {
                 if let Some(own) = named.iter().find(own) {
                     self.checker.fail(self.now, place, format!("gives up {own:.8}, which is its own"));
                 }
-                let gives = |id: &ChunkId| member.store.get(id).is_some_and(|stored| cached(id, stored));
+                let gives =
+                    |id: &ChunkId| member.store.get(id).is_some_and(|stored| cached(id, stored) && !read.contains(id));
                 named.into_iter().filter(gives).collect()
             }
-            None if member.cached <= most => return,
             None => {
                 // A tenth more, so that this is not done for each chunk.
                 let mut over = member.cached.saturating_sub(most / 10 * 9);
                 let old = |(id, stored): &(&ChunkId, &Stored)| {
-                    cached(id, stored) && stored.used < recent && stored.whole_since.is_some()
+                    let idle = stored.used < recent && stored.whole_since.is_some();
+                    idle && cached(id, stored) && !read.contains(*id)
                 };
                 let mut old: Vec<(Instant, ChunkId, u64)> = member
                     .store
