@@ -125,7 +125,12 @@ impl Crowd {
 
     /// A node publishes a tree; waits until all of it is hosted and announced.
     pub fn publish(&mut self, place: usize, tree: &Tree) -> Result<(), Violation> {
-        let job = JobId(1);
+        self.publish_as(place, 1, tree)
+    }
+
+    /// The same for one of several trees of a node, by a number of its own.
+    pub fn publish_as(&mut self, place: usize, number: u64, tree: &Tree) -> Result<(), Violation> {
+        let job = JobId(number);
         self.swarm.publish(place, job, tree);
         let hosted = |swarm: &Swarm| {
             swarm.progress(place, job).is_some_and(|progress| {

@@ -1,7 +1,7 @@
 //! The swarm at scale: the very node machine in virtual time. Tables go to stdout as Markdown, plots (SVG) to `target/tmp/simulation`.
 //!
 //! `cargo bench --bench simulation` measures up to 10,000 nodes and takes about half an hour on one core; `TORNET_BENCH_SHORT=1`, and `cargo test`,
-//! run the same on small swarms. `TORNET_BENCH_ONLY=lookup,flash,repair,faults,behaviour` chooses parts, `TORNET_SEED` the (first) seed, `TORNET_NODES=100,1000` the sizes,
+//! run the same on small swarms. `TORNET_BENCH_ONLY=lookup,flash,market,repair,faults,behaviour` chooses parts, `TORNET_SEED` the (first) seed, `TORNET_NODES=100,1000` the sizes,
 //! `TORNET_SEEDS` how many seeds of a small swarm with random faults are run; of `behaviour` `TORNET_DAYS` the days and
 //! `TORNET_RULES=tornet,BitTorrent,share alone` the rules.
 
@@ -12,6 +12,7 @@ mod crowd;
 mod faults;
 mod flash;
 mod lookup;
+mod market;
 mod plot;
 mod repair;
 
@@ -86,9 +87,10 @@ fn main() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulation");
     let only = std::env::var("TORNET_BENCH_ONLY").ok();
     let bench = Bench { short, seed, nodes, folder };
-    let parts: [Part; 5] = [
+    let parts: [Part; 6] = [
         ("lookup", lookup::run),
         ("flash", flash::run),
+        ("market", market::run),
         ("repair", repair::run),
         ("faults", faults::run),
         ("behaviour", behaviour::run),
