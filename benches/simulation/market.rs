@@ -51,7 +51,7 @@ struct Outcome {
 
 /// Prints the table and draws the plots.
 pub fn run(bench: &Bench) {
-    let sizes = bench.sizes(&[60, 200], &[12]);
+    let sizes = bench.sizes(&[16], &[12]);
     let plan = if bench.short {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         Plan { chunk: 32 << 10, demand: 10.0, warm: minutes(11), measured: minutes(3), probes: 40 }
