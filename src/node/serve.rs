@@ -66,16 +66,13 @@ impl Node {
     }
 
     fn serve_fetch(&mut self, now: Instant, from: PeerId, token: Token, fetch: Fetch) {
-        let mut held = self.announcer.holds(&fetch.chunk);
+        let held = self.announcer.holds(&fetch.chunk);
         let demand = if held {
             self.market.asked(now, &fetch.chunk, &from)
         } else {
             self.market.missed(now, &fetch.chunk, &from)
         };
         let key = Key::from(fetch.chunk);
-        // While more is asked than is on offer, others that have it are asked instead.
-        let elsewhere = held && self.market.sheds(&fetch.chunk) && !self.holders(now, &from, &fetch.chunk).is_empty();
-        held &= !elsewhere;
         // What is held is served: a referral is then hardly ever needed, and not worth the search.
         let (holders, closer) = if held {
             (Vec::new(), Vec::new())
@@ -84,10 +81,6 @@ impl Node {
             (self.holders(now, &from, &fetch.chunk), self.peers.tell(&from, closer))
         };
         let otherwise = Response::Referral { holders, closer, demand };
-        if elsewhere {
-            self.effects.push_back(Effect::Answer { token, response: otherwise });
-            return;
-        }
         let until = credit::until(now);
         self.serve_on_credit(now, from, Parked { token, fetch, demand, otherwise, held, until });
     }
