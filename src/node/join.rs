@@ -4,6 +4,7 @@ use super::Node;
 use super::calls::Purpose;
 use super::effect::Effect;
 use super::find::Why;
+use super::peers::Peer;
 use crate::base::limit::CONTACT_ADDRS_MAX;
 use crate::base::network::{scope, tellable};
 use crate::base::peer::{Contact, PeerId};
@@ -14,6 +15,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(4);
+/// After what pause a peer that did not answer a hello is greeted again.
+const GREET_AGAIN: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bootstrap contacts kept, and dialled at once.
 const BOOT_MAX: usize = 256;
@@ -256,7 +259,13 @@ impl Node {
         match result {
             Ok(Response::Hello(hello)) => self.hello_heard(now, peer, &hello),
             Ok(_) => self.blame(now, peer, "answered a hello with something else"),
-            Err(_) => {}
+            // Who is too busy to answer now is no stranger for as long as the link lasts.
+            Err(_) => {
+                let ungreeted = |known: &Peer| known.link.is_some() && known.capabilities.is_none();
+                if self.join.probes.len() < PROBES_MAX && self.peers.get(&peer).is_some_and(ungreeted) {
+                    self.join.probes.push_back((now.after(GREET_AGAIN), peer));
+                }
+            }
         }
     }
 
@@ -270,8 +279,10 @@ impl Node {
             && at <= now
         {
             self.join.probes.pop_front();
-            if !self.peers.is_linked(&peer) {
-                self.probe(now, peer);
+            match self.peers.get(&peer) {
+                Some(Peer { link: Some(_), capabilities: None, .. }) => self.greet(now, peer),
+                Some(Peer { link: Some(_), .. }) => {}
+                _ => self.probe(now, peer),
             }
         }
         if self.join.myself_at.is_some_and(|at| at <= now) {

@@ -457,8 +457,13 @@ impl Node {
         }
     }
 
+    /// A contact did not answer. While a link to it is open it is there, and would not enter the table again: that takes a new link.
     fn contact_failed(&mut self, peer: PeerId) {
-        self.table.failed(&peer);
+        if self.peers.is_linked(&peer) {
+            self.table.slow(&peer);
+        } else {
+            self.table.failed(&peer);
+        }
     }
 
     fn announce_answered(&mut self, now: Instant, send: SendId, peer: PeerId, result: Result<Response, CallFailure>) {

@@ -563,3 +563,51 @@ fn a_head_is_looked_for_by_one_who_knows_nobody() {
     let ended = world.log.iter().filter(|(_, effect)| matches!(effect, Effect::Head { .. })).count();
     assert_eq!(ended, 200);
 }
+
+/// A node with a link to one peer.
+fn linked() -> Node {
+    let mut node = Node::new(NodeConfig::default(), id(0), 1);
+    node.handle(Instant(1), Input::LinkUp { rtt: None, peer: id(1), addr: addr(1), dialled: false });
+    node
+}
+
+/// Lets all calls that the node made end without an answer; tells how many hellos were among them.
+fn unanswered(node: &mut Node, now: Instant) -> usize {
+    let mut calls = Vec::new();
+    while let Some(effect) = node.poll_effect() {
+        if let Effect::Call { call, request, .. } = effect {
+            calls.push((call, matches!(request, Request::Hello(_))));
+        }
+    }
+    for (call, _) in &calls {
+        node.handle(now, Input::Answered { call: *call, result: Err(CallFailure::Timeout) });
+    }
+    calls.iter().filter(|(_, hello)| *hello).count()
+}
+
+#[test]
+fn who_is_linked_and_slow_stays_a_contact_and_is_greeted_until_it_answers() {
+    let mut node = linked();
+    assert_eq!(unanswered(&mut node, Instant(4_000_000)), 1);
+    node.tick(Instant(7_000_000));
+    assert_eq!(unanswered(&mut node, Instant(11_000_000)), 1, "again, on the same link");
+    let hello = node.hello_for(&id(1));
+    let hello = Request::Hello(crate::wire::message::Hello { addrs: vec![addr(1)], ..hello });
+    node.handle(Instant(12_000_000), Input::Request { from: id(1), token: Token(1), request: hello });
+    assert_eq!(node.stats().contacts, 1);
+    unanswered(&mut node, Instant(12_000_000));
+    node.tick(Instant(20_000_000));
+    assert_eq!(unanswered(&mut node, Instant(24_000_000)), 0, "it said what it is");
+    for find in 0..6 {
+        node.handle(Instant(30_000_000), Input::Command(Command::FindHead { want: WantId(find), id: HeadId([1; 32]) }));
+        unanswered(&mut node, Instant(33_000_000));
+    }
+    assert_eq!(node.stats().contacts, 1, "it is there: its link is");
+    node.handle(Instant(40_000_000), Input::LinkDown { peer: id(1) });
+    for find in 10..16 {
+        let at = 100_000_000 * (find - 9);
+        node.handle(Instant(at), Input::Command(Command::FindHead { want: WantId(find), id: HeadId([1; 32]) }));
+        unanswered(&mut node, Instant(at + 3_000_000));
+    }
+    assert_eq!(node.stats().contacts, 0);
+}

@@ -138,6 +138,15 @@ impl Table {
         entry.failures >= max && self.remove(peer)
     }
 
+    /// A contact did not answer in time, though it is there: others are asked and told of before it until it answers, and it stays.
+    pub fn slow(&mut self, peer: &PeerId) {
+        if let Some(index) = self.bucket_of(&Key::from(*peer))
+            && let Some(entry) = self.entry_mut(index, peer)
+        {
+            entry.failures = entry.failures.max(1);
+        }
+    }
+
     /// Takes a contact out; a spare one moves up. Returns whether it was there.
     pub fn remove(&mut self, peer: &PeerId) -> bool {
         let Some(index) = self.bucket_of(&Key::from(*peer)) else { return false };
