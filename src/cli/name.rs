@@ -14,13 +14,11 @@ use std::time::Duration;
 const REFERENCE_SHOWN: usize = 20;
 
 pub(super) fn run(client: &mut Client, command: NameCommand, json: bool) -> anyhow::Result<()> {
-    let created = match &command {
-        NameCommand::Create { name, .. } => Some(name.clone()),
-        _ => None,
-    };
-    let followed = match &command {
-        NameCommand::Follow { name, .. } => Some(name.clone()),
-        _ => None,
+    // Of which name the answer is about, and whether its reference is news to the user.
+    let (about, created) = match &command {
+        NameCommand::Create { name, .. } => (Some(name.clone()), true),
+        NameCommand::Follow { name, .. } => (Some(name.clone()), false),
+        NameCommand::Remove { .. } | NameCommand::List => (None, false),
     };
     let listing = matches!(command, NameCommand::List);
     let request = match command {
@@ -45,14 +43,13 @@ pub(super) fn run(client: &mut Client, command: NameCommand, json: bool) -> anyh
         Answer::Names(names) => names,
         other => return Err(output::strange(&other)),
     };
-    if let Some(created) = created {
-        let Some(name) = names.iter().find(|name| name.name == created) else { anyhow::bail!("it was removed again") };
-        return if json { Ok(output::json(name)?) } else { Ok(output::line(&name.reference)?) };
-    }
-    if let Some(followed) = followed.filter(|_| json)
-        && let Some(name) = names.iter().find(|name| name.name == followed)
-    {
-        return Ok(output::json(name)?);
+    if let Some(about) = about {
+        let Some(name) = names.iter().find(|name| name.name == about) else { anyhow::bail!("it was removed again") };
+        return match (json, created) {
+            (true, _) => Ok(output::json(name)?),
+            (false, true) => Ok(output::line(&name.reference)?),
+            (false, false) => Ok(()),
+        };
     }
     if !listing {
         return Ok(());

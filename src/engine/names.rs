@@ -48,6 +48,8 @@ const BRING_FEW: Duration = Duration::from_secs(600);
 const BRING_NONE: Duration = Duration::from_secs(20);
 /// So many keepers are enough.
 const KEEPERS: usize = 8;
+/// Longest reference on record.
+const SHOWN_BYTES_MAX: usize = 256;
 /// How often what is due is looked for, and how long a search waits before it asks once more.
 const TICK: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(500);
@@ -137,9 +139,10 @@ struct Name {
     head: HeadRef,
     /// Of the own tree; none of what is followed.
     path: Option<PathBuf>,
+    /// The newest state that was seen, whether its tree can be read or not: one older is never gone back to.
     newest: Option<SignedHead>,
-    /// Where the newest leads.
-    root: Option<RootRef>,
+    /// Where it is shown to lead: where the newest state does or, until the top of that tree is here, where it was shown to lead before.
+    shown: Option<RootRef>,
     /// What follows is not on disk. When it was last brought or asked for, and by whom that was answered.
     asked: Option<Instant>,
     brought: Option<Instant>,
@@ -155,13 +158,12 @@ struct Name {
 }
 
 impl Name {
-    fn new(head: HeadRef, path: Option<PathBuf>, newest: Option<SignedHead>) -> Name {
-        let root = newest.as_ref().and_then(|newest| open(&head, newest).ok());
+    fn new(head: HeadRef, path: Option<PathBuf>) -> Name {
         Name {
             head,
             path,
-            newest,
-            root,
+            newest: None,
+            shown: None,
             asked: None,
             brought: None,
             moved: None,
@@ -186,6 +188,7 @@ impl Name {
         if let Some(newest) = &self.newest {
             newest.write(&mut out);
         }
+        out.bytes(self.shown.map(|root| root.to_string()).unwrap_or_default().as_bytes());
         out.into_bytes()
     }
 
@@ -200,8 +203,17 @@ impl Name {
             0 => None,
             _ => Some(SignedHead::read(&mut from)?),
         };
+        let shown = match from.bytes("length of a reference", SHOWN_BYTES_MAX)? {
+            [] => None,
+            text => Some(
+                std::str::from_utf8(text)
+                    .ok()
+                    .and_then(|text| text.parse().ok())
+                    .ok_or(DecodeError::Invalid("reference"))?,
+            ),
+        };
         from.finish()?;
-        Ok(Name::new(head, path, newest))
+        Ok(Name { newest, shown, ..Name::new(head, path) })
     }
 
     /// When the swarm has to do with it next, if nobody looks.
@@ -226,6 +238,14 @@ impl Name {
             None => self.asked.is_some_and(|asked| now < asked + FRESH),
         };
         self.due && !paused || self.next().is_some_and(|next| next <= now)
+    }
+}
+
+/// What counts of what was seen and what was found now: never a state older than one that was seen.
+fn latest(seen: Option<SignedHead>, found: Option<SignedHead>) -> Option<SignedHead> {
+    match (seen, found) {
+        (Some(seen), Some(found)) => Some(if found.replaces(&seen) { found } else { seen }),
+        (seen, found) => seen.or(found),
     }
 }
 
@@ -282,13 +302,13 @@ impl Names {
             return Err(NameError::NoPath(why));
         }
         let head = self.inner.keys.reference(text);
-        self.add(text, Name::new(head, Some(path.to_path_buf()), None)).await?;
+        self.add(text, Name::new(head, Some(path.to_path_buf()))).await?;
         Ok(head)
     }
 
     /// Follows somebody's head under a name of one's own.
     pub async fn follow(&self, text: &str, head: HeadRef) -> Result<(), NameError> {
-        self.add(text, Name::new(head, None, None)).await
+        self.add(text, Name::new(head, None)).await
     }
 
     async fn add(&self, text: &str, name: Name) -> Result<(), NameError> {
@@ -330,7 +350,7 @@ impl Names {
             name: text.clone(),
             reference: name.head.to_string(),
             path: name.path.clone().map(PathText),
-            tree: name.root.map(|root| root.to_string()),
+            tree: name.shown.map(|root| root.to_string()),
             number: name.newest.as_ref().map_or(0, |newest| newest.number),
             asked: name.asked.map(|asked| asked.elapsed().as_secs()),
             peers: name.peers as u64,
@@ -341,7 +361,7 @@ impl Names {
 
     /// All names, in order, and where they lead as far as is known.
     pub fn all(&self) -> Vec<(String, Option<RootRef>)> {
-        lock(&self.inner.names).iter().map(|(text, name)| (text.clone(), name.root)).collect()
+        lock(&self.inner.names).iter().map(|(text, name)| (text.clone(), name.shown)).collect()
     }
 
     /// Where a name leads, as far as is known (`Some(None)`: nothing is yet). That somebody looked has the swarm asked.
@@ -354,7 +374,7 @@ impl Names {
             name.due = true;
             self.inner.wake.notify_one();
         }
-        Some(name.root)
+        Some(name.shown)
     }
 
     /// The same, waiting for it where nothing is known yet.
@@ -393,8 +413,7 @@ impl Names {
             lock(&self.inner.names).values().find(|name| name.head.id == head.id).and_then(|n| n.newest.clone());
         loop {
             let found = self.inner.swarm.find_head(head.id).await.ok_or(NameError::Stopped)?;
-            let newest = [found.newest, known.clone()].into_iter().flatten();
-            if let Some(newest) = newest.reduce(|one, other| if other.replaces(&one) { other } else { one }) {
+            if let Some(newest) = latest(known.clone(), found.newest) {
                 return open(head, &newest).map_err(NameError::NotFound);
             }
             if Instant::now() + AGAIN > until {
@@ -464,7 +483,7 @@ impl Names {
             Ok(root) => root,
             Err(staged) => {
                 // The pass that publishes it tells us.
-                match name.root {
+                match name.shown {
                     Some(root) => Ok(root),
                     None => return Ok(Some(staged)),
                 }
@@ -475,7 +494,7 @@ impl Names {
             Err(gone) => (None, Some(gone)),
         };
         let mut newest = match (&name.newest, root) {
-            (Some(newest), root) if root.is_none() || root == name.root => newest.clone(),
+            (Some(newest), root) if root.is_none() || root == name.shown => newest.clone(),
             (newest, Some(root)) => {
                 self.move_on(text, name, newest.as_ref().map_or(0, |newest| newest.number), root).await?
             }
@@ -522,12 +541,12 @@ impl Names {
         let number = number + 1;
         let mut head = SignedHead { id, number, sealed: key.seal(&id, number, &root, nonce), signature: [0; 64] };
         head.signature = self.inner.keys.signer(text).sign(&head.signed());
-        let moved = Name { newest: Some(head.clone()), root: Some(root), ..name.clone() };
+        let moved = Name { newest: Some(head.clone()), shown: Some(root), ..name.clone() };
         self.put(text, &moved).await?;
         info!(name = %escape(text.as_bytes()), number, "name moved");
         self.update(text, &name.head, |name| {
             name.newest = Some(head.clone());
-            name.root = Some(root);
+            name.shown = Some(root);
             name.moved = Some(Instant::now());
         });
         Ok(head)
@@ -542,35 +561,36 @@ impl Names {
             name.asked = Some(Instant::now());
             name.peers = answered;
         });
-        // One older than what was seen is never gone back to.
-        let moved = newest.filter(|newest| name.newest.as_ref().is_none_or(|known| newest.replaces(known)));
-        let trouble = match &moved {
-            Some(newest) => match open(&name.head, newest) {
-                // Until its top is here, what was shown before is of more use.
-                Ok(root) => {
-                    if let Err(error) = self.inner.reader.resolve(&root, TOP_WAIT).await {
-                        return Ok(Some(format!("it has moved to a tree that cannot be read: {error}")));
-                    }
-                    self.put(text, &Name { newest: moved.clone(), ..name.clone() }).await?;
-                    self.update(text, &name.head, |name| {
-                        name.newest = moved.clone();
-                        name.root = Some(root);
-                    });
-                    None
-                }
-                Err(why) => Some(why),
-            },
-            None if name.newest.is_none() => Some(nobody(answered)),
-            None => None,
-        };
+        let Some(newest) = latest(name.newest.clone(), newest) else { return Ok(Some(nobody(answered))) };
+        let known = Name { newest: Some(newest.clone()), ..name.clone() };
+        if known.newest != name.newest {
+            self.put(text, &known).await?;
+            self.update(text, &name.head, |name| name.newest = Some(newest.clone()));
+        }
+        let trouble = self.show(text, known, &newest).await?;
         // Who follows a head keeps it alive while its owner is away.
-        if let Some(newest) = moved.or(name.newest.clone())
-            && name.brought.is_none_or(|brought| brought.elapsed() >= BRING_WELL)
-        {
+        if name.brought.is_none_or(|brought| brought.elapsed() >= BRING_WELL) {
             self.update(text, &name.head, |name| name.brought = Some(Instant::now()));
             self.inner.swarm.set_head(newest).await;
         }
         Ok(trouble)
+    }
+
+    /// Has a followed name lead where its newest state does, as soon as the top of that tree is here: until then what was shown before is
+    /// of more use. Returns what is not well.
+    async fn show(&self, text: &str, mut name: Name, newest: &SignedHead) -> Result<Option<String>, NameError> {
+        let root = match open(&name.head, newest) {
+            Ok(root) if Some(root) == name.shown => return Ok(None),
+            Ok(root) => root,
+            Err(why) => return Ok(Some(why)),
+        };
+        if let Err(error) = self.inner.reader.resolve(&root, TOP_WAIT).await {
+            return Ok(Some(format!("it has moved to a tree that cannot be read: {error}")));
+        }
+        name.shown = Some(root);
+        self.put(text, &name).await?;
+        self.update(text, &name.head, |name| name.shown = Some(root));
+        Ok(None)
     }
 
     /// Changes what is known of a name, unless another has taken its place meanwhile.
@@ -672,13 +692,36 @@ mod tests {
         let mut state = SignedHead { id: head.id, number: 4, sealed, signature: [0; 64] };
         state.signature = keys().signer(text).sign(&state.signed());
         assert!(state.is_signed());
-        for (path, newest) in [(None, None), (Some(PathBuf::from("a/b")), Some(state.clone())), (None, Some(state))] {
-            let name = Name::new(head, path, newest.clone());
-            let back = Name::from_bytes(&name.to_bytes()).unwrap();
-            assert_eq!(back, name);
-            assert_eq!(back.root, newest.map(|_| root));
+        let other = RootRef { kind: Kind::Directory, ..root };
+        for (path, newest, shown) in [
+            (None, None, None),
+            (Some(PathBuf::from("a/b")), Some(state.clone()), Some(root)),
+            (None, Some(state.clone()), Some(other)),
+            (None, Some(state), None),
+        ] {
+            let name = Name { newest, shown, ..Name::new(head, path) };
+            assert_eq!(Name::from_bytes(&name.to_bytes()).unwrap(), name);
         }
         assert!(Name::from_bytes(&[0; 10]).is_err());
+    }
+
+    #[test]
+    fn a_state_older_than_one_that_was_seen_counts_for_nothing() {
+        let state = |number, sealed| {
+            Some(SignedHead { id: keys().reference("films").id, number, sealed: vec![sealed], signature: [0; 64] })
+        };
+        assert_eq!(latest(None, None), None);
+        for (seen, found, counts) in [
+            (None, state(3, 1), state(3, 1)),
+            (state(3, 1), None, state(3, 1)),
+            (state(3, 1), state(2, 9), state(3, 1)),
+            (state(3, 1), state(4, 0), state(4, 0)),
+            // Two of one number: all agree on one, whichever came first.
+            (state(3, 1), state(3, 2), state(3, 2)),
+            (state(3, 2), state(3, 1), state(3, 2)),
+        ] {
+            assert_eq!(latest(seen, found), counts);
+        }
     }
 
     #[test]

@@ -213,8 +213,9 @@ impl Market {
     }
 
     /// Whether others should be asked for this chunk: it was bought when the radius was wider, and stays here in case that it widens again.
+    /// Never where the upload has no limit: what is on offer is then only a guess.
     pub fn sheds(&self, chunk: &ChunkId) -> bool {
-        self.inventory.contains(chunk) && self.distance(chunk) > self.reach.radius()
+        self.offer.rate.is_some() && self.inventory.contains(chunk) && self.distance(chunk) > self.reach.radius()
     }
 
     /// What is to be done next.

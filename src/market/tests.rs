@@ -155,17 +155,25 @@ fn no_more_is_bought_in_a_day_than_was_allowed() {
 
 #[test]
 fn who_is_asked_for_more_than_he_offers_buys_nothing() {
-    let mut market = market(100, offered(MIB, 0));
-    let mut now = Instant(0);
-    for minute in 0..40u64 {
-        now = Instant(minute * 60 * SECOND);
-        market.sent(now, &chunk(1000), 80 * MIB);
-        trade(&mut market, now, 1, 0);
+    // At our own place in the key space, so within any radius.
+    let own = ChunkId([0; 32]);
+    for (sent, bought) in [(80 * MIB, vec![]), (40 * MIB, vec![own])] {
+        let mut market = market(100, offered(MIB, 0));
+        let mut now = Instant(0);
+        for minute in 0..40u64 {
+            now = Instant(minute * 60 * SECOND);
+            market.sent(now, &chunk(1000), sent);
+            trade(&mut market, now, 1, 0);
+        }
+        ask(&mut market, now, own, 0..10);
+        assert_eq!(trade(&mut market, Instant(now.0 + 20 * SECOND), 1, 0).0, bought);
+        let stats = market.stats(now);
+        assert_eq!(
+            (stats.load > MIB, stats.radius_parts < 1_000_000_000),
+            (sent > 60 * MIB, sent > 60 * MIB),
+            "{stats:?}"
+        );
     }
-    ask(&mut market, now, chunk(1), 0..10);
-    assert_eq!(trade(&mut market, Instant(now.0 + 20 * SECOND), 1, 0).0, vec![]);
-    let stats = market.stats(now);
-    assert!(stats.load > MIB && stats.radius_parts < 1_000_000_000, "{stats:?}");
 }
 
 #[test]
@@ -184,6 +192,9 @@ fn what_lies_beyond_the_radius_is_neither_bought_nor_served_while_others_have_it
     }
     assert!(market.sheds(&far) && market.bought(&far), "it is kept");
     assert!(!market.sheds(&near) && !market.sheds(&ChunkId([0xf1; 32])), "what was not bought is always served");
+    market.set_offer(Offer { rate: None, ..market.offer() });
+    assert!(!market.sheds(&far), "with no limit there is no saying that it is too much");
+    market.set_offer(offered(MIB, 0));
     // As it gets quiet the radius widens, and it is served again from disk.
     for minute in 0..600u64 {
         trade(&mut market, Instant(now.0 + minute * 60 * SECOND), 1, 0);

@@ -9,7 +9,7 @@ use crate::base::limit::CONTACTS_MAX;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use crate::routing::provider::Kept;
-use crate::wire::message::{Fetch, Located, Refusal, Request, Response};
+use crate::wire::message::{Demand, Fetch, Located, Refusal, Request, Response};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -73,6 +73,10 @@ impl Node {
             self.market.missed(now, &fetch.chunk, &from)
         };
         let key = Key::from(fetch.chunk);
+        if held && let Some(otherwise) = self.elsewhere(now, &from, &fetch.chunk, demand) {
+            self.effects.push_back(Effect::Answer { token, response: otherwise });
+            return;
+        }
         // What is held is served: a referral is then hardly ever needed, and not worth the search.
         let (holders, closer) = if held {
             (Vec::new(), Vec::new())
@@ -83,6 +87,20 @@ impl Node {
         let otherwise = Response::Referral { holders, closer, demand };
         let until = credit::until(now);
         self.serve_on_credit(now, from, Parked { token, fetch, demand, otherwise, held, until });
+    }
+
+    /// Whom to ask instead while more is asked than is on offer: linked holders that are closer to the chunk than we are, so that two that
+    /// both have too much to do do not name one another. None: it is served.
+    fn elsewhere(&self, now: Instant, to: &PeerId, chunk: &ChunkId, demand: Demand) -> Option<Response> {
+        if !self.market.sheds(chunk) {
+            return None;
+        }
+        let key = Key::from(*chunk);
+        let own = self.table.me().distance(&key);
+        let mut holders = self.holders(now, to, chunk);
+        holders.retain(|holder| self.peers.is_linked(&holder.peer) && Key::from(holder.peer).distance(&key) < own);
+        let closer = Vec::new();
+        (!holders.is_empty()).then_some(Response::Referral { holders, closer, demand })
     }
 
     /// Who announced a chunk here, as told to `to`: linked ones first, those that could not be reached lately only when there are no others.

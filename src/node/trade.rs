@@ -225,6 +225,52 @@ mod tests {
     }
 
     #[test]
+    fn who_has_too_much_to_do_names_a_linked_holder_that_is_closer_and_else_serves() {
+        let (me, key) = (Key::from(peer(99)), Key::from(CHUNK));
+        let is_closer = |peer: PeerId| Key::from(peer).distance(&key) < me.distance(&key);
+        let closer = (10..99).find(|name| is_closer(peer(*name))).unwrap();
+        let farther = (10..99).find(|name| !is_closer(peer(*name))).unwrap();
+        for (limit, holder, linked, served) in [
+            (Some(1 << 20), closer, true, false),
+            (Some(1 << 20), farther, true, true),
+            (Some(1 << 20), closer, false, true),
+            (None, closer, true, true),
+        ] {
+            let upload = crate::ledger::share::ShareConfig { rate: limit, ..Default::default() };
+            let mut node = node(NodeConfig { upload, ..NodeConfig::default() });
+            for name in 2..8 {
+                ask(&mut node, Instant(SECOND), name);
+            }
+            node.tick(Instant(12 * SECOND));
+            let calls = fetches(&mut node);
+            deliver(&mut node, Instant(13 * SECOND), calls[0].0);
+            for minute in 11..200 {
+                node.market.sent(Instant(minute * 60 * SECOND), &ChunkId([9; 32]), 1 << 30);
+                node.tick(Instant(minute * 60 * SECOND));
+            }
+            let now = Instant(200 * 60 * SECOND);
+            let addr = ([30, holder, 0, 1], 4000).into();
+            node.handle(now, Input::LinkUp { rtt: None, peer: peer(holder), addr, dialled: false });
+            let announce = Request::Announce { chunks: vec![CHUNK], ttl: 3600 };
+            node.handle(now, Input::Request { from: peer(holder), token: Token(1), request: announce });
+            if !linked {
+                node.handle(now, Input::LinkDown { peer: peer(holder) });
+            }
+            while node.poll_effect().is_some() {}
+            let fetch = Fetch { chunk: CHUNK, slices: SliceRange::whole(LEN), outline: true, ceiling: Msat::ZERO };
+            node.handle(now, Input::Request { from: peer(2), token: Token(9), request: Request::Fetch(fetch) });
+            let named = std::iter::from_fn(|| node.poll_effect()).find_map(|effect| match effect {
+                Effect::Answer { response: crate::wire::message::Response::Referral { holders, .. }, .. } => {
+                    Some(holders)
+                }
+                _ => None,
+            });
+            let expected = (!served).then(|| vec![peer(holder)]);
+            assert_eq!(named.map(|all| all.iter().map(|one| one.peer).collect::<Vec<_>>()), expected);
+        }
+    }
+
+    #[test]
     fn what_is_published_or_hosted_is_no_longer_the_markets_to_drop() {
         let bought = || {
             let mut node = node(NodeConfig::default());

@@ -2,6 +2,7 @@
 //! stands in its place: who is in the old one, or has something of it open, stays there, and nobody sees a mixture of both.
 
 use crate::base::sync::lock;
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -95,10 +96,10 @@ impl Above {
     }
 
     /// What tells a node in it from others: its name, and of a mutable name also what that leads to.
-    fn label(&self, name: &[u8]) -> Vec<u8> {
+    fn label<'a>(&self, name: &'a [u8]) -> Cow<'a, [u8]> {
         match self {
-            Above::Directory(_) | Above::Ref => name.to_vec(),
-            Above::Names(reference) => [name, b"\0", reference.as_bytes()].concat(),
+            Above::Directory(_) | Above::Ref => Cow::Borrowed(name),
+            Above::Names(reference) => Cow::Owned([name, b"\0", reference.as_bytes()].concat()),
         }
     }
 
@@ -224,7 +225,7 @@ impl Foreign {
         let mut nodes = lock(&self.nodes);
         for salt in 0..=u8::MAX {
             let (node, lookups) = nodes.get_mut(&Self::number(parent, label, salt))?;
-            if node.above.id() == parent && node.above.label(&node.name) == label {
+            if node.above.id() == parent && *node.above.label(&node.name) == *label {
                 *lookups = lookups.saturating_add(1);
                 return Some(Entry { node: node.id, attr: node.attr, kept: node.above.kept() });
             }
