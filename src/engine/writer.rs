@@ -1,11 +1,12 @@
 //! The publisher: what changes in the own tree is sealed after a quiet moment, stored, hosted by peers and announced.
 
 mod forget;
+mod jobs;
 mod mend;
 
 use super::change::Changes;
 use super::gate::Gate;
-use super::keep::{self, Keeping, Totals};
+use super::keep::{Keeping, Totals};
 use super::reactor::unix_now;
 use super::record::{self, DirectoryRecord, FileRecord, JobRecord, SingleRecord, Stamp};
 use super::seal::{self, Extent, MayBeMapped, Pass, SealError, Sealer};
@@ -14,7 +15,7 @@ use super::swarm::Swarm;
 use crate::base::sync::lock;
 use crate::content::reference::{Kind, RootRef};
 use crate::node::effect::Progress;
-use crate::node::input::{Input, JobId};
+use crate::node::input::Input;
 use crate::store::{Store, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -369,73 +370,6 @@ impl Writer {
         self.follow(pass.job, pass.groups)
     }
 
-    /// Starts a hosting job and writes its progress down until it is done.
-    fn follow(&self, job: u64, groups: Vec<crate::node::input::Group>) -> watch::Receiver<Progress> {
-        let receiver = self.inner.swarm.publish(JobId(job), groups, self.inner.keeping.lease());
-        lock(&self.inner.jobs).insert(job, receiver.clone());
-        let (writer, mut changes) = (self.clone(), receiver.clone());
-        tokio::spawn(async move {
-            let mut written = JobRecord::default();
-            while changes.changed().await.is_ok() {
-                let progress = *changes.borrow_and_update();
-                // On one peer is not on as many as wanted: it goes on spreading over those who come.
-                let spread = progress.hosts_min >= progress.hosts_wanted;
-                let done = progress.wanted > 0 && progress.hosted >= progress.wanted && spread;
-                let now = JobRecord { hosts: progress.hosts_min, wanted: progress.hosts_wanted, done };
-                if now != written {
-                    written = now;
-                    let this = writer.clone();
-                    let saved = tokio::task::spawn_blocking(move || this.save_job(job, now)).await;
-                    if let Ok(Err(error)) = saved {
-                        warn!(%error, job, "progress of hosting not written down");
-                    }
-                }
-                if done {
-                    lock(&writer.inner.known).insert(job, now);
-                    lock(&writer.inner.jobs).remove(&job);
-                    writer.inner.swarm.unpublish(JobId(job));
-                    writer.inner.idle.notify_waiters();
-                    return;
-                }
-            }
-        });
-        receiver
-    }
-
-    fn save_job(&self, job: u64, now: JobRecord) -> Result<(), crate::store::StoreError> {
-        // From its end on the state is read from these.
-        self.inner.keeping.write_confirmed();
-        let store = &self.inner.store;
-        let finished = if now.done {
-            store.state().range(record::PENDING, &job.to_be_bytes(), None, usize::MAX)?
-        } else {
-            Vec::new()
-        };
-        store.state().write(false, |tx| {
-            tx.put(record::JOBS, &job.to_be_bytes(), &now.to_bytes())?;
-            for (key, _) in &finished {
-                tx.delete(record::PENDING, key)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Groups that wait for hosts, of the jobs whose numbers begin so.
-    fn pending(&self, prefix: &[u8]) -> BTreeMap<u64, Vec<crate::node::input::Group>> {
-        let mut jobs: BTreeMap<u64, Vec<_>> = BTreeMap::new();
-        match self.inner.store.state().range(record::PENDING, prefix, None, usize::MAX) {
-            Ok(records) => {
-                for (key, value) in records {
-                    if let (Some(job), Ok(group)) = (record::pending_job(&key), record::group_from_bytes(&value)) {
-                        jobs.entry(job).or_default().push(group);
-                    }
-                }
-            }
-            Err(error) => warn!(%error, "unfinished hosting could not be read"),
-        }
-        jobs
-    }
-
     /// How far the file or directory at this path of the own tree is.
     pub fn state(&self, path: &Path) -> PublishState {
         self.hear_open_files();
@@ -464,39 +398,6 @@ impl Writer {
             parent.and_then(|parent| self.directory_record(&record::inode_key(&parent))).map(|record| record.job)
         };
         job.map_or(PublishState::Staged, |job| self.job_state(job))
-    }
-
-    /// The state of what a pass sealed: of its own groups and of those that earlier passes had handed to their jobs.
-    fn job_state(&self, job: u64) -> PublishState {
-        let earlier = self.inner.store.state().value(record::EARLIER, &record::job_to_bytes(job)).ok().flatten();
-        let earlier = earlier.unwrap_or_default();
-        let jobs = std::iter::once(job).chain(record::jobs_from_bytes(&earlier));
-        match jobs.filter_map(|job| self.hosts(job)).min_by_key(|hosts| keep::share(*hosts)) {
-            None | Some((0, _)) => PublishState::Stored,
-            Some((hosts, wanted)) => PublishState::Hosted { hosts, wanted },
-        }
-    }
-
-    /// Distinct hosts of a job's worst group and how many it should have; `None` when the job has no groups.
-    fn hosts(&self, job: u64) -> Option<(u16, u16)> {
-        let progress = lock(&self.inner.jobs).get(&job).map(|progress| *progress.borrow());
-        let placed = progress.map(|progress| (progress.hosts_min, progress.hosts_wanted));
-        // Who confirmed may be gone before the last one does.
-        let found = [placed, self.inner.keeping.job(job)].into_iter().flatten().min_by_key(|hosts| keep::share(*hosts));
-        if found.is_some() {
-            return found;
-        }
-        let known = lock(&self.inner.known).get(&job).copied();
-        let record = match known {
-            Some(record) => record,
-            None => {
-                let bytes = self.inner.store.state().value(record::JOBS, &record::job_to_bytes(job)).ok()??;
-                let found = JobRecord::from_bytes(&bytes).ok()?;
-                lock(&self.inner.known).insert(job, found);
-                found
-            }
-        };
-        Some((record.hosts, record.wanted))
     }
 
     fn file_record(&self, key: &[u8]) -> Option<FileRecord> {
@@ -629,18 +530,6 @@ impl Writer {
     pub fn sealing(&self) -> Option<Work> {
         let running = !lock(&self.inner.dirty).running.is_empty();
         running.then(|| self.inner.sealer.progress())
-    }
-
-    /// Copies hosted, of those wanted, over all unfinished jobs.
-    pub(super) fn hosting(&self) -> Work {
-        let jobs = lock(&self.inner.jobs);
-        let mut work = Work::default();
-        for progress in jobs.values() {
-            let progress = *progress.borrow();
-            work.done += progress.hosted;
-            work.total += progress.wanted;
-        }
-        work
     }
 
     /// How well all that is published and pinned is kept by others, as the last proofs say; `None` when that is not known at the moment. Blocks.
