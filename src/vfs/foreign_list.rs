@@ -30,12 +30,22 @@ struct Read {
 }
 
 impl Read {
-    /// Goes to `position`, dropping what was read ahead elsewhere.
-    fn go(&mut self, position: usize) {
-        if self.position != position {
-            self.position = position.min(self.names.len());
-            self.waiting.clear();
+    /// Goes to `position`, dropping what was read ahead elsewhere. The kernel passes on what another listing brought as long as it has that
+    /// in its cache, and asks for the rest alone: the names before are read here first then.
+    async fn go(&mut self, directory: &dyn RemoteDirectory, position: usize) -> Result<()> {
+        if self.position == position {
+            return Ok(());
         }
+        self.waiting.clear();
+        while self.names.len() < position {
+            let more = directory.list(self.names.last().map(|name| &**name)).await?;
+            if more.is_empty() {
+                break;
+            }
+            self.names.extend(more.iter().map(|entry| entry.name.as_slice().into()));
+        }
+        self.position = position.min(self.names.len());
+        Ok(())
     }
 
     async fn fill(&mut self, directory: &dyn RemoteDirectory) -> Result<bool> {
@@ -90,7 +100,7 @@ impl Foreign {
         }
         let directory = node.directory().await?;
         let mut read = open.read.lock().await;
-        read.go(offset.saturating_sub(2));
+        read.go(&*directory, offset.saturating_sub(2)).await?;
         while read.fill(&*directory).await? {
             while let Some(found) = read.waiting.front() {
                 let kind = match found.kind {

@@ -60,8 +60,12 @@ fn a_published_directory_is_listed_whole_from_any_place() {
     let page = |room| Page { room, attributes: false, offset: 0, found: Vec::new() };
     let all = now(world.fs.list(many, opened.handle, 0, page(100))).unwrap().found;
     for from in [0, 1, 2, 3, 20, 51] {
-        let found = now(world.fs.list(many, opened.handle, from, page(5))).unwrap().found;
-        assert_eq!(found, all[from as usize..].iter().take(5).cloned().collect::<Vec<_>>());
+        // The kernel asks one that was just opened for a later place, too: what is before may still be in its cache.
+        let other = now(world.fs.open_directory(many)).unwrap();
+        for handle in [opened.handle, other.handle] {
+            let found = now(world.fs.list(many, handle, from, page(5))).unwrap().found;
+            assert_eq!(found, all[from as usize..].iter().take(5).cloned().collect::<Vec<_>>());
+        }
     }
 }
 
