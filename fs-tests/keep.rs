@@ -259,3 +259,38 @@ fn pinned_tree_is_kept_alive_by_who_pinned_it() {
     let late = Plan::new("late").config(NO_CARE).mounted().knows(&hosts[0]).start(&lab);
     assert!(fs::read(late.reference(&reference)).unwrap() == bytes);
 }
+
+// Promise 19 of tornet(7).
+#[test]
+fn hosts_charge_for_what_they_prove_and_who_charges_more_than_is_paid_hosts_nothing() {
+    let lab = Lab::new();
+    let priced = |host: &str| format!("{CARE}\n[credit]\nprice = \"10 sat/GiB\"\nhost_price = \"{host} sat/GiB\"\n");
+    let owner = format!("{CARE}\n[credit]\nmax_host_price = \"1000000 sat/GiB\"\n");
+    require_fuse();
+    let publisher = Plan::new("publisher").config(&owner).mounted().start(&lab);
+    let host =
+        |place: usize, config: &str| Plan::new(&format!("h{place}")).config(config).knows(&publisher).start(&lab);
+    let mut hosts: Vec<Node> = (0..6).map(|place| host(place, &priced("900000"))).collect();
+    let dear = host(6, &priced("1100000"));
+    let film = publisher.path("film");
+    fs::write(&film, noise(59, 2 << 20)).unwrap();
+    publisher.stored(&film);
+    publisher.hosted(&film);
+    let rent = |node: &Node, what: &str| status(node)["rent"][what].as_u64().unwrap();
+    for host in &hosts {
+        until("each host charges for its shard", || (rent(host, "charged-msat") > 0).then_some(()));
+    }
+    until("the publisher knows of it", || (rent(&publisher, "paid-msat") > 0).then_some(()));
+    until("and owes it", || {
+        let balances = publisher.json(&["--json", "balances"]);
+        let owed = balances.as_array().unwrap().iter().filter(|peer| peer["owed-msat"].as_i64() < Some(0)).count();
+        (owed == hosts.len()).then_some(())
+    });
+    assert_eq!((rent(&dear, "charged-msat"), status(&dear)["store"]["hosted-bytes"].as_u64()), (0, Some(0)));
+    // Without one of them the dear one would be needed, and is not paid.
+    hosts.pop().unwrap().kill();
+    until("it is asked, and too dear", || (rent(&publisher, "dear-hosts") == 1).then_some(()));
+    let said = publisher.tornet(&["status"]);
+    assert!(said.contains("1 peer keeps nothing for credit.max_host_price"), "{said}");
+    assert_eq!(status(&dear)["store"]["hosted-bytes"].as_u64(), Some(0));
+}

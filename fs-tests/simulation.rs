@@ -5,12 +5,15 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::time::Duration;
+use tornet::base::amount::Msat;
 use tornet::base::digest::ChunkId;
 use tornet::base::random::Random;
+use tornet::ledger::CreditConfig;
 use tornet::publish::job::JobId;
 use tornet::sim::checker::Violation;
 use tornet::sim::swarm::{Manner, Swarm, SwarmConfig};
 use tornet::sim::tree::Tree;
+use tornet::wire::message::Price;
 
 const DATA: u8 = 8;
 const PARITY: u8 = 4;
@@ -317,6 +320,57 @@ fn what_is_asked_is_proved_and_what_is_lost_is_made_of_the_rest_by_who_never_had
             let seen = look(&mut swarm, false)?;
             assert_eq!(worst(&seen), Some(12), "{:?}", swarm.tally());
             assert!(seen.iter().all(|kept| kept.is_whole()) && swarm.tally().rebuilt > 0);
+            Ok(())
+        });
+    }
+}
+
+// Promise 19 of tornet(7).
+#[test]
+fn hosts_are_paid_for_what_they_prove_and_for_nothing_else() {
+    for seed in seeds(1..3) {
+        replayable("hosts_are_paid_for_what_they_prove", seed, |seed| {
+            let (len, hour) = (256 << 10, Duration::from_secs(3600));
+            let rent = |price, most| CreditConfig {
+                price: Price { per_gib: Msat(1_000_000), per_request: Msat::ZERO },
+                host_price: Msat(price),
+                host_price_max: Msat(most),
+                ..CreditConfig::default()
+            };
+            let mut config = SwarmConfig { nodes: 20, ..SwarmConfig::default() };
+            config.node.credit = rent(1_000_000_000, 2_000_000_000);
+            config.node.keeper.period = Duration::from_secs(60);
+            let mut swarm = Swarm::acquainted(config, seed)?;
+            // One charges more than is offered, one nothing.
+            swarm.charge(18, rent(2_000_000_001, 0));
+            swarm.charge(19, rent(0, 0));
+            let tree = publish(&mut swarm, 0, 1, 3, len)?;
+            let hosted = |swarm: &Swarm, place| swarm.node(place).map_or(0, |node| node.stats().hosted_bytes);
+            let charged = |swarm: &Swarm, place| swarm.node(place).map_or(0, |node| node.stats().rent.0.0);
+            assert_eq!(hosted(&swarm, 18), 0);
+            let victim =
+                (1..18).find(|place| tree.stripes.iter().flat_map(|s| &s.chunks).any(|c| swarm.holds(*place, c)));
+            let victim = victim.expect("somebody hosts a shard");
+            swarm.run(hour)?;
+            for place in (1..19).filter(|place| hosted(&swarm, *place) > 0) {
+                let (got, bytes) = (charged(&swarm, place), hosted(&swarm, place));
+                let worth = bytes as f64 / f64::from(1 << 30) * 1e9 / 24.0;
+                println!("{place}: {got} msat for {bytes} bytes and an hour, {worth:.0} by the price");
+                assert!((0.9 * worth..1.02 * worth).contains(&(got as f64)), "{got} msat, {worth}");
+            }
+            assert_eq!((charged(&swarm, 18), charged(&swarm, 19)), (0, 0));
+            let owner = swarm.node(0).map(|node| node.stats()).unwrap_or_default();
+            let all: u64 = (1..20).map(|place| charged(&swarm, place)).sum();
+            assert!(owner.rent.1.0 <= all && owner.rent.1.0 as f64 > 0.98 * all as f64, "{} of {all}", owner.rent.1);
+            assert!(owner.dear_hosts <= 1, "{}", owner.dear_hosts);
+            // Who lost what it kept gets no more for it, whatever it says it is owed.
+            let before = charged(&swarm, victim);
+            for _ in 0..60 {
+                swarm.wipe(victim);
+                swarm.run(hour / 60)?;
+            }
+            let after = charged(&swarm, victim);
+            assert!(after - before < before / 10, "{before} for the first hour, {} for the second", after - before);
             Ok(())
         });
     }

@@ -25,6 +25,8 @@ pub(super) fn credit(settings: &Settings) -> CreditConfig {
         line_bytes: settings.credit_line.value.0,
         newcomer_bytes: settings.newcomers.value.0,
         price_max: Price { per_gib: settings.max_price.value.0, per_request: settings.max_request_price.value },
+        host_price: settings.host_price.value.0,
+        host_price_max: settings.max_host_price.value.0,
         ..CreditConfig::default()
     }
 }

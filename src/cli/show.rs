@@ -9,7 +9,8 @@ use crate::base::units::{Rate, Size, Span, count};
 use crate::content::reference::RootRef;
 use crate::control::client::Client;
 use crate::control::message::{
-    Answer, BalanceStatus, MarketStatus, PathText, PeerStatus, Reference, Request, Status, UploadStatus, Verified, Why,
+    Answer, BalanceStatus, MarketStatus, PathText, PeerStatus, Reference, RentStatus, Request, Status, UploadStatus,
+    Verified, Why,
 };
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
@@ -76,6 +77,9 @@ fn screen(status: &Status) -> String {
     }
     row("market", market(&status.market));
     row("kept by others", kept(status));
+    if let Some(rent) = rent(&status.rent) {
+        row("rent", rent);
+    }
     if let Some(trouble) = &status.trouble {
         row("trouble", trouble.clone());
     }
@@ -136,6 +140,24 @@ fn market(status: &MarketStatus) -> String {
     let held = format!("{} ({})", count(status.chunks, "chunk"), Size(status.bytes));
     let (bought, sent) = (status.bought, Size(status.sent_bytes));
     format!("{text}; holds {held}: bought {bought} and dropped {} since the start, sent {sent}", status.dropped)
+}
+
+/// What hosting costs and brings, where it does.
+fn rent(status: &RentStatus) -> Option<String> {
+    let mut parts = Vec::new();
+    if status.charged_msat > 0 {
+        parts.push(format!("{} charged", Msat(status.charged_msat)));
+    }
+    if status.paid_msat > 0 {
+        parts.push(format!("{} owed to hosts or paid", Msat(status.paid_msat)));
+    }
+    let since = if parts.is_empty() { String::new() } else { format!("{} since the start", parts.join(", ")) };
+    let dear = (status.dear_hosts > 0).then(|| {
+        let (peers, keep) = (count(status.dear_hosts, "peer"), if status.dear_hosts == 1 { "keeps" } else { "keep" });
+        format!("{peers} {keep} nothing for credit.max_host_price")
+    });
+    let parts: Vec<String> = [since].into_iter().filter(|text| !text.is_empty()).chain(dear).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// How well hosts keep what is published and pinned here.

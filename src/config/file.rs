@@ -85,6 +85,10 @@ pub struct RawFile {
     pub max_price: Option<Placed>,
     /// `[credit] max_request_price`.
     pub max_request_price: Option<Placed>,
+    /// `[credit] host_price`.
+    pub host_price: Option<Placed>,
+    /// `[credit] max_host_price`.
+    pub max_host_price: Option<Placed>,
     /// `[credit] credit_line`.
     pub credit_line: Option<Placed>,
     /// `[credit] newcomers`.
@@ -158,7 +162,20 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("market", &["per_day", "disk"]),
     ("repair", &["check", "patience", "rate"]),
     ("network", &["port", "bootstrap", "mdns", "upload", "schedule"]),
-    ("credit", &["price", "request_price", "max_price", "max_request_price", "credit_line", "newcomers", "rank_cpu"]),
+    (
+        "credit",
+        &[
+            "price",
+            "request_price",
+            "max_price",
+            "max_request_price",
+            "host_price",
+            "max_host_price",
+            "credit_line",
+            "newcomers",
+            "rank_cpu",
+        ],
+    ),
     (
         "payments",
         &[
@@ -306,6 +323,8 @@ impl RawFile {
             "max_price" if section == "payments" => &mut self.terms.max_price,
             "max_price" => &mut self.max_price,
             "max_request_price" => &mut self.max_request_price,
+            "host_price" => &mut self.host_price,
+            "max_host_price" => &mut self.max_host_price,
             "credit_line" => &mut self.credit_line,
             "newcomers" => &mut self.newcomers,
             "rank_cpu" => &mut self.rank_cpu,

@@ -21,7 +21,7 @@ pub use value::{Convergence, Listen, Redundancy, Setting, Source};
 use crate::base::amount::Msat;
 use crate::base::peer::Contact;
 use crate::base::units::{GibPrice, Percent, Rate, Size, Span};
-use crate::ledger::PRICE_MAX_DEFAULT;
+use crate::ledger::{HOST_PRICE_MAX_DEFAULT, PRICE_MAX_DEFAULT};
 use file::{Position, RawFile, ReadError};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -151,6 +151,10 @@ pub struct Settings {
     pub max_price: Setting<GibPrice>,
     /// The most that is paid for a request besides.
     pub max_request_price: Setting<Msat>,
+    /// What it costs to have a GiB kept for a day.
+    pub host_price: Setting<GibPrice>,
+    /// The most that is paid for that.
+    pub max_host_price: Setting<GibPrice>,
     /// What a peer may owe, at our price, for each unit of its rank.
     pub credit_line: Setting<Size>,
     /// What all peers together may owe beyond their lines, for each day.
@@ -314,6 +318,28 @@ impl Settings {
             PRICE_MAX_DEFAULT.per_request,
             typed,
         )?;
+        let host_price = layers.pick(
+            "credit.host_price",
+            "TORNET_CREDIT_HOST_PRICE",
+            raw.host_price.as_ref(),
+            GibPrice::default(),
+            typed,
+        )?;
+        if host_price.value != GibPrice::default()
+            && price.value == GibPrice::default()
+            && request_price.value == Msat::ZERO
+        {
+            let message =
+                "it is charged together with what is read, which is free here: set credit.price, too".to_string();
+            return Err(ConfigError::Value { place: host_price.source, key: "credit.host_price", message });
+        }
+        let max_host_price = layers.pick(
+            "credit.max_host_price",
+            "TORNET_CREDIT_MAX_HOST_PRICE",
+            raw.max_host_price.as_ref(),
+            GibPrice(HOST_PRICE_MAX_DEFAULT),
+            typed,
+        )?;
         let check = layers.pick("repair.check", "TORNET_REPAIR_CHECK", raw.check.as_ref(), CHECK_DEFAULT, typed)?;
         let patience =
             layers.pick("repair.patience", "TORNET_REPAIR_PATIENCE", raw.patience.as_ref(), PATIENCE_DEFAULT, typed)?;
@@ -357,6 +383,8 @@ impl Settings {
             request_price,
             max_price,
             max_request_price,
+            host_price,
+            max_host_price,
             credit_line,
             newcomers,
             rank_cpu,
@@ -400,6 +428,8 @@ impl Settings {
             row("credit.request_price", &self.request_price),
             row("credit.max_price", &self.max_price),
             row("credit.max_request_price", &self.max_request_price),
+            row("credit.host_price", &self.host_price),
+            row("credit.max_host_price", &self.max_host_price),
             row("credit.credit_line", &self.credit_line),
             row("credit.newcomers", &self.newcomers),
             row("credit.rank_cpu", &self.rank_cpu),

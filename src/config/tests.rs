@@ -68,6 +68,10 @@ fn a_bad_file_is_refused_with_line_and_column() {
         "FILE:2:9: credit.price: \"10\" has no unit: write a price as in \"10 sat/GiB\" (units: msat/GiB, sat/GiB, msat/MiB, sat/MiB)"
     );
     assert_eq!(
+        refused("[credit]\nhost_price = \"1 sat/GiB\"\n"),
+        "FILE:2:14: credit.host_price: it is charged together with what is read, which is free here: set credit.price, too"
+    );
+    assert_eq!(
         refused("\n[payments]\ndeny_programs = []\n"),
         "FILE:3:1: `deny_programs` in [payments] is not in this version yet"
     );

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::base::path::PathText;
 pub use crate::engine::{
-    AllowanceStatus, AuditEntry, BalanceStatus, MarketStatus, NameStatus, PaymentStatus, PeerStatus, Status,
-    StoreStatus, UploadStatus, Work,
+    AllowanceStatus, AuditEntry, BalanceStatus, MarketStatus, NameStatus, PaymentStatus, PeerStatus, RentStatus,
+    Status, StoreStatus, UploadStatus, Work,
 };
 
 /// What a command asks.

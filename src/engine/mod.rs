@@ -52,8 +52,8 @@ pub use seal::SealError;
 pub use setting::{Convergence, Settings};
 pub use start::{Engine, StartError};
 pub use status::{
-    AllowanceStatus, BalanceStatus, KeptStatus, MarketStatus, MountStatus, PaymentStatus, PeerStatus, Status,
-    StoreStatus, UploadStatus, Work,
+    AllowanceStatus, BalanceStatus, KeptStatus, MarketStatus, MountStatus, PaymentStatus, PeerStatus, RentStatus,
+    Status, StoreStatus, UploadStatus, Work,
 };
 pub use survey::{Claims, Counter, Kept, Survey, SurveyError};
 pub use writer::{PublishError, PublishState, Published, Writer};

@@ -17,7 +17,9 @@ use super::reactor::{self, Event, Shell};
 use super::reader::Reader;
 use super::seal::Sealer;
 use super::setting::{Convergence, Settings};
-use super::status::{AllowanceStatus, KeptStatus, MarketStatus, MountStatus, PeerStatus, Status, StoreStatus};
+use super::status::{
+    AllowanceStatus, KeptStatus, MarketStatus, MountStatus, PeerStatus, RentStatus, Status, StoreStatus,
+};
 use super::swarm::Swarm;
 use super::timetable::Timetable;
 use super::writer::Writer;
@@ -362,6 +364,11 @@ impl Engine {
             },
             upload: inner.timetable.status(),
             market: MarketStatus::from(stats.market),
+            rent: RentStatus {
+                charged_msat: stats.rent.0.0,
+                paid_msat: stats.rent.1.0,
+                dear_hosts: stats.dear_hosts as u64,
+            },
             damaged: usage.damaged_slices,
             owed_to_us_msat: stats.credit.owed_to_us.0,
             owed_by_us_msat: stats.credit.owed_by_us.0,

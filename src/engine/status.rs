@@ -70,6 +70,9 @@ pub struct Status {
     /// What is bought to be held for others.
     #[serde(default)]
     pub market: MarketStatus,
+    /// What hosting costs, and brings.
+    #[serde(default)]
+    pub rent: RentStatus,
     /// Damaged records that reading found and dropped.
     pub damaged: u64,
     /// What peers owe us in all.
@@ -83,6 +86,18 @@ pub struct Status {
     /// What may be paid beyond the limits.
     #[serde(default)]
     pub allowed: Vec<AllowanceStatus>,
+}
+
+/// What hosting costs, and brings.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct RentStatus {
+    /// Charged for what is hosted here, since the start.
+    pub charged_msat: u64,
+    /// Charged by those who host for us, since the start.
+    pub paid_msat: u64,
+    /// Peers that keep nothing for what is offered.
+    pub dear_hosts: u64,
 }
 
 /// How things stand with one peer, in millisatoshi.

@@ -220,8 +220,14 @@ impl Ledger {
         }
     }
 
-    /// An answer of at most so many bytes is asked for by a linked peer who pays at most `ceiling`. No id is given twice.
-    pub fn hold(&mut self, now: Instant, id: HoldId, peer: PeerId, bytes: u64, ceiling: Msat) -> Verdict {
+    /// What so many bytes cost a peer now.
+    pub fn quote(&self, peer: &PeerId, bytes: u64) -> Msat {
+        self.config.charge(bytes, self.accounts.get(peer).map_or(0, |account| account.carry)).0
+    }
+
+    /// An answer of at most so many bytes is asked for by a linked peer who pays at most `ceiling`; rent of so much is charged with it. No
+    /// id is given twice.
+    pub fn hold(&mut self, now: Instant, id: HoldId, peer: PeerId, bytes: u64, rent: Msat, ceiling: Msat) -> Verdict {
         if self.config.price.is_zero() {
             return Verdict::Free;
         }
@@ -229,6 +235,7 @@ impl Ledger {
         let (spare, strangers) = (self.newcomers.left(now), self.strangers.left(now));
         let account = self.account(peer);
         let (charge, carry) = config.charge(bytes, account.carry);
+        let charge = charge.saturating_add(rent);
         if charge > ceiling {
             return Verdict::Price(charge);
         }

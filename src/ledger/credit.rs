@@ -22,10 +22,16 @@ pub struct CreditConfig {
     pub receipt_after: Duration,
     /// The most that this node pays.
     pub price_max: Price,
+    /// What it charges for keeping a GiB for a day; not where its price is zero.
+    pub host_price: Msat,
+    /// The most that it pays for that.
+    pub host_price_max: Msat,
 }
 
 /// The most that is paid where nothing else is set.
 pub const PRICE_MAX_DEFAULT: Price = Price { per_gib: Msat(50_000), per_request: Msat(5) };
+/// The most that is paid for a GiB and day where nothing else is set.
+pub const HOST_PRICE_MAX_DEFAULT: Msat = Msat(1_000);
 /// Of what its rank is worth a peer may owe so many times what it provided to us.
 const RECORD_TIMES: u64 = 2;
 /// Its line grows by this part of what it provided to us.
@@ -49,6 +55,8 @@ impl Default for CreditConfig {
             receipt_bytes: 16 << 20,
             receipt_after: Duration::from_secs(1),
             price_max: PRICE_MAX_DEFAULT,
+            host_price: Msat::ZERO,
+            host_price_max: HOST_PRICE_MAX_DEFAULT,
         }
     }
 }

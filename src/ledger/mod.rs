@@ -14,6 +14,7 @@ mod core;
 mod credit;
 pub mod rank;
 mod receiving;
+pub mod rent;
 pub mod share;
 #[cfg(test)]
 mod tests;
@@ -21,4 +22,4 @@ mod witness;
 
 pub use account::Record;
 pub use core::{Balance, HoldId, Ledger, LedgerAction, LedgerStats, Payments, Verdict};
-pub use credit::{CreditConfig, PRICE_MAX_DEFAULT};
+pub use credit::{CreditConfig, HOST_PRICE_MAX_DEFAULT, PRICE_MAX_DEFAULT};

@@ -167,8 +167,12 @@ fn an_answer_dearer_than_its_ceiling_is_not_held() {
     let mut ledger = Ledger::new(config(), &[]);
     ledger.link_up(name(1));
     ledger.greeted(name(1), 0);
-    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(1), 50, Msat(40)), Verdict::Price(Msat(50)));
-    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(1), 50, Msat(50)), Verdict::Wait, "not synchronised yet");
+    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(1), 50, Msat::ZERO, Msat(40)), Verdict::Price(Msat(50)));
+    assert_eq!(
+        ledger.hold(Instant(1), HoldId(1), name(1), 50, Msat::ZERO, Msat(50)),
+        Verdict::Wait,
+        "not synchronised yet"
+    );
 }
 
 #[test]
@@ -181,12 +185,12 @@ fn what_was_lent_for_nothing_is_there_for_the_next() {
         ledger.acknowledged(name(side), &Receipt::unsigned(0, Msat::ZERO), true);
     }
     let ask = |ledger: &mut Ledger, number, side, bytes| {
-        let verdict = ledger.hold(Instant(1), HoldId(number), name(side), bytes, Msat(bytes));
+        let verdict = ledger.hold(Instant(1), HoldId(number), name(side), bytes, Msat::ZERO, Msat(bytes));
         while ledger.poll(Instant(1)).is_some() {
             ledger.booked();
         }
         if verdict == Verdict::Wait {
-            ledger.hold(Instant(1), HoldId(number), name(side), bytes, Msat(bytes))
+            ledger.hold(Instant(1), HoldId(number), name(side), bytes, Msat::ZERO, Msat(bytes))
         } else {
             verdict
         }
@@ -214,7 +218,7 @@ fn taken(ledger: &mut Ledger, now: Instant, side: usize, number: &mut u64) -> u6
     let mut sum = before;
     for _ in 0..1_000 {
         *number += 1;
-        if let Verdict::Held(Msat(10)) = ledger.hold(now, HoldId(*number), name(side), 10, Msat(10)) {
+        if let Verdict::Held(Msat(10)) = ledger.hold(now, HoldId(*number), name(side), 10, Msat::ZERO, Msat(10)) {
             ledger.post(HoldId(*number), Msat(10), false);
             sum += 10;
             let receipt = Receipt { sequence: *number, amount: Msat(sum), signature: [0; 64] };
@@ -298,7 +302,7 @@ fn small_answers_cost_in_sum_what_their_bytes_cost() {
     let mut sum = 0;
     for number in 0..6400 {
         let ceiling = price.of(16 << 10);
-        if let Verdict::Held(charge) = ledger.hold(Instant(1), HoldId(number), name(1), 16 << 10, ceiling) {
+        if let Verdict::Held(charge) = ledger.hold(Instant(1), HoldId(number), name(1), 16 << 10, Msat::ZERO, ceiling) {
             sum += charge.0;
             ledger.post(HoldId(number), charge, false);
             ledger.acknowledged(name(1), &Receipt::unsigned(number, Msat(sum)), true);
@@ -322,7 +326,7 @@ fn who_invents_debts_has_nobody_forgotten() {
     ledger.link_up(name(0));
     ledger.greeted(name(0), 1);
     ledger.acknowledged(name(0), &Receipt::unsigned(0, Msat::ZERO), true);
-    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(0), 20, Msat(20)), Verdict::Held(Msat(20)));
+    assert_eq!(ledger.hold(Instant(1), HoldId(1), name(0), 20, Msat::ZERO, Msat(20)), Verdict::Held(Msat(20)));
     ledger.post(HoldId(1), Msat(20), false);
     ledger.acknowledged(name(0), &receipt(20), true);
     ledger.link_down(&name(0));
@@ -360,12 +364,12 @@ fn at_its_line() -> Ledger {
 
 /// Asks, and once more after what it waits for is written down.
 fn try_hold(ledger: &mut Ledger, number: u64, bytes: u64) -> Verdict {
-    let verdict = ledger.hold(Instant(1), HoldId(number), name(1), bytes, Msat(bytes));
+    let verdict = ledger.hold(Instant(1), HoldId(number), name(1), bytes, Msat::ZERO, Msat(bytes));
     while ledger.poll(Instant(1)).is_some() {
         ledger.booked();
     }
     if verdict == Verdict::Wait {
-        ledger.hold(Instant(1), HoldId(number), name(1), bytes, Msat(bytes))
+        ledger.hold(Instant(1), HoldId(number), name(1), bytes, Msat::ZERO, Msat(bytes))
     } else {
         verdict
     }
@@ -452,7 +456,7 @@ fn no_amount_overflows() {
     ledger.link_up(name(0));
     ledger.greeted(name(0), 64);
     ledger.acknowledged(name(0), &Receipt { sequence: 1, amount: RECEIPT_AMOUNT_MAX, signature: [0; 64] }, true);
-    let verdict = ledger.hold(Instant(1), HoldId(1), name(0), u64::MAX, Msat(u64::MAX));
+    let verdict = ledger.hold(Instant(1), HoldId(1), name(0), u64::MAX, Msat::ZERO, Msat(u64::MAX));
     assert!(matches!(verdict, Verdict::Line { .. }), "{verdict:?}");
     ledger.received(Instant(1), name(0), u64::MAX, RECEIPT_AMOUNT_MAX);
     ledger.received(Instant(1), name(0), u64::MAX, Msat(u64::MAX));

@@ -88,13 +88,15 @@ impl Node {
             return None;
         }
         let (hold, ceiling) = (HoldId(request.token.0), request.fetch.ceiling);
-        let refusal = match self.credit.ledger.hold(now, hold, from, bytes, ceiling) {
+        let rent = self.rent_due(now, &from, &request.fetch, bytes);
+        let refusal = match self.credit.ledger.hold(now, hold, from, bytes, rent, ceiling) {
             Verdict::Wait if request.held && request.until > now => return Some(request),
             Verdict::Free => {
                 self.provide(now, from, request, Msat::ZERO);
                 return None;
             }
             Verdict::Held(charge) => {
+                self.hosting.claims.charge(now, &from, rent);
                 // Whoever pays is asked to before he is refused.
                 let pays = self.wallet.pays();
                 if let Some(owed) = pays.then(|| self.credit.ledger.runs_short(now, &from)).flatten() {

@@ -4,13 +4,15 @@
 use super::Node;
 use super::calls::Purpose;
 use super::effect::Effect;
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::limit::IDS_MAX;
 use crate::base::peer::PeerId;
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 use crate::fetch::want::{Urgency, Want, WantFailure, WantId, WantOk};
-use crate::wire::message::{CallFailure, Host, Refusal, Request, Response, TTL_SECONDS_MAX};
+use crate::ledger::rent::Claims;
+use crate::wire::message::{CallFailure, Fetch, Host, Refusal, Request, Response, TTL_SECONDS_MAX};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -48,6 +50,8 @@ pub(crate) struct Hosting {
     kept: BTreeMap<ChunkId, Kept>,
     leases: BTreeSet<(Instant, ChunkId)>,
     by_owner: BTreeMap<PeerId, u64>,
+    /// What these owe for it.
+    pub(super) claims: Claims,
     /// Accepted and not here yet, with those who wait for it.
     pulls: BTreeMap<ChunkId, Pull>,
     queue: VecDeque<ChunkId>,
@@ -92,6 +96,7 @@ impl Hosting {
             kept: BTreeMap::new(),
             leases: BTreeSet::new(),
             by_owner: BTreeMap::new(),
+            claims: Claims::default(),
             pulls: BTreeMap::new(),
             queue: VecDeque::new(),
             retries: BTreeSet::new(),
@@ -142,8 +147,29 @@ impl Hosting {
         [lease, retry, confirm].into_iter().flatten().min()
     }
 
+    /// Books bytes of an owner, or takes them off.
+    fn book(&mut self, now: Instant, owner: PeerId, change: impl FnOnce(u64) -> u64) {
+        let bytes = change(self.by_owner.get(&owner).copied().unwrap_or(0));
+        if bytes == 0 {
+            self.by_owner.remove(&owner);
+        } else {
+            self.by_owner.insert(owner, bytes);
+        }
+        if owner != FORMER {
+            self.claims.keeps(now, owner, bytes);
+        }
+    }
+
     /// Takes a chunk into the books, or lengthens its lease. Returns whether there is room for it.
-    fn keep(&mut self, id: ChunkId, len: u32, owner: PeerId, until: Instant) -> bool {
+    fn keep(&mut self, now: Instant, id: ChunkId, len: u32, owner: PeerId, until: Instant) -> bool {
+        let bytes = u64::from(len);
+        if let Some(kept) = self.kept.get_mut(&id) {
+            if kept.owner == FORMER {
+                kept.owner = owner;
+                self.book(now, FORMER, |all| all.saturating_sub(bytes));
+                self.book(now, owner, |all| all.saturating_add(bytes));
+            }
+        }
         if let Some(kept) = self.kept.get_mut(&id) {
             if until > kept.until {
                 self.leases.remove(&(kept.until, id));
@@ -152,19 +178,19 @@ impl Hosting {
             }
             return true;
         }
-        let bytes = u64::from(len);
         let of_owner = self.by_owner.get(&owner).copied().unwrap_or(0);
         if self.bytes().saturating_add(bytes) > self.bytes_max || of_owner + bytes > self.bytes_max / OWNER_SHARE {
             return false;
         }
         self.bytes += bytes;
-        *self.by_owner.entry(owner).or_default() += bytes;
+        self.book(now, owner, |all| all.saturating_add(bytes));
         self.kept.insert(id, Kept { len, until, owner });
         self.leases.insert((until, id));
         true
     }
 
-    /// Takes into the books what an earlier run promised: their owners are not known any more, and whoever has a lease renewed may.
+    /// Takes into the books what an earlier run promised: their owners are not known any more, and whoever has a lease renewed may; he is
+    /// the owner then.
     pub(crate) fn recall(&mut self, now: Instant, chunks: &[(ChunkId, u32, u32)]) {
         for (id, len, lease) in chunks {
             let until = now.after(Duration::from_secs(u64::from(*lease)));
@@ -172,26 +198,21 @@ impl Hosting {
                 continue;
             }
             self.bytes += u64::from(*len);
-            *self.by_owner.entry(FORMER).or_default() += u64::from(*len);
+            self.book(now, FORMER, |all| all.saturating_add(u64::from(*len)));
             self.kept.insert(*id, Kept { len: *len, until, owner: FORMER });
             self.leases.insert((until, *id));
         }
     }
 
     /// Takes a chunk out of the books.
-    fn release(&mut self, id: &ChunkId) {
+    fn release(&mut self, now: Instant, id: &ChunkId) {
         let Some(kept) = self.kept.remove(id) else { return };
         self.leases.remove(&(kept.until, *id));
         self.bytes = self.bytes.saturating_sub(u64::from(kept.len));
         if !self.pulls.contains_key(id) {
             self.stored = self.stored.saturating_sub(u64::from(kept.len));
         }
-        if let Some(bytes) = self.by_owner.get_mut(&kept.owner) {
-            *bytes -= u64::from(kept.len);
-            if *bytes == 0 {
-                self.by_owner.remove(&kept.owner);
-            }
-        }
+        self.book(now, kept.owner, |all| all.saturating_sub(u64::from(kept.len)));
     }
 
     fn confirm(&mut self, now: Instant, owner: PeerId, id: ChunkId) {
@@ -218,7 +239,15 @@ impl Node {
         if self.config.host_bytes_max == 0 {
             return Response::Refused(Refusal::Full);
         }
-        let until = now.after(Duration::from_secs(u64::from(host.lease)));
+        let price = self.rent_price();
+        if host.price < price {
+            return Response::Refused(Refusal::Price);
+        }
+        let lease = Duration::from_secs(u64::from(host.lease));
+        if self.hosting.claims.is_late(now, &from, lease) {
+            return Response::Refused(Refusal::Price);
+        }
+        let until = now.after(lease);
         let mut accepted = vec![0u8; host.chunks.len().div_ceil(8)];
         let (mut keep, mut full) = (Vec::new(), false);
         for (place, (id, len)) in host.chunks.iter().enumerate() {
@@ -227,7 +256,7 @@ impl Node {
             if host.lease == 0 {
                 continue;
             }
-            if !self.hosting.has_room(id, *len, here) || !self.hosting.keep(*id, *len, from, until) {
+            if !self.hosting.has_room(id, *len, here) || !self.hosting.keep(now, *id, *len, from, until) {
                 full = true;
                 continue;
             }
@@ -254,9 +283,27 @@ impl Node {
             return Response::Refused(Refusal::Full);
         }
         if !keep.is_empty() {
+            self.hosting.claims.agree(now, &from, price);
             self.effects.push_back(Effect::Keep { chunks: keep, owner: from, lease: host.lease });
         }
         Response::Hosting { accepted }
+    }
+
+    /// What is charged for a GiB and day. Where what is read is free there are no accounts to charge it to.
+    fn rent_price(&self) -> Msat {
+        let credit = &self.config.credit;
+        if credit.price.is_zero() { Msat::ZERO } else { credit.host_price }
+    }
+
+    /// The rent that is charged with the answer to a peer's request: where it asks for a proof of what is kept for it, and as far as its
+    /// ceiling goes.
+    pub(super) fn rent_due(&self, now: Instant, from: &PeerId, fetch: &Fetch, bytes: u64) -> Msat {
+        let own = self.hosting.kept.get(&fetch.chunk).is_some_and(|kept| kept.owner == *from);
+        if !own || fetch.slices.count != 1 {
+            return Msat::ZERO;
+        }
+        let left = fetch.ceiling.over(self.credit.ledger.quote(from, bytes));
+        self.hosting.claims.due(now, from).min(left)
     }
 
     /// Pulls, confirms and lets leases end. Returns whether something was done.
@@ -279,7 +326,7 @@ impl Node {
         {
             // The store lets go of it by itself; until it does, the chunk may be served.
             moved = true;
-            self.hosting.release(&id);
+            self.hosting.release(now, &id);
         }
         if self.hosting.confirms.values().any(|confirm| !confirm.busy && confirm.at <= now) {
             moved = true;
@@ -330,7 +377,7 @@ impl Node {
         }
         if let Some(kept) = self.hosting.kept.get(&id) {
             let (len, owner) = (kept.len, kept.owner);
-            self.hosting.release(&id);
+            self.hosting.release(now, &id);
             self.effects.push_back(Effect::Keep { chunks: vec![(id, len)], owner, lease: 0 });
         }
         self.hosting.end_pull(&id);

@@ -4,12 +4,14 @@ use super::Node;
 use super::calls::Purpose;
 use super::effect::Effect;
 use super::hosting::OWN_WANT;
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::limit::SLICE_BYTES;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 use crate::fetch::want::{Urgency, Want, WantId};
+use crate::ledger::rent::{Dues, Rent, Reserve};
 use crate::publish::job::{JobId, Progress, Publish};
 use crate::publish::kept::Kept;
 use crate::publish::{CheckId, KeeperAction, Proof, RenewalId, TendId};
@@ -37,6 +39,9 @@ pub(crate) struct Mending {
     next: u64,
     /// Where peers were found that searches named.
     addresses: BTreeMap<PeerId, Contact>,
+    /// What hosts may charge, and what of that is set aside for proofs that are asked for.
+    pub(super) dues: Dues,
+    reserves: BTreeMap<CheckId, Reserve>,
 }
 
 impl Mending {
@@ -62,16 +67,19 @@ impl Node {
 
     /// Carries out what the keeper wants. Returns whether there was something.
     pub(super) fn poll_keeper(&mut self, now: Instant) -> bool {
-        let mut moved = false;
+        let (mut moved, unix) = (false, self.unix(now));
         for tend in self.keeper.late(now) {
             moved = true;
             self.end_mend(now, tend);
         }
-        while let Some(action) = self.keeper.poll(now, &mut self.random) {
+        while let Some(action) = self.keeper.poll(now, unix, &mut self.random) {
             moved = true;
             match action {
                 KeeperAction::Page { after, max } => self.effects.push_back(Effect::ReadKept { after, max }),
-                KeeperAction::Check { check, peer, chunk, len, slice } => {
+                KeeperAction::Check { check, peer, chunk, len, slice, kept } => {
+                    let rent = Rent::of(u64::from(len), self.config.credit.host_price_max, kept);
+                    let reserve = self.mending.dues.reserve(&peer, rent);
+                    self.mending.reserves.insert(check, reserve);
                     self.check(now, check, peer, chunk, len, slice);
                 }
                 KeeperAction::Search { tend, chunks, thorough } => {
@@ -83,7 +91,7 @@ impl Node {
                 }
                 KeeperAction::Renew { renewal, peer, chunks, lease } => {
                     let contact = self.peers.contact(&peer);
-                    let request = Request::Host(Host { chunks, lease, price: Default::default() });
+                    let request = Request::Host(Host { chunks, lease, price: self.config.credit.host_price_max });
                     self.call(now, contact, request, RENEW_TIMEOUT, Purpose::Renew(renewal));
                 }
                 KeeperAction::Mend { tend, kept, hosts } => self.mend(now, tend, kept, hosts),
@@ -109,7 +117,8 @@ impl Node {
             self.open_account(peer);
         }
         let slices = SliceRange { first: slice, count: 1 };
-        let ceiling = self.config.credit.price_max.of(SLICE_BYTES as u64);
+        let rent = self.mending.reserves.get(&check).map_or(Msat::ZERO, Reserve::amount);
+        let ceiling = self.config.credit.price_max.of(SLICE_BYTES as u64).saturating_add(rent);
         // Of what is here its outline is, too.
         let fetch = Fetch { chunk, slices, outline: !self.announcer.holds(&chunk), ceiling };
         self.effects.push_back(Effect::Check { call, to, fetch, chunk_len, deadline: now.after(CHECK_TIMEOUT) });
@@ -123,9 +132,12 @@ impl Node {
         peer: PeerId,
         result: Result<Answer, CallFailure>,
     ) {
+        let mut charged = None;
         let proof = match &result {
             Ok(Answer::Fetched { header, bytes }) => {
                 self.credit.ledger.received(now, peer, *bytes, header.charge);
+                let price = self.peers.get(&peer).and_then(|peer| peer.price).unwrap_or(self.config.credit.price_max);
+                charged = Some(header.charge.over(price.of(SLICE_BYTES as u64)));
                 Proof::Given
             }
             Ok(Answer::Message(Response::Referral { .. })) => Proof::Gone,
@@ -137,6 +149,9 @@ impl Node {
             Err(_) if self.peers.linked().next().is_none() => Proof::Unsure,
             Err(_) => Proof::Silent,
         };
+        if let Some(reserve) = self.mending.reserves.remove(&check) {
+            self.mending.dues.settle(peer, reserve, charged);
+        }
         self.account_rests(peer);
         let failure = match result {
             Ok(Answer::Message(Response::Refused(refusal))) => Some(CallFailure::Refused(refusal)),
@@ -174,7 +189,14 @@ impl Node {
     }
 
     /// A renewal ended.
-    pub(super) fn renewal_answered(&mut self, now: Instant, renewal: RenewalId, result: Result<Response, CallFailure>) {
+    pub(super) fn renewal_answered(
+        &mut self,
+        now: Instant,
+        renewal: RenewalId,
+        peer: PeerId,
+        result: Result<Response, CallFailure>,
+    ) {
+        self.offer_priced(peer, &result);
         let unix = self.unix(now);
         match result {
             Ok(Response::Hosting { accepted }) => self.keeper.renewed(now, unix, renewal, Some(&accepted)),

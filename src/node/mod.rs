@@ -46,7 +46,7 @@ use input::{Command, Input};
 use join::Join;
 use keep::Mending;
 use peers::Peers;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use trade::Purchases;
@@ -141,6 +141,8 @@ pub struct Node {
     join: Join,
     market: Market,
     purchases: Purchases,
+    /// Peers that keep nothing for what is offered.
+    dear_hosts: BTreeSet<PeerId>,
     credit: Credit,
     upload: Upload,
     /// When each linked peer was last shown what others acknowledge.
@@ -182,6 +184,7 @@ impl Node {
             join: Join::default(),
             market,
             purchases: Purchases::default(),
+            dear_hosts: BTreeSet::new(),
             credit: Credit::new(ledger, config.rank_nonce),
             upload: Upload::new(config.upload, &config.wallet),
             testified: BTreeMap::new(),
@@ -424,7 +427,7 @@ impl Node {
             Purpose::Offer(offer) => self.offer_answered(now, offer, peer, result),
             Purpose::Ask | Purpose::Invoice | Purpose::Notice(_) => self.payment_answered(now, peer, &purpose, result),
             Purpose::Head(want) => self.head_answered(now, want, peer, result),
-            Purpose::Renew(renewal) => self.renewal_answered(now, renewal, result),
+            Purpose::Renew(renewal) => self.renewal_answered(now, renewal, peer, result),
             Purpose::Check(_) => {}
         }
     }

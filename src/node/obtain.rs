@@ -5,6 +5,7 @@ use super::calls::Purpose;
 use super::effect::Effect;
 use super::hosting::OWN_WANT;
 use crate::base::digest::ChunkId;
+use crate::base::limit::CONTACTS_MAX;
 use crate::base::network::network;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
@@ -100,7 +101,7 @@ impl Node {
             match action {
                 PublishAction::Offer { offer, to, chunks, lease } => {
                     let contact = self.peers.contact(&to);
-                    let request = Request::Host(Host { chunks, lease, price: Default::default() });
+                    let request = Request::Host(Host { chunks, lease, price: self.config.credit.host_price_max });
                     self.call(now, contact, request, OFFER_TIMEOUT, Purpose::Offer(offer));
                 }
                 PublishAction::Placed { job, group, chunk, peer } => self.placed(now, job, group, chunk, peer),
@@ -129,6 +130,17 @@ impl Node {
         }
     }
 
+    /// Whether a peer keeps chunks for what is offered.
+    pub(super) fn offer_priced(&mut self, peer: PeerId, result: &Result<Response, CallFailure>) {
+        match result {
+            Ok(Response::Hosting { .. }) => drop(self.dear_hosts.remove(&peer)),
+            Err(CallFailure::Refused(Refusal::Price)) if self.dear_hosts.len() < CONTACTS_MAX => {
+                self.dear_hosts.insert(peer);
+            }
+            _ => {}
+        }
+    }
+
     /// An offer of ours ended.
     pub(super) fn offer_answered(
         &mut self,
@@ -137,6 +149,7 @@ impl Node {
         peer: PeerId,
         result: Result<Response, CallFailure>,
     ) {
+        self.offer_priced(peer, &result);
         let outcome = match result {
             Ok(Response::Hosting { accepted }) => OfferOutcome::Accepted(accepted),
             Ok(_) => {

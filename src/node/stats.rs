@@ -1,6 +1,7 @@
 //! What a node tells of its own state.
 
 use super::Node;
+use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
@@ -46,6 +47,10 @@ pub struct NodeStats {
     pub parked: usize,
     /// What is bought and dropped.
     pub market: MarketStats,
+    /// Rent charged for what is hosted here, and paid for what others host, since the start.
+    pub rent: (Msat, Msat),
+    /// Peers that keep nothing for what is offered.
+    pub dear_hosts: usize,
 }
 
 /// A peer with an open link.
@@ -129,6 +134,8 @@ impl Node {
             credit: self.credit.ledger.stats(),
             parked: self.credit.waiting(),
             market: self.market.stats(self.now),
+            rent: (self.hosting.claims.charged(), self.mending.dues.paid()),
+            dear_hosts: self.dear_hosts.len(),
         }
     }
 }

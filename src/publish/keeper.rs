@@ -552,7 +552,7 @@ impl Keeper {
     }
 
     /// The next thing to do.
-    pub fn poll(&mut self, now: Instant, random: &mut Random) -> Option<KeeperAction> {
+    pub fn poll(&mut self, now: Instant, unix: u64, random: &mut Random) -> Option<KeeperAction> {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
@@ -569,7 +569,7 @@ impl Keeper {
             return Some(KeeperAction::Search { tend, chunks, thorough });
         }
         self.refill(now);
-        if let Some(action) = self.next_check(random) {
+        if let Some(action) = self.next_check(unix, random) {
             return Some(action);
         }
         if self.checks.is_empty() && self.queue.is_empty() && self.urgent.is_empty() {
@@ -593,7 +593,7 @@ impl Keeper {
         }
     }
 
-    fn next_check(&mut self, random: &mut Random) -> Option<KeeperAction> {
+    fn next_check(&mut self, unix: u64, random: &mut Random) -> Option<KeeperAction> {
         if self.checks.len() >= CHECKS_MAX {
             return None;
         }
@@ -605,13 +605,19 @@ impl Keeper {
             self.budget -= CHECK_BYTES;
             self.queue.remove(at)?
         };
-        let (chunk, len) = self.tends.get(&place.tend)?.kept.chunks.get(place.index).copied()?;
+        let tend = self.tends.get(&place.tend)?;
+        let (chunk, len) = tend.kept.chunks.get(place.index).copied()?;
+        // What the user asks is not written down, so the next proof in its turn is for the same time.
+        let row = matches!(tend.origin, Origin::Row(_));
+        let mut holders = tend.kept.holders.get(place.index)?.iter();
+        let holder = holders.find(|holder| row && holder.peer == place.peer);
+        let kept = holder.map_or(Duration::ZERO, |holder| holder.kept(unix));
         let check = CheckId(self.id());
         *self.per_peer.entry(place.peer).or_default() += 1;
         self.checks.insert(check, place);
         // Not to be foreseen by the holder, or it could keep what it is asked for alone.
         let slice = random.below(u64::from(slice_count(len).max(1))) as u8;
-        Some(KeeperAction::Check { check, peer: place.peer, chunk, len, slice })
+        Some(KeeperAction::Check { check, peer: place.peer, chunk, len, slice, kept })
     }
 
     fn renew(&mut self, peer: PeerId, places: Vec<Place>) -> KeeperAction {

@@ -24,6 +24,14 @@ pub struct Holder {
     pub until: u64,
 }
 
+impl Holder {
+    /// For how long it kept the chunk as it promised to, since it proved that last. Who was away in between is not paid for that time.
+    pub fn kept(&self, now: u64) -> Duration {
+        let since = now.min(self.until).saturating_sub(self.proved);
+        Duration::from_secs(if self.silent == 0 { since } else { 0 })
+    }
+}
+
 /// A stripe or a lone chunk that is looked after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {

@@ -145,14 +145,14 @@ pub struct Witnessed {
     pub receipt: Receipt,
 }
 
-/// An offer to pay for hosting (free of charge in this version).
+/// An offer to pay for hosting: in arrears, with the proofs that are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// Chunk and its length in bytes; at most `limit::IDS_MAX`, not empty.
     pub chunks: Vec<(ChunkId, u32)>,
     /// How long, in seconds from now.
     pub lease: u32,
-    /// Offered for each MiB and day.
+    /// Offered for each GiB and day, at most.
     pub price: Msat,
 }
 

@@ -202,10 +202,10 @@ impl Tornet {
             }
             self.next += 1;
             let turn = Turn(self.next);
-            let mut verdict = self.books.faces[face].ledger.hold(now, HoldId(turn.0), id, PIECE, ceiling);
+            let mut verdict = self.books.faces[face].ledger.hold(now, HoldId(turn.0), id, PIECE, Msat::ZERO, ceiling);
             if verdict == Verdict::Wait {
                 self.books.settle(now, face, flow.face);
-                verdict = self.books.faces[face].ledger.hold(now, HoldId(turn.0), id, PIECE, ceiling);
+                verdict = self.books.faces[face].ledger.hold(now, HoldId(turn.0), id, PIECE, Msat::ZERO, ceiling);
             }
             let charge = match verdict {
                 Verdict::Held(charge) => {

@@ -149,7 +149,7 @@ impl World {
         self.next += 1;
         let hold = HoldId(self.next);
         let from = 1 - to;
-        match self.sides[from].ledger.hold(self.now, hold, name(to), bytes, Msat(bytes)) {
+        match self.sides[from].ledger.hold(self.now, hold, name(to), bytes, Msat::ZERO, Msat(bytes)) {
             Verdict::Held(charge) => {
                 let account = self.balance(from);
                 let most = [account.acknowledged, account.unacknowledged, account.disputed];

@@ -87,6 +87,8 @@ pub enum KeeperAction {
         len: u32,
         /// Which slice.
         slice: u8,
+        /// For so long it kept the chunk, as it promised to, since it proved that last.
+        kept: Duration,
     },
     /// Find out who says that it holds these; ends with `found`.
     Search {

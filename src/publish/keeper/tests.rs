@@ -24,6 +24,8 @@ struct World {
     /// Mending neither moves on nor ends by itself.
     stuck: bool,
     written: usize,
+    /// Seconds for which each peer proved that it kept a chunk as promised.
+    paid: BTreeMap<PeerId, u64>,
 }
 
 fn peer(number: u8) -> PeerId {
@@ -52,6 +54,7 @@ impl World {
             deaf: BTreeSet::new(),
             stuck: false,
             written: 0,
+            paid: BTreeMap::new(),
         };
         let chunks = (1..=6).map(|number| (chunk(number), 1 << 20)).collect();
         let mut kept = Kept::new(&Group { chunks, data: 4, copies: 1 });
@@ -73,7 +76,7 @@ impl World {
     }
 
     fn act(&mut self) {
-        while let Some(action) = self.keeper.poll(self.now, &mut self.random) {
+        while let Some(action) = self.keeper.poll(self.now, self.unix(), &mut self.random) {
             let (now, unix) = (self.now, self.unix());
             match action {
                 KeeperAction::Page { after, max } => {
@@ -87,7 +90,7 @@ impl World {
                     }
                     self.keeper.page(now, unix, rows, end, self.peers.len());
                 }
-                KeeperAction::Check { check, peer, chunk, len, slice } => {
+                KeeperAction::Check { check, peer, chunk, len, slice, kept } => {
                     assert!(slice < slice_count(len));
                     self.asked.push((unix, peer, slice));
                     let proof = match self.peers.get(&peer) {
@@ -96,6 +99,9 @@ impl World {
                         Some(held) if held.contains(&chunk) => Proof::Given,
                         Some(_) => Proof::Gone,
                     };
+                    if proof == Proof::Given {
+                        *self.paid.entry(peer).or_default() += kept.as_secs();
+                    }
                     self.keeper.checked(now, unix, check, proof);
                 }
                 KeeperAction::Search { tend, chunks, .. } => {
@@ -169,6 +175,30 @@ fn each_holder_proves_once_a_period_with_a_slice_that_it_cannot_foresee() {
     // Ten days each, renewed after five: six chunks five or six times.
     assert!((24..=36).contains(&world.renewed), "{} renewals", world.renewed);
     assert!(world.kept().holders.iter().flatten().all(|holder| holder.until > world.unix() + 4 * DAY));
+}
+
+#[test]
+fn every_moment_is_paid_for_once_that_a_promised_chunk_was_kept_and_none_that_its_holder_was_away() {
+    let mut world = World::new();
+    // It holds a chunk without having promised to.
+    world.rows.get_mut(&vec![1]).unwrap().proved(0, peer(8), 1, None);
+    world.peers.insert(peer(8), [chunk(1)].into());
+    world.run(24 * 4);
+    let away = world.peers.remove(&peer(2)).unwrap();
+    world.run(26);
+    world.peers.insert(peer(2), away);
+    world.run(24 * 6 - 26);
+    // What the user asks between two proofs changes nothing.
+    let (now, unix, kept) = (world.now, world.unix(), world.kept().clone());
+    world.keeper.errand(now, unix, ErrandId(1), vec![kept], false);
+    world.run(24 * 20);
+    let proved = |number: usize| world.kept().holders[number - 1].iter().find(|h| h.peer == peer(number as u8));
+    for number in [1, 3, 4, 5, 6] {
+        assert_eq!(world.paid[&peer(number as u8)], proved(number).unwrap().proved - 1, "{number}");
+    }
+    let lost = proved(2).unwrap().proved - 1 - world.paid[&peer(2)];
+    assert!((DAY / 2..3 * DAY).contains(&lost), "{lost} s were not paid for");
+    assert_eq!(world.paid.get(&peer(8)), Some(&0));
 }
 
 #[test]

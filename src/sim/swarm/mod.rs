@@ -20,6 +20,7 @@ use crate::base::random::Random;
 use crate::base::range::SliceRange;
 use crate::base::time::Instant;
 use crate::fetch::want::{Want, WantFailure, WantId, WantOk};
+use crate::ledger::CreditConfig;
 use crate::node::effect::{Effect, Record, Token};
 use crate::node::input::{Command, ErrandId, Input, Kept};
 use crate::node::{Node, NodeConfig};
@@ -416,6 +417,12 @@ impl Swarm {
     /// Of what a node sells: bytes a second from now on.
     pub fn limit_upload(&mut self, place: usize, rate: Option<u64>) {
         self.handle(place, Input::Command(Command::Upload(rate)));
+    }
+
+    /// On which terms a node serves and hosts from now on.
+    pub fn charge(&mut self, place: usize, credit: CreditConfig) {
+        let payments = self.config.node.payments;
+        self.handle(place, Input::Command(Command::Terms { credit, payments }));
     }
 
     /// A node gives cached chunks up: named ones, or those not used for longest until it is within its cache.
