@@ -176,7 +176,7 @@ impl Node {
             random,
             peers: Peers::new(me),
             table: Table::new(config.table.clone(), Key::from(me)),
-            providers: Providers::new(config.providers.clone()),
+            providers: Providers::new(config.providers.clone(), seed.rotate_left(48)),
             announcer: Announcer::new(config.announce.clone()),
             searches: Searches::default(),
             heading: Heading::default(),

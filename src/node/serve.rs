@@ -103,7 +103,8 @@ impl Node {
         (!holders.is_empty()).then_some(Response::Referral { holders, closer, demand })
     }
 
-    /// Who announced a chunk here, as told to `to`: linked ones first, those that could not be reached lately only when there are no others.
+    /// Who announced a chunk here, as told to `to`: linked ones first, those that could not be reached lately only when there are no others. Of
+    /// many each asker hears of other ones, and half of them may be without a link: who only came first or keeps a link does not hide the rest.
     fn holders(&self, now: Instant, to: &PeerId, chunk: &ChunkId) -> Vec<Contact> {
         let known = self.providers.of(now, chunk);
         let good = known.into_iter().filter(|contact| !self.peers.is_banned(now, &contact.peer));
@@ -111,7 +112,16 @@ impl Node {
         if told.iter().any(|contact| !self.peers.is_doubtful(&contact.peer)) {
             told.retain(|contact| !self.peers.is_doubtful(&contact.peer));
         }
-        told.sort_by_key(|contact| !self.peers.is_linked(&contact.peer));
+        told.sort_by_key(|contact| self.providers.lot(&to.0, &contact.peer));
+        let linked = |contact: &Contact| self.peers.is_linked(&contact.peer);
+        let unlinked = told.iter().filter(|contact| !linked(contact)).count();
+        let mut room = PROVIDERS_TOLD - unlinked.min(PROVIDERS_TOLD / 2);
+        told.retain(|contact| {
+            let stays = !linked(contact) || room > 0;
+            room = room.saturating_sub(usize::from(linked(contact)));
+            stays
+        });
+        told.sort_by_key(|contact| !linked(contact));
         told.truncate(PROVIDERS_TOLD);
         for contact in &mut told {
             contact.addrs.truncate(ADDRS_TOLD);

@@ -611,3 +611,36 @@ fn who_is_linked_and_slow_stays_a_contact_and_is_greeted_until_it_answers() {
     }
     assert_eq!(node.stats().contacts, 0);
 }
+
+#[test]
+fn of_many_holders_each_asker_hears_of_others_and_not_of_linked_ones_alone() {
+    let mut node = Node::new(NodeConfig::default(), id(0), 1);
+    let (now, chunk) = (Instant(1), chunks(1, 3)[0]);
+    let link = |node: &mut Node, place: usize| {
+        node.handle(now, Input::LinkUp { rtt: None, peer: id(place), addr: addr(place), dialled: false });
+    };
+    for place in 1..=22 {
+        link(&mut node, place);
+        let request = Request::Announce { chunks: vec![chunk], ttl: 3600 };
+        node.handle(now, Input::Request { from: id(place), token: Token(place as u64), request });
+    }
+    for place in 21..=22 {
+        node.handle(now, Input::LinkDown { peer: id(place) });
+    }
+    let mut named = BTreeSet::new();
+    for asker in 31..=70 {
+        link(&mut node, asker);
+        while node.poll_effect().is_some() {}
+        let request = Request::Locate { chunks: vec![chunk] };
+        node.handle(now, Input::Request { from: id(asker), token: Token(asker as u64), request });
+        let told = std::iter::from_fn(|| node.poll_effect()).find_map(|effect| match effect {
+            Effect::AnswerLocated { located, .. } => Some(located.contacts),
+            _ => None,
+        });
+        let told: Vec<PeerId> = told.expect("an answer").into_iter().map(|contact| contact.peer).collect();
+        assert_eq!(told.len(), 8);
+        assert_eq!(told[6..].iter().copied().collect::<BTreeSet<_>>(), [id(21), id(22)].into());
+        named.extend(told);
+    }
+    assert_eq!(named.len(), 22, "none stays unnamed");
+}

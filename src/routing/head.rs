@@ -1,4 +1,5 @@
-//! Heads kept for others. Each was signed by its owner, which is checked before it comes here; how many anyone can make us keep is bounded.
+//! Heads kept for others. Each was signed by its owner, which is checked before it comes here; how many anyone can make us keep is bounded, and
+//! where all room is taken who has most of it makes room.
 
 use crate::base::head::HeadId;
 use crate::base::limit::{HEADS_MAX, HEADS_PER_PEER_MAX};
@@ -6,6 +7,7 @@ use crate::base::peer::PeerId;
 use crate::base::time::Instant;
 use crate::wire::head::SignedHead;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
 /// How long a head is kept that nobody tells again.
@@ -13,6 +15,8 @@ pub const HEAD_TTL: Duration = Duration::from_secs(36 * 3600);
 
 /// How often what has expired is looked for where space is short.
 const SWEEP_PERIOD: Duration = Duration::from_secs(600);
+/// Heads of which the one gives way whose teller has most.
+const YIELD_AMONG: usize = 64;
 
 #[derive(Debug)]
 struct Kept {
@@ -29,6 +33,8 @@ pub struct Heads {
     peers: BTreeMap<PeerId, usize>,
     /// When to look again for what has expired.
     sweep_at: Instant,
+    /// Where room was looked for last.
+    yielded: Option<HeadId>,
 }
 
 impl Heads {
@@ -55,7 +61,8 @@ impl Heads {
                 self.sweep_at = now.after(SWEEP_PERIOD);
                 self.expire(now);
             }
-            let crowded = self.kept.len() >= HEADS_MAX || self.kept.len() >= HEADS_MAX / 2 && !near();
+            let crowded =
+                self.kept.len() >= HEADS_MAX / 2 && !near() || self.kept.len() >= HEADS_MAX && !self.make_room(&from);
             let of_peer = self.peers.entry(from).or_default();
             if crowded || *of_peer >= HEADS_PER_PEER_MAX {
                 if *of_peer == 0 {
@@ -82,6 +89,23 @@ impl Heads {
     /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
+    }
+
+    /// Of the next heads in turn one gives way whose teller has most, if that is more than `peer` will have.
+    fn make_room(&mut self, peer: &PeerId) -> bool {
+        let count = |peer: &PeerId| self.peers.get(peer).copied().unwrap_or(0);
+        let mine = count(peer);
+        let round = self.kept.range((self.yielded.map_or(Unbounded, Excluded), Unbounded)).chain(&self.kept);
+        let some: Vec<(usize, HeadId, PeerId)> =
+            round.take(YIELD_AMONG).map(|(id, kept)| (count(&kept.by), *id, kept.by)).collect();
+        self.yielded = some.last().map(|(_, id, _)| *id);
+        let most = some.into_iter().max_by_key(|(heads, _, _)| *heads).filter(|(heads, _, _)| *heads > mine + 1);
+        let Some((_, id, by)) = most else { return false };
+        self.kept.remove(&id);
+        if let Some(count) = self.peers.get_mut(&by) {
+            *count -= 1;
+        }
+        true
     }
 
     fn expire(&mut self, now: Instant) {
@@ -156,6 +180,11 @@ mod tests {
         for id in 0..HEADS_MAX as u32 {
             heads.told(now, peer(1_000 + id / 100), head(2_000_000 + id, 1), || true);
         }
+        assert_eq!(heads.len(), HEADS_MAX);
+        // Who has little is not kept out by who has more: all others have about 75 each by now.
+        let more =
+            (0..200).filter(|id| heads.told(now, peer(999_999), head(8_000_000 + id, 1), || true).is_some()).count();
+        assert!((60..=90).contains(&more), "{more}");
         assert_eq!(heads.len(), HEADS_MAX);
         // What has expired makes room, and no longer counts as its peer's.
         let later = now.after(HEAD_TTL);
