@@ -1,12 +1,13 @@
 //! The swarm at scale: the very node machine in virtual time. Tables go to stdout as Markdown, plots (SVG) to `target/tmp/simulation`.
 //!
 //! `cargo bench --bench simulation` measures up to 10,000 nodes and takes about half an hour on one core; `TORNET_BENCH_SHORT=1`, and `cargo test`,
-//! run the same on small swarms. `TORNET_BENCH_ONLY=lookup,flash,market,repair,faults,behaviour` chooses parts, `TORNET_SEED` the (first) seed, `TORNET_NODES=100,1000` the sizes,
+//! run the same on small swarms. `TORNET_BENCH_ONLY=lookup,flash,market,repair,faults,behaviour,attack` chooses parts, `TORNET_SEED` the (first) seed, `TORNET_NODES=100,1000` the sizes,
 //! `TORNET_SEEDS` how many seeds of a small swarm with random faults are run; of `behaviour` `TORNET_DAYS` the days and
-//! `TORNET_RULES=tornet,BitTorrent,share alone` the rules.
+//! `TORNET_RULES=tornet,BitTorrent,share alone` the rules; of `attack` `TORNET_ATTACKS=liars,poison,eclipse,flood` the attacks.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
+mod attack;
 mod behaviour;
 mod crowd;
 mod faults;
@@ -87,13 +88,14 @@ fn main() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulation");
     let only = std::env::var("TORNET_BENCH_ONLY").ok();
     let bench = Bench { short, seed, nodes, folder };
-    let parts: [Part; 6] = [
+    let parts: [Part; 7] = [
         ("lookup", lookup::run),
         ("flash", flash::run),
         ("market", market::run),
         ("repair", repair::run),
         ("faults", faults::run),
         ("behaviour", behaviour::run),
+        ("attack", attack::run),
     ];
     for (name, part) in parts {
         if only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name)) {

@@ -49,6 +49,13 @@ pub(super) struct Heading {
     waiting: VecDeque<(WantId, HeadId, Option<SignedHead>)>,
 }
 
+impl Heading {
+    /// How many are kept for others.
+    pub(super) fn kept(&self) -> usize {
+        self.heads.len()
+    }
+}
+
 impl Node {
     /// The engine looks for a head, or brings a state of it.
     pub(super) fn head_wanted(&mut self, now: Instant, want: WantId, id: HeadId, head: Option<SignedHead>) {

@@ -279,6 +279,11 @@ impl Peers {
         true
     }
 
+    /// How many are remembered.
+    pub(crate) fn known(&self) -> usize {
+        self.known.len()
+    }
+
     /// How many are banned now.
     pub(crate) fn banned(&self, now: Instant) -> usize {
         self.known.values().filter(|peer| now < peer.banned_until).count()

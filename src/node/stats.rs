@@ -21,6 +21,10 @@ pub struct NodeStats {
     pub contacts: usize,
     /// Provider records kept for others.
     pub provider_records: usize,
+    /// Heads kept for others.
+    pub heads: usize,
+    /// Peers of which something is known, linked or not.
+    pub known: usize,
     /// Chunks held whole.
     pub held: usize,
     /// Chunks that wait to be announced.
@@ -105,6 +109,11 @@ impl Node {
         state.collect()
     }
 
+    /// Who announced a chunk here and may still have it.
+    pub fn providers(&self, chunk: &ChunkId) -> Vec<Contact> {
+        self.providers.of(self.now, chunk)
+    }
+
     /// Whether hosts are being found for any of these chunks.
     pub fn under_way(&self, chunks: &[ChunkId]) -> bool {
         self.publisher.under_way(chunks)
@@ -121,6 +130,8 @@ impl Node {
             links: self.peers.linked().count(),
             contacts: self.table.len(),
             provider_records: self.providers.len(),
+            heads: self.heading.kept(),
+            known: self.peers.known(),
             held: self.announcer.held(),
             to_announce: self.announcer.waiting(),
             hosted_bytes: self.hosting.bytes(),

@@ -57,6 +57,8 @@ pub struct Tally {
     pub rebuilt: u64,
     /// Answers with false bytes, found out.
     pub false_answers: u64,
+    /// Of them, those that the checks of slices let pass.
+    pub false_accepted: u64,
     /// Peers dropped for what they did.
     pub drops: u64,
 }
@@ -76,6 +78,11 @@ pub struct Checker {
 impl Checker {
     pub(super) fn new(nodes: usize) -> Checker {
         Checker { nodes: vec![Open::default(); nodes], ..Checker::default() }
+    }
+
+    /// One more node is followed.
+    pub(super) fn grow(&mut self) {
+        self.nodes.push(Open::default());
     }
 
     /// The first broken promise of the run.

@@ -134,7 +134,7 @@ impl Swarm {
         }
     }
 
-    fn call(&mut self, from: usize, call: CallId, to: &Contact, request: Request, deadline: Instant) {
+    pub(super) fn call(&mut self, from: usize, call: CallId, to: &Contact, request: Request, deadline: Instant) {
         if self.encodes() {
             let bytes = request.to_bytes();
             self.mix_bytes(&bytes);
@@ -182,6 +182,9 @@ impl Swarm {
         let open = there
             .and_then(|there| self.members.get(there))
             .is_some_and(|member| member.node.is_some() && !peer.is_some_and(|peer| member.banned.contains(&peer)));
+        // As in the product: who has as many links as it may ignores dials.
+        let open = open && there.is_some_and(|there| self.links.count(there) < LINKS_MAX);
+        let open = open && self.links.count(from) < LINKS_MAX;
         let up_at = match (there, there.and_then(|there| self.links.get_mut(from, there))) {
             (_, Some(link)) => {
                 link.used = self.now;

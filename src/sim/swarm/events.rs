@@ -117,7 +117,14 @@ impl Swarm {
         // What is sent in a first flight may be sent again by anybody who saw it.
         let again = self.network.config.duplicate_permille > 0
             && self.random.chance(self.network.config.duplicate_permille, 1000);
+        if let Some(member) = self.members.get_mut(to) {
+            member.received += 1;
+        }
         for request in again.then(|| request.clone()).into_iter().chain([request]) {
+            let Some(request) = self.misbehave(to, from, call, request) else {
+                self.checker.tally.messages += 1;
+                continue;
+            };
             self.serial += 1;
             let token = Token(self.serial);
             self.tokens.insert(token, (from, call, to));
@@ -148,6 +155,9 @@ impl Swarm {
             self.learned(from, state.to, located);
         }
         self.checker.tally.messages += 1;
+        if let Some(member) = self.members.get_mut(from) {
+            member.received += 1;
+        }
         self.handle(from, Input::Answered { call: Self::own_name(call), result });
     }
 

@@ -28,6 +28,16 @@ impl Links {
         Links { of: vec![BTreeMap::new(); nodes], links: Vec::new(), free: Vec::new() }
     }
 
+    /// Room for one more node.
+    pub(super) fn grow(&mut self) {
+        self.of.push(BTreeMap::new());
+    }
+
+    /// How many a node has.
+    pub(super) fn count(&self, place: usize) -> usize {
+        self.of.get(place).map_or(0, BTreeMap::len)
+    }
+
     pub(super) fn get(&self, a: usize, b: usize) -> Option<&Link> {
         let slot = *self.of.get(a)?.get(&(b as u32))?;
         self.links.get(slot as usize)?.as_ref()

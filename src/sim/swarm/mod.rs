@@ -1,5 +1,6 @@
 //! The swarm: carries out what its nodes want, event by event, and lets nodes come, go, lie and stall.
 
+mod attack;
 mod effects;
 mod events;
 mod faults;
@@ -14,7 +15,7 @@ use super::reader::{READ_DEADLINE, Reading};
 use super::tree::Tree;
 use crate::base::amount::Msat;
 use crate::base::digest::ChunkId;
-use crate::base::limit::{MESSAGE_BYTES_MAX, SLICE_BYTES};
+use crate::base::limit::{LINKS_MAX, MESSAGE_BYTES_MAX, SLICE_BYTES};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::random::Random;
 use crate::base::range::SliceRange;
@@ -28,6 +29,8 @@ use crate::publish::KeeperConfig;
 use crate::publish::job::{JobId, Progress, Publish};
 use crate::wire::call::{Answer, CallId};
 use crate::wire::message::{CallFailure, Demand, Fetch, Request, Response, Slices};
+use attack::Gang;
+pub use attack::Malice;
 use links::{Link, Links};
 pub use searches::Search;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -91,6 +94,7 @@ struct Member {
     /// Counts lives: what was sent to an earlier one is lost.
     life: u32,
     manner: Manner,
+    malice: Option<Malice>,
     line: Line,
     store: BTreeMap<ChunkId, Stored>,
     hosted: BTreeMap<ChunkId, u32>,
@@ -106,6 +110,8 @@ struct Member {
     ahead: u64,
     /// Bytes of slices that it has sent.
     sent: u64,
+    /// Requests and answers that came to it.
+    received: u64,
     /// Bytes of what it fetched or hosts.
     cached: u64,
     /// Its calls under way.
@@ -120,6 +126,7 @@ impl Member {
             up_since: Instant(0),
             life: 0,
             manner: Manner::Honest,
+            malice: None,
             line,
             store: BTreeMap::new(),
             hosted: BTreeMap::new(),
@@ -132,6 +139,7 @@ impl Member {
             pumping: false,
             ahead: 0,
             sent: 0,
+            received: 0,
             cached: 0,
             calls: BTreeMap::new(),
         }
@@ -204,6 +212,7 @@ pub struct Swarm {
     tended: BTreeMap<(usize, ErrandId), Vec<Kept>>,
     /// True lengths of all chunks.
     lens: BTreeMap<ChunkId, u32>,
+    gang: Gang,
 }
 
 impl Swarm {
@@ -241,6 +250,7 @@ impl Swarm {
             progress: BTreeMap::new(),
             tended: BTreeMap::new(),
             lens: BTreeMap::new(),
+            gang: Gang::default(),
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Search {
     pub found: Option<Instant>,
     /// Hops to that peer.
     pub hops: Option<u32>,
+    /// When, and after how many hops, a peer first named one that really has it: with liars about, the first to be named is none.
+    pub real: Option<(Instant, u32)>,
     /// Whether one of those that the searcher knew by itself, and asked, has the chunk.
     pub at_hand: bool,
     /// Requests sent until then.
@@ -32,7 +34,18 @@ pub struct Search {
 impl Search {
     pub(super) fn new(now: Instant, node: usize, chunk: ChunkId) -> Search {
         let depth = BTreeMap::new();
-        Search { node, chunk, depth, since: now, found: None, hops: None, at_hand: false, requests: 0, ended: None }
+        Search {
+            node,
+            chunk,
+            depth,
+            since: now,
+            found: None,
+            hops: None,
+            real: None,
+            at_hand: false,
+            requests: 0,
+            ended: None,
+        }
     }
 }
 
@@ -48,10 +61,10 @@ impl Swarm {
         if self.searches_open.is_empty() {
             return;
         }
-        for search in self.open_searches(from).filter(|search| search.hops.is_none()) {
+        for search in self.open_searches(from).filter(|search| search.real.is_none()) {
             if chunks.contains(&search.chunk) {
                 search.depth.entry(to).or_insert(1);
-                search.requests += 1;
+                search.requests += u32::from(search.hops.is_none());
             }
         }
     }
@@ -63,13 +76,22 @@ impl Swarm {
         let now = self.now;
         let closer: Vec<usize> =
             located.closer.iter().filter_map(|contact| self.network.place_of(&contact.peer)).collect();
-        for search in self.open_searches(from).filter(|search| search.hops.is_none()) {
+        let held = located.held.first().is_some_and(|byte| byte & 1 == 1);
+        let mut named: Vec<usize> =
+            located.contacts.iter().filter_map(|contact| self.network.place_of(&contact.peer)).collect();
+        named.extend(held.then_some(to));
+        let sought: Vec<ChunkId> = self.open_searches(from).map(|search| search.chunk).collect();
+        let real: Vec<ChunkId> =
+            sought.into_iter().filter(|chunk| named.iter().any(|place| self.holds(*place, chunk))).collect();
+        for search in self.open_searches(from).filter(|search| search.real.is_none()) {
             let Some(depth) = search.depth.get(&to).copied() else { continue };
-            let held = located.held.first().is_some_and(|byte| byte & 1 == 1);
-            search.at_hand |= held && depth == 1;
+            search.at_hand |= held && depth == 1 && search.hops.is_none();
             // Searches are for one chunk: any provider named is one of it.
-            if !located.providers.is_empty() || held {
+            if search.hops.is_none() && (!located.providers.is_empty() || held) {
                 (search.hops, search.found) = (Some(depth), Some(now));
+            }
+            if real.contains(&search.chunk) {
+                search.real = Some((now, depth));
             }
             for place in &closer {
                 search.depth.entry(*place).or_insert(depth + 1);
