@@ -429,6 +429,12 @@ fn heavy_reader_pays_before_it_is_refused_over_an_electrum_server() {
     pays_before_it_is_refused(harness::purse::electrum);
 }
 
+#[cfg(feature = "esplora")]
+#[test]
+fn heavy_reader_pays_before_it_is_refused_over_an_esplora_server() {
+    pays_before_it_is_refused(harness::purse::esplora);
+}
+
 // A higher fee by hand.
 
 #[test]

@@ -8,6 +8,8 @@ mod harness;
 use harness::bitcoin::Bitcoin;
 #[cfg(feature = "electrum")]
 use harness::wallet::electrum;
+#[cfg(feature = "esplora")]
+use harness::wallet::esplora;
 use harness::wallet::{
     COIN, FEE_MAX, PAID, Place, at_height, bitcoind, fund, id, p2p, passphrase, place_is_free, rate, run, soon,
     state_of,
@@ -128,14 +130,14 @@ fn payer() {
 }
 
 /// A server, by its address.
-#[cfg(feature = "electrum")]
 fn server(url: String) -> Backend {
-    Backend::Electrum { url }
-}
-
-#[cfg(not(feature = "electrum"))]
-fn server(url: String) -> Backend {
-    panic!("{url}: servers are not in this build")
+    match url.split_once("://") {
+        #[cfg(feature = "electrum")]
+        Some(("tcp", _)) => Backend::Electrum { url },
+        #[cfg(feature = "esplora")]
+        Some(("http", _)) => Backend::Esplora { url },
+        _ => panic!("{url}: no such servers are in this build"),
+    }
 }
 
 fn killed_payer(place: &Place, node: &Bitcoin, to: &str, step: &str) {
@@ -147,6 +149,8 @@ fn killed_payer(place: &Place, node: &Bitcoin, to: &str, step: &str) {
         Backend::Bitcoind { url, .. } => url.clone(),
         #[cfg(feature = "electrum")]
         Backend::Electrum { url } => url.clone(),
+        #[cfg(feature = "esplora")]
+        Backend::Esplora { url } => url.clone(),
     };
     let mut child = command.env("WALLET_SOURCE", source).spawn().unwrap();
     let start = std::time::Instant::now();
@@ -380,6 +384,8 @@ const SOURCES: &[Kind] = &[
     ("rpc", bitcoind),
     #[cfg(feature = "electrum")]
     ("electrum", electrum),
+    #[cfg(feature = "esplora")]
+    ("esplora", esplora),
 ];
 
 #[test]
@@ -508,7 +514,7 @@ fn source_that_is_away_is_named_and_waited_for() {
 }
 
 /// What must hold whatever server the data come from.
-#[cfg(feature = "electrum")]
+#[cfg(any(feature = "electrum", feature = "esplora"))]
 macro_rules! over {
     ($kind:ident, $server:expr) => {
         mod $kind {
@@ -554,127 +560,5 @@ macro_rules! over {
 
 #[cfg(feature = "electrum")]
 over!(over_electrum, electrum);
-
-/// What is true of servers alone: they may be away, of another chain, or lie.
-#[cfg(feature = "electrum")]
-mod servers {
-    use super::*;
-    use bdk_wallet::bitcoin::block::Header;
-    use bdk_wallet::bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
-    use harness::electrum::Liar;
-    use serde_json::Value;
-    use tornet::chain::{ChainConfig, Network};
-
-    #[test]
-    fn server_that_is_away_is_named_and_waited_for() {
-        run(async {
-            let lab = Lab::new();
-            let mut node = Bitcoin::start(&lab, "bitcoin");
-            let place = Place::new(&lab, "wallet", electrum(&node));
-            let chain = place.open_with_coin(&node).await;
-            node.electrum.get_mut().unwrap().stop();
-            let url = node.electrum.get().unwrap().url();
-            let away = soon("a word of trouble", || chain.status().trouble).await;
-            assert!(away.starts_with(&format!("the Electrum server at {url} does not answer: ")), "{away}");
-            let unsent = chain.prepare(id(1), &[(node.fresh(), PAID)], rate(2), FEE_MAX).await.unwrap();
-            let sent = chain.broadcast(id(1)).await.unwrap_err();
-            assert!(matches!(sent, ChainError::Broadcast(_)), "{sent}");
-            node.electrum.get_mut().unwrap().go_on();
-            soon("the server is found again", || chain.status().trouble.is_none().then_some(())).await;
-            soon("the payment at the node", || (node.waiting() == [unsent.txid.to_string()]).then_some(())).await;
-        });
-    }
-
-    #[test]
-    fn server_of_another_chain_is_told_nothing_and_believed_nothing() {
-        run(async {
-            let lab = Lab::new();
-            let node = Bitcoin::start(&lab, "bitcoin");
-            let place = Place::new(&lab, "wallet", electrum(&node));
-            let config = ChainConfig { network: Network::Signet, backend: place.backend.clone(), start: place.start };
-            let chain = Chain::open(&folder(&place.data), place.seed(), config).await.unwrap();
-            let trouble = soon("a word of trouble", || chain.status().trouble).await;
-            assert!(trouble.contains("follows another chain than that of the network signet"), "{trouble}");
-            assert!(!chain.status().synced && chain.status().height == 0);
-            assert!(matches!(chain.fresh_address().await, Err(ChainError::Behind(_))));
-        });
-    }
-
-    /// Changes the header so many places before the last one of an answer, where it holds so many.
-    fn forge(method: &str, result: &mut Value, back: usize, change: impl FnOnce(&mut Header)) {
-        if method != "blockchain.block.headers" {
-            return;
-        }
-        let headers = result["headers"].as_array_mut().unwrap();
-        let Some(place) = headers.len().checked_sub(1 + back).filter(|_| headers.len() > 1) else { return };
-        let mut header: Header = deserialize_hex(headers[place].as_str().unwrap()).unwrap();
-        change(&mut header);
-        headers[place] = serialize_hex(&header).into();
-    }
-
-    /// Looks for a nonce with which it holds its work, or does not.
-    fn mine(header: &mut Header, well: bool) {
-        while header.validate_pow(header.target()).is_ok() != well {
-            header.nonce += 1;
-        }
-    }
-
-    #[test]
-    fn server_that_lies_is_not_believed_and_told_of() {
-        run(async {
-            let lab = Lab::new();
-            let node = Bitcoin::start(&lab, "bitcoin");
-            electrum(&node);
-            let liar = Liar::before(node.electrum.get().unwrap());
-            let place = Place::new(&lab, "wallet", Backend::Electrum { url: liar.url() });
-            let chain = place.open_with_coin(&node).await;
-
-            // A block that holds no work; one whose content was changed; one that is another each time.
-            liar.lie(|method, result| forge(method, result, 0, |header| mine(header, false)));
-            node.mine(1);
-            let newest = node.height();
-            let told = |what: String| {
-                let chain = chain.clone();
-                async move {
-                    soon(&what, || chain.status().trouble.filter(|trouble| trouble.contains(&what))).await;
-                    assert!(chain.status().height < newest && chain.balance().confirmed_sat == COIN);
-                }
-            };
-            told(format!("is not believed: block {newest} does not hold the work that it claims")).await;
-            liar.lie(|method, result| {
-                forge(method, result, 1, |header| {
-                    header.merkle_root = bdk_wallet::bitcoin::hashes::Hash::all_zeros();
-                    mine(header, true);
-                });
-            });
-            told(format!("is not believed: block {newest} does not follow the one before it")).await;
-            let mut number = 0;
-            liar.lie(move |method, result| {
-                number += 1;
-                forge(method, result, 0, |header| {
-                    header.time += number;
-                    mine(header, true);
-                });
-            });
-            told("contradicts itself".into()).await;
-            liar.repent();
-            soon("the truth", || (chain.status().height >= newest).then_some(())).await;
-
-            // A payment in a block without proof of that is none.
-            liar.lie(|method, result| {
-                if method == "blockchain.transaction.get_merkle" {
-                    let path = result["merkle"].as_array_mut().unwrap();
-                    path.iter_mut().for_each(|step| *step = "11".repeat(32).into());
-                }
-            });
-            let address = chain.fresh_address().await.unwrap();
-            node.pay(&address, COIN);
-            node.mine(1);
-            at_height(&chain, &node).await;
-            assert_eq!((chain.received(&address).unwrap(), chain.balance().confirmed_sat), (vec![], COIN));
-            liar.repent();
-            node.mine(1);
-            soon("the coin", || (chain.balance().confirmed_sat == 2 * COIN).then_some(())).await;
-        });
-    }
-}
+#[cfg(feature = "esplora")]
+over!(over_esplora, esplora);

@@ -231,6 +231,9 @@ pub struct Bitcoin {
     /// The Electrum server beside it, once somebody asked for one.
     #[cfg(feature = "electrum")]
     pub electrum: std::cell::OnceCell<super::electrum::Electrum>,
+    /// The Esplora server beside it, once somebody asked for one.
+    #[cfg(feature = "esplora")]
+    pub esplora: std::cell::OnceCell<super::esplora::Esplora>,
 }
 
 impl Bitcoin {
@@ -256,6 +259,8 @@ impl Bitcoin {
             child: None,
             #[cfg(feature = "electrum")]
             electrum: std::cell::OnceCell::new(),
+            #[cfg(feature = "esplora")]
+            esplora: std::cell::OnceCell::new(),
         };
         node.run();
         node

@@ -4,8 +4,12 @@
 //! once, then kept.
 
 use super::bitcoin::{Bitcoin, INDEXER, free_port};
+use super::server::{Liar, Lie, Present, Server};
 use super::{printed, until};
-use serde_json::Value;
+use bdk_wallet::bitcoin::Transaction;
+use bdk_wallet::bitcoin::block::Header;
+use bdk_wallet::bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
+use tornet::chain::Backend;
 
 /// What pip calls it: the server for bitcoin, by those who make Electrum. The newest one wants a newer full node.
 const PACKAGE: &str = "e-x[leveldb]==1.20.0";
@@ -68,10 +73,21 @@ impl Electrum {
         server.go_on();
         server
     }
+}
 
-    /// Starts it again where it was stopped.
+impl Server for Electrum {
+    const KIND: &'static str = "Electrum";
+
+    fn beside(node: &Bitcoin) -> &Electrum {
+        node.electrum.get_or_init(|| Electrum::start(node))
+    }
+
+    fn beside_mut(node: &mut Bitcoin) -> &mut Electrum {
+        node.electrum.get_mut().unwrap()
+    }
+
     #[track_caller]
-    pub fn go_on(&mut self) {
+    fn go_on(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("out")).unwrap();
         let mut command = Command::new(program());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -94,17 +110,34 @@ impl Electrum {
         });
     }
 
-    /// Ends it.
     #[track_caller]
-    pub fn stop(&mut self) {
+    fn stop(&mut self) {
         let mut child = self.child.take().unwrap();
         super::signal(child.id(), rustix::process::Signal::TERM);
         until("the Electrum server ended", || child.try_wait().unwrap());
     }
 
-    /// Where it is.
-    pub fn url(&self) -> String {
+    fn url(&self) -> String {
         format!("tcp://127.0.0.1:{}", self.port)
+    }
+
+    /// Hands everything on, and lies as it is told.
+    fn liar(&self) -> Liar {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("tcp://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let (target, present) = (self.port, Present::default());
+        let told = present.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let told = told.clone();
+                thread::spawn(move || hand_on(client, target, &told));
+            }
+        });
+        Liar { url, present }
+    }
+
+    fn backend(url: String) -> Backend {
+        Backend::Electrum { url }
     }
 }
 
@@ -117,48 +150,43 @@ impl Drop for Electrum {
     }
 }
 
-/// What is done to an answer, by the method that was asked for.
-type Lie = Box<dyn FnMut(&str, &mut Value) + Send>;
-
-/// Between a wallet and a server: hands everything on, and lies as it is told.
-pub struct Liar {
-    port: u16,
-    lie: Arc<Mutex<Option<Lie>>>,
-}
-
-impl Liar {
-    /// Before a server, honest at first.
-    pub fn before(server: &Electrum) -> Liar {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (port, target, lie) = (listener.local_addr().unwrap().port(), server.port, Arc::default());
-        let liar = Liar { port, lie: Arc::clone(&lie) };
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let lie = Arc::clone(&lie);
-                thread::spawn(move || hand_on(client, target, &lie));
-            }
-        });
-        liar
-    }
-
-    /// Lies from now on.
-    pub fn lie(&self, lie: impl FnMut(&str, &mut Value) + Send + 'static) {
-        *self.lie.lock().unwrap() = Some(Box::new(lie));
-    }
-
-    /// Tells the truth again.
-    pub fn repent(&self) {
-        *self.lie.lock().unwrap() = None;
-    }
-
-    /// Where it is.
-    pub fn url(&self) -> String {
-        format!("tcp://127.0.0.1:{}", self.port)
+/// Does to the answer to a question of this method what the lie is.
+fn tell(lie: &mut Lie, method: &str, result: &mut Value) {
+    match (lie, method) {
+        (Lie::Headers(lie), "blockchain.block.headers") => {
+            let told = result["headers"].as_array_mut().unwrap();
+            let headers = told.iter().map(|header| deserialize_hex(header.as_str().unwrap()).unwrap());
+            let mut headers: Vec<Header> = headers.collect();
+            lie(&mut headers);
+            *told = headers.iter().map(|header| serialize_hex(header).into()).collect();
+        }
+        (Lie::Proofs(lie), "blockchain.transaction.get_merkle") => {
+            let mut beside: Vec<String> = serde_json::from_value(result["merkle"].clone()).unwrap();
+            lie(&mut beside);
+            result["merkle"] = beside.into();
+        }
+        (Lie::Transactions(lie), "blockchain.transaction.get") => {
+            let mut tx: Transaction = deserialize_hex(result.as_str().unwrap()).unwrap();
+            lie(&mut tx);
+            *result = serialize_hex(&tx).into();
+        }
+        (Lie::Histories(lie), "blockchain.scripthash.get_history") => {
+            let waits = |one: &&Value| one["height"].as_i64().unwrap() <= 0;
+            let waiting: Vec<Value> = result.as_array().unwrap().iter().filter(waits).cloned().collect();
+            let in_blocks = result.as_array().unwrap().iter().filter(|one| !waits(one));
+            let mut uses = in_blocks
+                .map(|one| (one["tx_hash"].as_str().unwrap().parse().unwrap(), one["height"].as_u64().unwrap() as u32))
+                .collect();
+            lie(&mut uses);
+            let told = uses.iter().map(|(txid, height)| json!({ "tx_hash": txid.to_string(), "height": height }));
+            *result = told.chain(waiting).collect();
+        }
+        _ => {}
     }
 }
 
 /// Both directions of one connection, line by line.
-fn hand_on(client: TcpStream, target: u16, lie: &Mutex<Option<Lie>>) {
+fn hand_on(client: TcpStream, target: u16, present: &Present) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { return };
     let asked: Arc<Mutex<HashMap<u64, String>>> = Arc::default();
     let (noted, mut questions, mut to_server) =
@@ -179,8 +207,8 @@ fn hand_on(client: TcpStream, target: u16, lie: &Mutex<Option<Lie>>) {
     while answers.read_line(&mut line).is_ok_and(|count| count > 0) {
         let mut answer: Value = serde_json::from_str(&line).unwrap();
         let method = answer["id"].as_u64().and_then(|id| asked.lock().unwrap().remove(&id));
-        if let (Some(method), Some(lie)) = (method, lie.lock().unwrap().as_mut()) {
-            lie(&method, &mut answer["result"]);
+        if let (Some(method), Some(lie), true) = (method, present.lock().unwrap().as_mut(), answer["error"].is_null()) {
+            tell(lie, &method, &mut answer["result"]);
         }
         if to_client.write_all(format!("{answer}\n").as_bytes()).is_err() {
             break;

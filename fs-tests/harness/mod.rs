@@ -11,6 +11,8 @@ pub mod bitcoin;
 pub mod disk;
 #[cfg(feature = "electrum")]
 pub mod electrum;
+#[cfg(feature = "esplora")]
+pub mod esplora;
 pub mod forge;
 pub mod liar;
 pub mod machine;
@@ -18,6 +20,8 @@ pub mod node;
 pub mod program;
 pub mod purse;
 pub mod save;
+#[cfg(any(feature = "electrum", feature = "esplora"))]
+pub mod server;
 pub mod tree;
 pub mod wallet;
 pub mod wan;

@@ -40,8 +40,15 @@ pub fn rpc(node: &Bitcoin) -> String {
 /// Chain data by an Electrum server beside a full node.
 #[cfg(feature = "electrum")]
 pub fn electrum(node: &Bitcoin) -> String {
-    let server = node.electrum.get_or_init(|| super::electrum::Electrum::start(node));
-    format!("backend = \"electrum\"\nelectrum = \"{}\"", server.url())
+    use super::server::Server;
+    format!("backend = \"electrum\"\nelectrum = \"{}\"", super::electrum::Electrum::beside(node).url())
+}
+
+/// Chain data by an Esplora server beside a full node.
+#[cfg(feature = "esplora")]
+pub fn esplora(node: &Bitcoin) -> String {
+    use super::server::Server;
+    format!("backend = \"esplora\"\nesplora = \"{}\"", super::esplora::Esplora::beside(node).url())
 }
 
 /// `tornet wallet` of a node with its settings, and with this on its standard input.

@@ -93,7 +93,13 @@ pub fn bitcoind(node: &Bitcoin) -> Backend {
 /// An Electrum server beside a node.
 #[cfg(feature = "electrum")]
 pub fn electrum(node: &Bitcoin) -> Backend {
-    Backend::Electrum { url: node.electrum.get_or_init(|| super::electrum::Electrum::start(node)).url() }
+    <super::electrum::Electrum as super::server::Server>::source(node)
+}
+
+/// An Esplora server beside a node.
+#[cfg(feature = "esplora")]
+pub fn esplora(node: &Bitcoin) -> Backend {
+    <super::esplora::Esplora as super::server::Server>::source(node)
 }
 
 /// Runs a test.

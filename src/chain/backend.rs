@@ -28,6 +28,12 @@ pub enum Backend {
         /// As in `tcp://127.0.0.1:50001`.
         url: String,
     },
+    /// An Esplora server: it learns which addresses are ours.
+    #[cfg(feature = "esplora")]
+    Esplora {
+        /// Where its REST interface begins, as in `http://127.0.0.1:3000`.
+        url: String,
+    },
 }
 
 /// What a source must be able to do. `follow` runs until the wallet is closed or something fails; then it is begun again.

@@ -5,8 +5,10 @@ use super::bitcoind::Bitcoind;
 #[cfg(feature = "electrum")]
 use super::electrum::Electrum;
 use super::error::ChainError;
+#[cfg(feature = "esplora")]
+use super::esplora::Esplora;
 use super::follow::{self, Following, Progress, Shared};
-#[cfg(feature = "electrum")]
+#[cfg(any(feature = "electrum", feature = "esplora"))]
 use super::indexed::Indexed;
 use super::intent::{Intent, IntentId};
 use super::p2p::P2p;
@@ -80,6 +82,11 @@ impl Chain {
             #[cfg(feature = "electrum")]
             Backend::Electrum { url } => {
                 let source = Indexed::<Electrum>::new(network, url);
+                drop(tokio::spawn(follow::run(source, shared.clone(), following)));
+            }
+            #[cfg(feature = "esplora")]
+            Backend::Esplora { url } => {
+                let source = Indexed::<Esplora>::new(network, url);
                 drop(tokio::spawn(follow::run(source, shared.clone(), following)));
             }
         }

@@ -86,7 +86,7 @@ fn follows(network: Network, height: u32, before: &Header, header: &Header) -> R
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use bdk_wallet::bitcoin::constants;
 
@@ -94,18 +94,23 @@ mod tests {
         constants::genesis_block(bitcoin::Network::from(network)).header
     }
 
-    /// Headers on top of a network's first block, each with work of the least kind.
-    fn mined(network: Network, count: usize) -> Vec<Header> {
+    /// Headers on top of a network's first block, each with work of the least kind, so many seconds after the one before it.
+    pub(in crate::chain) fn mined_each(network: Network, count: usize, seconds: u32) -> Vec<Header> {
         let mut chain = vec![first(network)];
         for _ in 0..count {
             let before = *chain.last().unwrap();
-            let mut next = Header { prev_blockhash: before.block_hash(), time: before.time + 600, nonce: 0, ..before };
+            let (prev_blockhash, time) = (before.block_hash(), before.time + seconds);
+            let mut next = Header { prev_blockhash, time, nonce: 0, ..before };
             while next.validate_pow(next.target()).is_err() {
                 next.nonce += 1;
             }
             chain.push(next);
         }
         chain
+    }
+
+    fn mined(network: Network, count: usize) -> Vec<Header> {
+        mined_each(network, count, 600)
     }
 
     #[test]

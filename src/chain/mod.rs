@@ -8,16 +8,22 @@ mod bitcoind;
 #[cfg(feature = "electrum")]
 mod electrum;
 mod error;
+#[cfg(feature = "esplora")]
+mod esplora;
 mod follow;
 mod handle;
-#[cfg(feature = "electrum")]
+#[cfg(any(feature = "electrum", feature = "esplora"))]
 mod headers;
-#[cfg(feature = "electrum")]
+#[cfg(any(feature = "electrum", feature = "esplora"))]
 mod indexed;
 mod intent;
 mod network;
 mod p2p;
 mod pay;
+#[cfg(any(feature = "electrum", feature = "esplora"))]
+mod proof;
+#[cfg(any(feature = "electrum", feature = "esplora"))]
+mod scan;
 mod secret;
 mod seed;
 mod state;

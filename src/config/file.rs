@@ -125,6 +125,8 @@ pub struct RawWallet {
     pub cookie: Option<Placed>,
     /// `[payments] electrum`.
     pub electrum: Option<Placed>,
+    /// `[payments] esplora`.
+    pub esplora: Option<Placed>,
     /// `[payments] passphrase_file`.
     pub passphrase_file: Option<Placed>,
 }
@@ -186,6 +188,7 @@ const KNOWN: &[(&str, &[&str])] = &[
             "bitcoind",
             "cookie",
             "electrum",
+            "esplora",
             "passphrase_file",
             "max_price",
             "per_payment",
@@ -342,6 +345,7 @@ impl RawFile {
             "bitcoind" => &mut self.wallet.bitcoind,
             "cookie" => &mut self.wallet.cookie,
             "electrum" => &mut self.wallet.electrum,
+            "esplora" => &mut self.wallet.esplora,
             "passphrase_file" => &mut self.wallet.passphrase_file,
             "upload" => &mut self.upload,
             _ => &mut self.mdns,

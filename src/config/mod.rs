@@ -45,7 +45,7 @@ pub const CACHE_MIN: Size = Size(32 << 20);
 pub const HOSTING_DEFAULT: Size = Size(10 << 30);
 
 /// Variables of the environment that mean something.
-pub const VARIABLES: [&str; 41] = [
+pub const VARIABLES: [&str; 42] = [
     "TORNET_CONFIG",
     "TORNET_CREDIT_CREDIT_LINE",
     "TORNET_CREDIT_MAX_PRICE",
@@ -69,6 +69,7 @@ pub const VARIABLES: [&str; 41] = [
     "TORNET_PAYMENTS_COOKIE",
     "TORNET_PAYMENTS_ELECTRUM",
     "TORNET_PAYMENTS_ENABLED",
+    "TORNET_PAYMENTS_ESPLORA",
     "TORNET_PAYMENTS_FEE_RATE_MAX",
     "TORNET_PAYMENTS_FEE_SHARE_MAX",
     "TORNET_PAYMENTS_MAX_PRICE",

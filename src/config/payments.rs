@@ -4,7 +4,7 @@ use super::file::RawWallet;
 use super::{ConfigError, Environment, Layers, Setting, Source, typed};
 use crate::chain::{Backend, Network};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -18,10 +18,13 @@ pub enum BackendKind {
     /// An Electrum server.
     #[cfg(feature = "electrum")]
     Electrum,
+    /// An Esplora server.
+    #[cfg(feature = "esplora")]
+    Esplora,
 }
 
 /// Kinds of sources that are not in every build, with the feature that brings them and whether this one has it.
-const OPTIONAL: [(&str, bool); 1] = [("electrum", cfg!(feature = "electrum"))];
+const OPTIONAL: [(&str, bool); 2] = [("electrum", cfg!(feature = "electrum")), ("esplora", cfg!(feature = "esplora"))];
 
 impl FromStr for BackendKind {
     type Err = String;
@@ -31,6 +34,8 @@ impl FromStr for BackendKind {
             "bitcoind" => Ok(BackendKind::Bitcoind),
             #[cfg(feature = "electrum")]
             "electrum" => Ok(BackendKind::Electrum),
+            #[cfg(feature = "esplora")]
+            "esplora" => Ok(BackendKind::Esplora),
             _ => Err(not_a_kind(text)),
         }
     }
@@ -43,6 +48,8 @@ impl fmt::Display for BackendKind {
             BackendKind::Bitcoind => "bitcoind",
             #[cfg(feature = "electrum")]
             BackendKind::Electrum => "electrum",
+            #[cfg(feature = "esplora")]
+            BackendKind::Esplora => "esplora",
         })
     }
 }
@@ -73,6 +80,8 @@ pub struct WalletSettings {
     pub cookie: Setting<PathBuf>,
     /// Where the Electrum server is.
     pub electrum: Setting<String>,
+    /// Where the Esplora server is.
+    pub esplora: Setting<String>,
     /// The file that holds the wallet's passphrase.
     pub passphrase_file: Setting<Option<PathBuf>>,
 }
@@ -93,6 +102,16 @@ fn electrum_port(network: Network) -> u16 {
         Network::Signet => 60601,
         Network::Testnet4 => 40001,
         Network::Regtest => 60401,
+    }
+}
+
+/// Where Esplora's own electrs serves its REST interface; testnet4, which it does not know, has the next number.
+fn esplora_port(network: Network) -> u16 {
+    match network {
+        Network::Bitcoin => 3000,
+        Network::Signet => 3003,
+        Network::Testnet4 => 3004,
+        Network::Regtest => 3002,
     }
 }
 
@@ -129,6 +148,35 @@ fn electrum_url(text: &str) -> Result<String, String> {
     })
 }
 
+fn esplora_url(text: &str) -> Result<String, String> {
+    let wrong = || {
+        Err(format!(
+            "{text:?} is no address of an Esplora server: write where its REST interface begins, as in \"https://esplora.example/api\" or \
+             \"http://127.0.0.1:3000\""
+        ))
+    };
+    let Some((scheme, rest)) = text.split_once("://") else { return wrong() };
+    let (place, _) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = match place.strip_prefix('[').and_then(|place| place.split_once(']')) {
+        Some((host, port)) => (host, port),
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let port = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    if host.is_empty() || !port || rest.contains(['@', '?', '#']) || rest.contains(|c: char| !c.is_ascii_graphic()) {
+        return wrong();
+    }
+    let near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    match scheme {
+        "https" => Ok(text.to_string()),
+        "http" if near => Ok(text.to_string()),
+        "http" => Err(format!(
+            "{text:?} would be asked in plain text over the network: write https://, or lead a tunnel to it (ssh, a VPN) and write \
+             that one's near end as in \"http://127.0.0.1:3000\""
+        )),
+        _ => wrong(),
+    }
+}
+
 fn path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} is not absolute: begin it with /")) }
@@ -154,6 +202,9 @@ impl WalletSettings {
         let usual = format!("tcp://127.0.0.1:{}", electrum_port(network.value));
         let electrum =
             layers.pick("payments.electrum", "TORNET_PAYMENTS_ELECTRUM", raw.electrum.as_ref(), usual, electrum_url)?;
+        let usual = format!("http://127.0.0.1:{}", esplora_port(network.value));
+        let esplora =
+            layers.pick("payments.esplora", "TORNET_PAYMENTS_ESPLORA", raw.esplora.as_ref(), usual, esplora_url)?;
         let passphrase_file = layers.pick(
             "payments.passphrase_file",
             "TORNET_PAYMENTS_PASSPHRASE_FILE",
@@ -161,7 +212,8 @@ impl WalletSettings {
             None,
             |text| path(text).map(Some),
         )?;
-        Ok(WalletSettings { network, backend, peers: peers(layers, raw)?, bitcoind, cookie, electrum, passphrase_file })
+        let peers = peers(layers, raw)?;
+        Ok(WalletSettings { network, backend, peers, bitcoind, cookie, electrum, esplora, passphrase_file })
     }
 
     /// The source that is set.
@@ -173,6 +225,8 @@ impl WalletSettings {
             }
             #[cfg(feature = "electrum")]
             BackendKind::Electrum => Backend::Electrum { url: self.electrum.value.clone() },
+            #[cfg(feature = "esplora")]
+            BackendKind::Esplora => Backend::Esplora { url: self.esplora.value.clone() },
         }
     }
 
@@ -188,6 +242,7 @@ impl WalletSettings {
             ("payments.bitcoind", self.bitcoind.value.clone(), self.bitcoind.source.to_string()),
             ("payments.cookie", self.cookie.value.display().to_string(), self.cookie.source.to_string()),
             ("payments.electrum", self.electrum.value.clone(), self.electrum.source.to_string()),
+            ("payments.esplora", self.esplora.value.clone(), self.esplora.source.to_string()),
             ("payments.passphrase_file", file, self.passphrase_file.source.to_string()),
         ]
     }

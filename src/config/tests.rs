@@ -30,7 +30,7 @@ fn with_nothing_configured_the_defaults_hold() {
     assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
     assert_eq!(settings.convergence.value, Convergence::Private);
     assert!(settings.mdns.value && settings.listen.value.flexible);
-    assert_eq!(settings.list().len(), 40);
+    assert_eq!(settings.list().len(), 41);
     assert_eq!(settings.upload.value, Upload(None));
     assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
 }
@@ -179,6 +179,49 @@ fn chain_data_come_from_a_server_where_the_build_knows_its_kind() {
         refused("[payments]\nbackend = \"core\"\n")
             .contains("payments.backend: \"core\" is none of \"p2p\", \"bitcoind\"")
     );
+}
+
+#[test]
+fn esplora_server_is_asked_in_plain_text_on_this_machine_alone() {
+    let file = "[payments]\nnetwork = \"regtest\"\nbackend = \"esplora\"\n";
+    #[cfg(feature = "esplora")]
+    {
+        use crate::chain::Backend;
+        let source = |file: &str| load(file, &[], Flags::default()).unwrap().wallet.source();
+        assert_eq!(source(file), Backend::Esplora { url: "http://127.0.0.1:3002".into() });
+        let file = format!("{file}esplora = \"https://esplora.example/api\"\n");
+        assert_eq!(source(&file), Backend::Esplora { url: "https://esplora.example/api".into() });
+    }
+    #[cfg(not(feature = "esplora"))]
+    assert_eq!(
+        refused(file),
+        "FILE:3:11: payments.backend: this tornet was built without \"esplora\": build it with `cargo build --release --features esplora`, \
+         or use \"p2p\" or \"bitcoind\""
+    );
+    let url = |text: &str| load(&format!("[payments]\nesplora = \"{text}\"\n"), &[], Flags::default()).map(|_| ());
+    for good in [
+        "http://localhost:3000",
+        "http://127.0.0.1:3000/api/",
+        "http://[::1]:3000",
+        "https://[2001:db8::1]/api",
+        "https://x",
+    ] {
+        assert_eq!(url(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "127.0.0.1:3000",
+        "http://",
+        "tcp://127.0.0.1:3000",
+        "https://x:y",
+        "https://a@x",
+        "https://x/?a",
+        "https://x y",
+    ] {
+        assert!(url(bad).unwrap_err().contains("as in \"https://esplora.example/api\""), "{bad}");
+    }
+    for open in ["http://esplora.example/api", "http://192.0.2.7:3000", "http://127.0.0.1.example:3000"] {
+        assert!(url(open).unwrap_err().contains("in plain text over the network: write https://"), "{open}");
+    }
 }
 
 #[test]
