@@ -31,16 +31,19 @@ pub trait Server: Sized {
     }
 }
 
+/// What a lie does to the truth.
+type Change<T> = Box<dyn FnMut(&mut T) + Send>;
+
 /// What is said falsely.
 pub enum Lie {
     /// Headers by their heights.
-    Headers(Box<dyn FnMut(&mut Vec<Header>) + Send>),
+    Headers(Change<Vec<Header>>),
     /// The hashes of a proof.
-    Proofs(Box<dyn FnMut(&mut Vec<String>) + Send>),
+    Proofs(Change<Vec<String>>),
     /// The text of a transaction.
-    Transactions(Box<dyn FnMut(&mut Transaction) + Send>),
+    Transactions(Change<Transaction>),
     /// Which transactions use a script, and the heights of their blocks.
-    Histories(Box<dyn FnMut(&mut Vec<(Txid, u32)>) + Send>),
+    Histories(Change<Vec<(Txid, u32)>>),
 }
 
 /// The lie that is told at present.
