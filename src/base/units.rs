@@ -6,11 +6,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+fn article(what: &str) -> &'static str {
+    if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+}
+
 /// Why text is no amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// It does not begin with a number.
-    #[error("{text:?} does not begin with a number: write a {what} as in {example:?}")]
+    #[error("{text:?} does not begin with a number: write {} {what} as in {example:?}", article(what))]
     NoNumber {
         /// What was written.
         text: String,
@@ -20,7 +24,7 @@ pub enum UnitError {
         example: &'static str,
     },
     /// The number has no unit behind it.
-    #[error("{text:?} has no unit: write a {what} as in {example:?} (units: {units})")]
+    #[error("{text:?} has no unit: write {} {what} as in {example:?} (units: {units})", article(what))]
     NoUnit {
         /// What was written.
         text: String,
@@ -32,7 +36,7 @@ pub enum UnitError {
         units: String,
     },
     /// The unit is not one of ours.
-    #[error("{unit:?} is no unit of a {what}: use one of {units}")]
+    #[error("{unit:?} is no unit of {} {what}: use one of {units}", article(what))]
     UnknownUnit {
         /// The unit found.
         unit: String,
@@ -42,7 +46,7 @@ pub enum UnitError {
         units: String,
     },
     /// The amount does not fit.
-    #[error("{text:?} is too large: a {what} may be at most {max}")]
+    #[error("{text:?} is too large: {} {what} may be at most {max}", article(what))]
     TooLarge {
         /// What was written.
         text: String,

@@ -30,7 +30,7 @@ fn with_nothing_configured_the_defaults_hold() {
     assert_eq!(settings.cache, Setting { value: Size(20 << 30), source: Source::Default });
     assert_eq!(settings.convergence.value, Convergence::Private);
     assert!(settings.mdns.value && settings.listen.value.flexible);
-    assert_eq!(settings.list().len(), 41);
+    assert_eq!(settings.list().len(), 43);
     assert_eq!(settings.upload.value, Upload(None));
     assert_eq!((settings.price.value, settings.newcomers.value), (GibPrice::default(), Size(1 << 30)));
 }

@@ -6,7 +6,7 @@ use crate::base::amount::Msat;
 use crate::base::bitcoin::Sat;
 use crate::base::digest::ChunkId;
 use crate::base::peer::PeerId;
-use crate::base::units::FeeRate;
+use crate::base::units::{FeeRate, GibPrice};
 use crate::wire::payment::Invoice;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,7 +78,7 @@ impl fmt::Display for Blocked {
             Limit::TopUp => write!(f, "{due} are due, {limit} is {rest}: smaller payments would go to fees"),
             Limit::FeeShare => write!(f, "the fee would be {due}, {limit} allows {rest}"),
             Limit::FeeRate => write!(f, "miners want {}, {limit} is {}", FeeRate(wanted), FeeRate(left)),
-            Limit::Price => write!(f, "it charges {} a GiB, {limit} is {}", Msat(wanted), Msat(left)),
+            Limit::Price => write!(f, "it charges {}, {limit} is {}", GibPrice(Msat(wanted)), GibPrice(Msat(left))),
         }
     }
 }
