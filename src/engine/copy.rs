@@ -11,7 +11,8 @@ use crate::base::limit::NAME_BYTES_MAX;
 use crate::base::sync::lock;
 use crate::base::time::Timestamp;
 use crate::content::reference::RootRef;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -31,6 +32,9 @@ const SMALL: u64 = 1 << 20;
 
 /// How the names of unfinished copies end.
 const PART_END: &str = ".tornet-part";
+/// How long one waits for another copy to the same place: one that was broken off ends a moment later.
+const OTHER_WAIT: Duration = Duration::from_secs(10);
+const OTHER_LOOK: Duration = Duration::from_millis(20);
 
 impl Engine {
     /// Copies what a reference points to, to `dest`: a file becomes the file `dest`, a directory the directory `dest`
@@ -174,7 +178,7 @@ impl Engine {
             };
             return Err(local(&target, what));
         }
-        let part = Arc::new(Part::open(&target, file.size())?);
+        let part = Arc::new(Part::open(&target, file.size()).await?);
         let mut set = JoinSet::new();
         let mut filled = self.fill(&file, &part, deadline, &progress, &mut set).await;
         while filled.is_ok() && !set.is_empty() {
@@ -273,9 +277,9 @@ struct Part {
 }
 
 impl Part {
-    fn open(target: &Path, size: u64) -> Result<Part, ReadError> {
+    async fn open(target: &Path, size: u64) -> Result<Part, ReadError> {
         let path = part_name(target);
-        let file = open_part(&path).map_err(|error| local(&path, error))?;
+        let file = open_alone(&path).await?;
         let had = file.metadata().map_err(|error| local(&path, error))?.len();
         let part = Part { path, file, had, filled: AtomicBool::new(had > 0) };
         part.file.set_len(size).map_err(|error| local(&part.path, error))?;
@@ -340,6 +344,29 @@ fn parts(directory: &Path) -> Vec<PathBuf> {
     entries.filter(unfinished).map(|entry| entry.path()).collect()
 }
 
+/// Opens the unfinished copy once nobody else writes to it.
+async fn open_alone(path: &Path) -> Result<File, ReadError> {
+    let until = Instant::now() + OTHER_WAIT;
+    loop {
+        let file = open_part(path).map_err(|error| local(path, error))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(OTHER_LOOK).await,
+            Err(Errno::WOULDBLOCK) => return Err(local(path, "another command is writing to it")),
+            // Where there are no locks one does without.
+            Err(_) => return Ok(file),
+            Ok(()) => {
+                let mine = file.metadata().map_err(|error| local(path, error))?;
+                // Who had it before finished it, or took it away.
+                if std::fs::symlink_metadata(path)
+                    .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()))
+                {
+                    return Ok(file);
+                }
+            }
+        }
+    }
+}
+
 /// Opens the unfinished copy, new or left by an earlier run; never through a symbolic link.
 fn open_part(path: &Path) -> std::io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -387,4 +414,31 @@ fn set_times(path: &Path, time: Timestamp) -> std::io::Result<()> {
 
 fn local(path: &Path, error: impl std::fmt::Display) -> ReadError {
     ReadError::new(ReadErrorKind::Store, format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_waits_for_another_to_the_same_place_and_loses_nothing_to_its_end() {
+        let lab = tempfile::tempdir().unwrap();
+        let target = lab.path().join("film");
+        // The first takes its unfinished file away as it is given up; another finishes.
+        for finished in [false, true] {
+            let first = Part::open(&target, 9).await.unwrap();
+            first.filled.store(finished, Ordering::Relaxed);
+            let path = target.clone();
+            let second = tokio::spawn(async move { Part::open(&path, 9).await.unwrap() });
+            tokio::time::sleep(4 * OTHER_LOOK).await;
+            assert!(!second.is_finished());
+            if finished {
+                std::fs::rename(&first.path, &target).unwrap();
+            }
+            drop(first);
+            let second = second.await.unwrap();
+            second.filled.store(true, Ordering::Relaxed);
+            std::fs::rename(&second.path, &target).unwrap();
+        }
+    }
 }
