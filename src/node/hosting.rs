@@ -163,12 +163,10 @@ impl Hosting {
     /// Takes a chunk into the books, or lengthens its lease. Returns whether there is room for it.
     fn keep(&mut self, now: Instant, id: ChunkId, len: u32, owner: PeerId, until: Instant) -> bool {
         let bytes = u64::from(len);
-        if let Some(kept) = self.kept.get_mut(&id) {
-            if kept.owner == FORMER {
-                kept.owner = owner;
-                self.book(now, FORMER, |all| all.saturating_sub(bytes));
-                self.book(now, owner, |all| all.saturating_add(bytes));
-            }
+        if let Some(kept) = self.kept.get_mut(&id).filter(|kept| kept.owner == FORMER) {
+            kept.owner = owner;
+            self.book(now, FORMER, |all| all.saturating_sub(bytes));
+            self.book(now, owner, |all| all.saturating_add(bytes));
         }
         if let Some(kept) = self.kept.get_mut(&id) {
             if until > kept.until {
