@@ -46,16 +46,23 @@ impl Read for Bounded {
         let mut bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
         let left = bounds.until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::Error::other(format!("its answer took more than {} seconds", ANSWER_TIME.as_secs())));
+            return Err(late());
         }
         if bounds.bytes == 0 {
             return Err(io::Error::other(format!("its answer is longer than {} MiB", ANSWER_BYTES >> 20)));
         }
         self.stream.set_read_timeout(Some(left))?;
-        let count = self.stream.read(into)?;
+        let count = self.stream.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(),
+            _ => error,
+        })?;
         bounds.bytes = bounds.bytes.saturating_sub(count as u64);
         Ok(count)
     }
+}
+
+fn late() -> io::Error {
+    io::Error::other(format!("its answer took more than {} seconds", ANSWER_TIME.as_secs()))
 }
 
 impl Write for Bounded {
