@@ -88,7 +88,7 @@ impl Node {
             return None;
         }
         let (hold, ceiling) = (HoldId(request.token.0), request.fetch.ceiling);
-        let rent = self.rent_due(now, &from, &request.fetch, bytes);
+        let rent = if request.held { self.rent_due(now, &from, &request.fetch, bytes) } else { Msat::ZERO };
         let refusal = match self.credit.ledger.hold(now, hold, from, bytes, rent, ceiling) {
             Verdict::Wait if request.held && request.until > now => return Some(request),
             Verdict::Free => {
