@@ -144,19 +144,13 @@ fn market(status: &MarketStatus) -> String {
 
 /// What hosting costs and brings, where it does.
 fn rent(status: &RentStatus) -> Option<String> {
-    let mut parts = Vec::new();
-    if status.charged_msat > 0 {
-        parts.push(format!("{} charged", Msat(status.charged_msat)));
-    }
-    if status.paid_msat > 0 {
-        parts.push(format!("{} owed to hosts or paid", Msat(status.paid_msat)));
-    }
-    let since = if parts.is_empty() { String::new() } else { format!("{} since the start", parts.join(", ")) };
+    let since = |amount, what| (amount > 0).then(|| format!("{} {what} since the start", Msat(amount)));
     let dear = (status.dear_hosts > 0).then(|| {
         let (peers, keep) = (count(status.dear_hosts, "peer"), if status.dear_hosts == 1 { "keeps" } else { "keep" });
         format!("{peers} {keep} nothing for credit.max_host_price")
     });
-    let parts: Vec<String> = [since].into_iter().filter(|text| !text.is_empty()).chain(dear).collect();
+    let sums = [since(status.charged_msat, "charged"), since(status.paid_msat, "owed to hosts or paid"), dear];
+    let parts: Vec<String> = sums.into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 

@@ -279,8 +279,7 @@ struct Part {
 impl Part {
     async fn open(target: &Path, size: u64) -> Result<Part, ReadError> {
         let path = part_name(target);
-        let file = open_alone(&path).await?;
-        let had = file.metadata().map_err(|error| local(&path, error))?.len();
+        let (file, had) = open_alone(&path).await?;
         let part = Part { path, file, had, filled: AtomicBool::new(had > 0) };
         part.file.set_len(size).map_err(|error| local(&part.path, error))?;
         Ok(part)
@@ -344,25 +343,24 @@ fn parts(directory: &Path) -> Vec<PathBuf> {
     entries.filter(unfinished).map(|entry| entry.path()).collect()
 }
 
-/// Opens the unfinished copy once nobody else writes to it.
-async fn open_alone(path: &Path) -> Result<File, ReadError> {
+/// Opens the unfinished copy once nobody else writes to it; with its length.
+async fn open_alone(path: &Path) -> Result<(File, u64), ReadError> {
     let until = Instant::now() + OTHER_WAIT;
     loop {
         let file = open_part(path).map_err(|error| local(path, error))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(OTHER_LOOK).await,
-            Err(Errno::WOULDBLOCK) => return Err(local(path, "another command is writing to it")),
-            // Where there are no locks one does without.
-            Err(_) => return Ok(file),
-            Ok(()) => {
-                let mine = file.metadata().map_err(|error| local(path, error))?;
-                // Who had it before finished it, or took it away.
-                if std::fs::symlink_metadata(path)
-                    .is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino()))
-                {
-                    return Ok(file);
-                }
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        if locked == Err(Errno::WOULDBLOCK) {
+            if Instant::now() >= until {
+                return Err(local(path, "another command is writing to it: wait for its end, or name another place"));
             }
+            tokio::time::sleep(OTHER_LOOK).await;
+            continue;
+        }
+        let mine = file.metadata().map_err(|error| local(path, error))?;
+        let there = std::fs::symlink_metadata(path);
+        // Who had it before may have finished it, or taken it away. Where there are no locks one does without.
+        if locked.is_err() || there.is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino())) {
+            return Ok((file, mine.len()));
         }
     }
 }

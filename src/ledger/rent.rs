@@ -79,6 +79,11 @@ impl Claims {
         (claim.due, claim.at, claim.bytes) = (claim.due(now), now, bytes);
     }
 
+    /// Bytes kept for an owner.
+    pub fn bytes(&self, owner: &PeerId) -> u64 {
+        self.owners.get(owner).map_or(0, |claim| claim.bytes)
+    }
+
     /// From now on an owner pays this price for a GiB and day.
     pub fn agree(&mut self, now: Instant, owner: &PeerId, price: Msat) {
         if let Some(claim) = self.owners.get_mut(owner) {

@@ -49,8 +49,7 @@ pub(crate) struct Hosting {
     free: u64,
     kept: BTreeMap<ChunkId, Kept>,
     leases: BTreeSet<(Instant, ChunkId)>,
-    by_owner: BTreeMap<PeerId, u64>,
-    /// What these owe for it.
+    /// How much of it is whose, and what they owe for it.
     pub(super) claims: Claims,
     /// Accepted and not here yet, with those who wait for it.
     pulls: BTreeMap<ChunkId, Pull>,
@@ -95,7 +94,6 @@ impl Hosting {
             free: u64::MAX,
             kept: BTreeMap::new(),
             leases: BTreeSet::new(),
-            by_owner: BTreeMap::new(),
             claims: Claims::default(),
             pulls: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -149,15 +147,8 @@ impl Hosting {
 
     /// Books bytes of an owner, or takes them off.
     fn book(&mut self, now: Instant, owner: PeerId, change: impl FnOnce(u64) -> u64) {
-        let bytes = change(self.by_owner.get(&owner).copied().unwrap_or(0));
-        if bytes == 0 {
-            self.by_owner.remove(&owner);
-        } else {
-            self.by_owner.insert(owner, bytes);
-        }
-        if owner != FORMER {
-            self.claims.keeps(now, owner, bytes);
-        }
+        let bytes = change(self.claims.bytes(&owner));
+        self.claims.keeps(now, owner, bytes);
     }
 
     /// Takes a chunk into the books, or lengthens its lease. Returns whether there is room for it.
@@ -176,7 +167,7 @@ impl Hosting {
             }
             return true;
         }
-        let of_owner = self.by_owner.get(&owner).copied().unwrap_or(0);
+        let of_owner = self.claims.bytes(&owner);
         if self.bytes().saturating_add(bytes) > self.bytes_max || of_owner + bytes > self.bytes_max / OWNER_SHARE {
             return false;
         }
@@ -243,7 +234,9 @@ impl Node {
         }
         let lease = Duration::from_secs(u64::from(host.lease));
         if self.hosting.claims.is_late(now, &from, lease) {
-            return Response::Refused(Refusal::Price);
+            // The price would be right: it is not paid.
+            let owed = self.hosting.claims.due(now, &from);
+            return Response::Refused(Refusal::CreditLimit { owed, line: Msat::ZERO });
         }
         let until = now.after(lease);
         let mut accepted = vec![0u8; host.chunks.len().div_ceil(8)];

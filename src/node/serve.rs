@@ -112,7 +112,7 @@ impl Node {
         if told.iter().any(|contact| !self.peers.is_doubtful(&contact.peer)) {
             told.retain(|contact| !self.peers.is_doubtful(&contact.peer));
         }
-        told.sort_by_key(|contact| self.providers.lot(&to.0, &contact.peer));
+        told.sort_by_cached_key(|contact| self.providers.lot(&to.0, &contact.peer));
         let linked = |contact: &Contact| self.peers.is_linked(&contact.peer);
         let unlinked = told.iter().filter(|contact| !linked(contact)).count();
         let mut room = PROVIDERS_TOLD - unlinked.min(PROVIDERS_TOLD / 2);

@@ -8,7 +8,6 @@ use crate::base::network::{Network, network};
 use crate::base::peer::{Contact, PeerId};
 use crate::base::time::Instant;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::Duration;
 
@@ -63,7 +62,7 @@ pub struct Providers {
     swept: Option<(ChunkId, u32)>,
     sweep_at: Instant,
     /// Decides which announcers of a chunk are kept; nobody else knows it.
-    secret: u64,
+    secret: [u8; blake3::KEY_LEN],
     /// Where room was looked for last.
     yielded: Option<(ChunkId, u32)>,
 }
@@ -90,7 +89,7 @@ impl Providers {
             number_next: 0,
             swept: None,
             sweep_at: Instant::default(),
-            secret,
+            secret: blake3::derive_key("tornet v1 which announcers are kept", &secret.to_le_bytes()),
             yielded: None,
         }
     }
@@ -179,9 +178,11 @@ impl Providers {
 
     /// A number that nobody else can foresee: whose turn it is where not all can have one.
     pub fn lot(&self, of: &[u8; 32], peer: &PeerId) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.secret, of, peer.0).hash(&mut hasher);
-        hasher.finish()
+        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        hasher.update(of).update(&peer.0);
+        let mut number = [0; 8];
+        hasher.finalize_xof().fill(&mut number);
+        u64::from_le_bytes(number)
     }
 
     /// How many records are kept.
