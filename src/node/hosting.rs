@@ -445,3 +445,98 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::NodeConfig;
+    use super::super::effect::Token;
+    use super::super::input::Input;
+    use super::*;
+    use crate::ledger::CreditConfig;
+    use crate::wire::message::{Hello, Price, Statement};
+    use crate::wire::receipt::Receipt;
+
+    const OWNER: PeerId = PeerId([1; 32]);
+    const CHUNK: ChunkId = ChunkId([7; 32]);
+    const LEN: u32 = 1 << 20;
+    const LEASE: u32 = 1000;
+    const SECOND: u64 = 1_000_000;
+    /// A millisatoshi a second for the chunk.
+    const RENT: Msat = Msat(1024 * 86_400);
+
+    /// What a request came to: what is charged, or the answer.
+    fn ask(node: &mut Node, now: Instant, request: Request) -> Result<Msat, Response> {
+        node.handle(now, Input::Request { from: OWNER, token: Token(now.0), request });
+        let mut end = Ok(Msat::ZERO);
+        while let Some(effect) = node.poll_effect() {
+            match effect {
+                Effect::Book { .. } => node.handle(now, Input::Booked),
+                Effect::Serve { token, charge, .. } => {
+                    end = Ok(charge);
+                    node.handle(now, Input::Served { token, bytes: 1 << 14, charge, whole: true });
+                }
+                Effect::Answer { response, .. } => end = Err(response),
+                _ => {}
+            }
+        }
+        end
+    }
+
+    fn offer(node: &mut Node, now: Instant, price: Msat) -> Result<Msat, Response> {
+        ask(node, now, Request::Host(Host { chunks: vec![(CHUNK, LEN)], lease: LEASE, price }))
+    }
+
+    /// The owner asks for so many slices.
+    fn fetch(node: &mut Node, now: Instant, count: u8) -> Result<Msat, Response> {
+        let slices = SliceRange { first: 0, count };
+        ask(node, now, Request::Fetch(Fetch { chunk: CHUNK, slices, outline: true, ceiling: Msat(1 << 40) }))
+    }
+
+    /// A host that has the chunk, and whose terms its owner knows.
+    fn host(price: u64) -> Node {
+        let credit = CreditConfig {
+            price: Price { per_gib: Msat(price), per_request: Msat::ZERO },
+            host_price: RENT,
+            ..CreditConfig::default()
+        };
+        let config = NodeConfig { credit, host_bytes_max: 1 << 30, ..NodeConfig::default() };
+        let mut node = Node::new(config, PeerId([0; 32]), 1);
+        let now = Instant(1);
+        node.handle(now, Input::Stored { chunks: vec![CHUNK] });
+        node.handle(now, Input::LinkUp { rtt: None, peer: OWNER, addr: ([30, 1, 0, 1], 4000).into(), dialled: false });
+        let hello = node.hello_for(&OWNER);
+        let _ = ask(&mut node, now, Request::Hello(Hello { price: Price::default(), ..hello }));
+        let receipt = Receipt::unsigned(1, Msat::ZERO);
+        let _ = ask(&mut node, now, Request::Receipt(Statement { receipt, settled: false }));
+        node
+    }
+
+    #[test]
+    fn what_came_due_is_charged_with_a_proof_and_nothing_else() {
+        let mut node = host(1 << 20);
+        assert!(matches!(offer(&mut node, Instant(SECOND), RENT), Err(Response::Hosting { .. })));
+        // A slice of 16 KiB is worth 16 msat.
+        assert_eq!(fetch(&mut node, Instant(101 * SECOND), 2), Ok(Msat(32)));
+        assert_eq!(fetch(&mut node, Instant(201 * SECOND), 1), Ok(Msat(216)));
+        assert_eq!(fetch(&mut node, Instant(201 * SECOND + 1), 1), Ok(Msat(16)));
+        assert_eq!(node.stats().rent.0, Msat(200));
+        // Where reading is free there is no account for it.
+        let mut free = host(0);
+        assert!(matches!(offer(&mut free, Instant(SECOND), Msat::ZERO), Err(Response::Hosting { .. })));
+        assert_eq!(fetch(&mut free, Instant(201 * SECOND), 1), Ok(Msat::ZERO));
+        assert_eq!(free.stats().rent.0, Msat::ZERO);
+    }
+
+    #[test]
+    fn who_offers_less_or_lets_nothing_be_charged_has_nothing_kept() {
+        let mut node = host(1 << 20);
+        let dear = offer(&mut node, Instant(SECOND), Msat(RENT.0 - 1));
+        assert_eq!(dear, Err(Response::Refused(Refusal::Price)));
+        let kept = |answer: Result<Msat, Response>| matches!(answer, Err(Response::Hosting { .. }));
+        assert!(kept(offer(&mut node, Instant(SECOND), RENT)) && kept(offer(&mut node, Instant(900 * SECOND), RENT)));
+        let late = offer(&mut node, Instant(1002 * SECOND), RENT);
+        assert_eq!(late, Err(Response::Refused(Refusal::CreditLimit { owed: Msat(1001), line: Msat::ZERO })));
+        assert_eq!(fetch(&mut node, Instant(1003 * SECOND), 1), Ok(Msat(1002 + 16)));
+        assert!(kept(offer(&mut node, Instant(1004 * SECOND), RENT)));
+    }
+}
