@@ -3,10 +3,11 @@
 //! What was seen last of a head is on disk and is at hand at once; whether it moved is asked in the background: whenever somebody looks, but not
 //! within `FRESH` of the last answer, and from time to time. A move costs a durable row, the look-up of a key and eight messages.
 
+mod name;
+
 use super::record;
 use super::swarm::{HeadFound, Swarm};
 use super::writer::{PublishError, Writer};
-use crate::base::codec::{DecodeError, Reader, Writer as Bytes};
 use crate::base::head::HeadId;
 use crate::base::limit::{NAME_BYTES_MAX, NAMES_MAX};
 use crate::base::path::PathText;
@@ -17,9 +18,9 @@ use crate::content::reference::RootRef;
 use crate::net::identity::Identity;
 use crate::store::{Store, StoreError};
 use crate::wire::head::SignedHead;
+use name::{Name, latest, open};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -48,8 +49,6 @@ const BRING_FEW: Duration = Duration::from_secs(600);
 const BRING_NONE: Duration = Duration::from_secs(20);
 /// So many keepers are enough.
 const KEEPERS: usize = 8;
-/// Longest reference on record.
-const SHOWN_BYTES_MAX: usize = 256;
 /// How often what is due is looked for, and how long a search waits before it asks once more.
 const TICK: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(500);
@@ -132,125 +131,6 @@ impl NameKeys {
         let key = HeadKey(*blake3::keyed_hash(&self.open, name.as_bytes()).as_bytes());
         HeadRef { id: HeadId(self.signer(name).peer().0), key }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Name {
-    head: HeadRef,
-    /// Of the own tree; none of what is followed.
-    path: Option<PathBuf>,
-    /// The newest state that was seen, whether its tree can be read or not: one older is never gone back to.
-    newest: Option<SignedHead>,
-    /// Where it is shown to lead: where the newest state does or, until the top of that tree is here, where it was shown to lead before.
-    shown: Option<RootRef>,
-    /// What follows is not on disk. When it was last brought or asked for, and by whom that was answered.
-    asked: Option<Instant>,
-    brought: Option<Instant>,
-    moved: Option<Instant>,
-    peers: usize,
-    looked: Option<Instant>,
-    /// Somebody waited for its first state in vain.
-    given_up: Option<Instant>,
-    /// Somebody wants to know now; or the tree may have moved on.
-    due: bool,
-    busy: bool,
-    trouble: Option<String>,
-}
-
-impl Name {
-    fn new(head: HeadRef, path: Option<PathBuf>) -> Name {
-        Name {
-            head,
-            path,
-            newest: None,
-            shown: None,
-            asked: None,
-            brought: None,
-            moved: None,
-            peers: 0,
-            looked: None,
-            given_up: None,
-            due: true,
-            busy: false,
-            trouble: None,
-        }
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Bytes::new();
-        out.raw(&self.head.id.0);
-        out.raw(&self.head.key.0);
-        out.byte(u8::from(self.path.is_some()));
-        if let Some(path) = &self.path {
-            out.bytes(path.as_os_str().as_bytes());
-        }
-        out.byte(u8::from(self.newest.is_some()));
-        if let Some(newest) = &self.newest {
-            newest.write(&mut out);
-        }
-        out.bytes(self.shown.map(|root| root.to_string()).unwrap_or_default().as_bytes());
-        out.into_bytes()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Result<Name, DecodeError> {
-        let mut from = Reader::new(bytes);
-        let head = HeadRef { id: HeadId(from.array()?), key: HeadKey(from.array()?) };
-        let path = match from.byte()? {
-            0 => None,
-            _ => Some(PathBuf::from(OsStr::from_bytes(from.bytes("length of a path", 1 << 16)?))),
-        };
-        let newest = match from.byte()? {
-            0 => None,
-            _ => Some(SignedHead::read(&mut from)?),
-        };
-        let shown = match from.bytes("length of a reference", SHOWN_BYTES_MAX)? {
-            [] => None,
-            text => Some(
-                std::str::from_utf8(text)
-                    .ok()
-                    .and_then(|text| text.parse().ok())
-                    .ok_or(DecodeError::Invalid("reference"))?,
-            ),
-        };
-        from.finish()?;
-        Ok(Name { newest, shown, ..Name::new(head, path) })
-    }
-
-    /// When the swarm has to do with it next, if nobody looks.
-    fn next(&self) -> Option<Instant> {
-        let Some(asked) = self.asked else { return self.path.is_none().then(Instant::now) };
-        Some(match (&self.path, self.peers) {
-            (Some(_), KEEPERS..) => asked + BRING_WELL,
-            (Some(_), 1..) => asked + BRING_FEW,
-            (Some(_), 0) => asked + BRING_NONE,
-            (None, _) if self.looked.is_some_and(|looked| looked.elapsed() < LATELY) => asked + OFTEN,
-            (None, 0) => asked + BRING_NONE,
-            (None, _) => asked + SELDOM,
-        })
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        if self.busy {
-            return false;
-        }
-        let paused = match self.path {
-            Some(_) => self.moved.is_some_and(|moved| now < moved + MOVE_PAUSE),
-            None => self.asked.is_some_and(|asked| now < asked + FRESH),
-        };
-        self.due && !paused || self.next().is_some_and(|next| next <= now)
-    }
-}
-
-/// What counts of what was seen and what was found now: never a state older than one that was seen.
-fn latest(seen: Option<SignedHead>, found: Option<SignedHead>) -> Option<SignedHead> {
-    match (seen, found) {
-        (Some(seen), Some(found)) => Some(if found.replaces(&seen) { found } else { seen }),
-        (seen, found) => seen.or(found),
-    }
-}
-
-fn open(head: &HeadRef, state: &SignedHead) -> Result<RootRef, String> {
-    head.key.open(&head.id, state.number, &state.sealed).map_err(|error| error.to_string())
 }
 
 struct Inner {
@@ -668,10 +548,6 @@ mod tests {
         assert!(found("lost").is_err() && found("round").is_err() && found("none").is_err());
     }
 
-    use crate::base::digest::ChunkId;
-    use crate::content::cipher::ReadKey;
-    use crate::content::reference::{Kind, NodeRef};
-
     fn keys() -> NameKeys {
         NameKeys::of(&Identity::from_seed(&[3; 32]))
     }
@@ -682,46 +558,6 @@ mod tests {
         assert_ne!(keys().reference("films"), keys().reference("film"));
         let other = NameKeys::of(&Identity::from_seed(&[4; 32]));
         assert_ne!(keys().reference("films"), other.reference("films"));
-    }
-
-    #[test]
-    fn a_name_on_record_comes_back() {
-        let (text, head) = ("films", keys().reference("films"));
-        let root = RootRef { kind: Kind::File, node: NodeRef { id: ChunkId([1; 32]), len: 9, key: ReadKey([2; 32]) } };
-        let sealed = head.key.seal(&head.id, 4, &root, [7; NONCE_BYTES]);
-        let mut state = SignedHead { id: head.id, number: 4, sealed, signature: [0; 64] };
-        state.signature = keys().signer(text).sign(&state.signed());
-        assert!(state.is_signed());
-        let other = RootRef { kind: Kind::Directory, ..root };
-        for (path, newest, shown) in [
-            (None, None, None),
-            (Some(PathBuf::from("a/b")), Some(state.clone()), Some(root)),
-            (None, Some(state.clone()), Some(other)),
-            (None, Some(state), None),
-        ] {
-            let name = Name { newest, shown, ..Name::new(head, path) };
-            assert_eq!(Name::from_bytes(&name.to_bytes()).unwrap(), name);
-        }
-        assert!(Name::from_bytes(&[0; 10]).is_err());
-    }
-
-    #[test]
-    fn a_state_older_than_one_that_was_seen_counts_for_nothing() {
-        let state = |number, sealed| {
-            Some(SignedHead { id: keys().reference("films").id, number, sealed: vec![sealed], signature: [0; 64] })
-        };
-        assert_eq!(latest(None, None), None);
-        for (seen, found, counts) in [
-            (None, state(3, 1), state(3, 1)),
-            (state(3, 1), None, state(3, 1)),
-            (state(3, 1), state(2, 9), state(3, 1)),
-            (state(3, 1), state(4, 0), state(4, 0)),
-            // Two of one number: all agree on one, whichever came first.
-            (state(3, 1), state(3, 2), state(3, 2)),
-            (state(3, 2), state(3, 1), state(3, 2)),
-        ] {
-            assert_eq!(latest(seen, found), counts);
-        }
     }
 
     #[test]
