@@ -464,30 +464,38 @@ mod tests {
     /// A millisatoshi a second for the chunk.
     const RENT: Msat = Msat(1024 * 86_400);
 
-    /// What a request came to: what is charged, or the answer.
-    fn ask(node: &mut Node, now: Instant, request: Request) -> Result<Msat, Response> {
+    /// What a request came to.
+    #[derive(Debug, PartialEq)]
+    enum End {
+        Charged(Msat),
+        Answered(Response),
+    }
+
+    use End::{Answered, Charged};
+
+    fn ask(node: &mut Node, now: Instant, request: Request) -> End {
         node.handle(now, Input::Request { from: OWNER, token: Token(now.0), request });
-        let mut end = Ok(Msat::ZERO);
+        let mut end = Charged(Msat::ZERO);
         while let Some(effect) = node.poll_effect() {
             match effect {
                 Effect::Book { .. } => node.handle(now, Input::Booked),
                 Effect::Serve { token, charge, .. } => {
-                    end = Ok(charge);
+                    end = Charged(charge);
                     node.handle(now, Input::Served { token, bytes: 1 << 14, charge, whole: true });
                 }
-                Effect::Answer { response, .. } => end = Err(response),
+                Effect::Answer { response, .. } => end = Answered(response),
                 _ => {}
             }
         }
         end
     }
 
-    fn offer(node: &mut Node, now: Instant, price: Msat) -> Result<Msat, Response> {
+    fn offer(node: &mut Node, now: Instant, price: Msat) -> End {
         ask(node, now, Request::Host(Host { chunks: vec![(CHUNK, LEN)], lease: LEASE, price }))
     }
 
     /// The owner asks for so many slices.
-    fn fetch(node: &mut Node, now: Instant, count: u8) -> Result<Msat, Response> {
+    fn fetch(node: &mut Node, now: Instant, count: u8) -> End {
         let slices = SliceRange { first: 0, count };
         ask(node, now, Request::Fetch(Fetch { chunk: CHUNK, slices, outline: true, ceiling: Msat(1 << 40) }))
     }
@@ -514,16 +522,16 @@ mod tests {
     #[test]
     fn what_came_due_is_charged_with_a_proof_and_nothing_else() {
         let mut node = host(1 << 20);
-        assert!(matches!(offer(&mut node, Instant(SECOND), RENT), Err(Response::Hosting { .. })));
+        assert!(matches!(offer(&mut node, Instant(SECOND), RENT), Answered(Response::Hosting { .. })));
         // A slice of 16 KiB is worth 16 msat.
-        assert_eq!(fetch(&mut node, Instant(101 * SECOND), 2), Ok(Msat(32)));
-        assert_eq!(fetch(&mut node, Instant(201 * SECOND), 1), Ok(Msat(216)));
-        assert_eq!(fetch(&mut node, Instant(201 * SECOND + 1), 1), Ok(Msat(16)));
+        assert_eq!(fetch(&mut node, Instant(101 * SECOND), 2), Charged(Msat(32)));
+        assert_eq!(fetch(&mut node, Instant(201 * SECOND), 1), Charged(Msat(216)));
+        assert_eq!(fetch(&mut node, Instant(201 * SECOND + 1), 1), Charged(Msat(16)));
         assert_eq!(node.stats().rent.0, Msat(200));
         // Where reading is free there is no account for it.
         let mut free = host(0);
-        assert!(matches!(offer(&mut free, Instant(SECOND), Msat::ZERO), Err(Response::Hosting { .. })));
-        assert_eq!(fetch(&mut free, Instant(201 * SECOND), 1), Ok(Msat::ZERO));
+        assert!(matches!(offer(&mut free, Instant(SECOND), Msat::ZERO), Answered(Response::Hosting { .. })));
+        assert_eq!(fetch(&mut free, Instant(201 * SECOND), 1), Charged(Msat::ZERO));
         assert_eq!(free.stats().rent.0, Msat::ZERO);
     }
 
@@ -531,12 +539,12 @@ mod tests {
     fn who_offers_less_or_lets_nothing_be_charged_has_nothing_kept() {
         let mut node = host(1 << 20);
         let dear = offer(&mut node, Instant(SECOND), Msat(RENT.0 - 1));
-        assert_eq!(dear, Err(Response::Refused(Refusal::Price)));
-        let kept = |answer: Result<Msat, Response>| matches!(answer, Err(Response::Hosting { .. }));
+        assert_eq!(dear, Answered(Response::Refused(Refusal::Price)));
+        let kept = |answer: End| matches!(answer, Answered(Response::Hosting { .. }));
         assert!(kept(offer(&mut node, Instant(SECOND), RENT)) && kept(offer(&mut node, Instant(900 * SECOND), RENT)));
         let late = offer(&mut node, Instant(1002 * SECOND), RENT);
-        assert_eq!(late, Err(Response::Refused(Refusal::CreditLimit { owed: Msat(1001), line: Msat::ZERO })));
-        assert_eq!(fetch(&mut node, Instant(1003 * SECOND), 1), Ok(Msat(1002 + 16)));
+        assert_eq!(late, Answered(Response::Refused(Refusal::CreditLimit { owed: Msat(1001), line: Msat::ZERO })));
+        assert_eq!(fetch(&mut node, Instant(1003 * SECOND), 1), Charged(Msat(1002 + 16)));
         assert!(kept(offer(&mut node, Instant(1004 * SECOND), RENT)));
     }
 }
